@@ -1,0 +1,32 @@
+"""Optimizers for PyTorch, each rule written once, and a lab that measures which one a model wants.
+
+import thalweg as tw
+
+optimizer = tw.AdamW(model.parameters(), lr=1e-3)
+"""
+
+from thalweg._version import __version__
+from thalweg.algorithms.adagrad import Adadelta, Adagrad
+from thalweg.algorithms.adam import Adam, AdamW
+from thalweg.algorithms.adamax import Adamax
+from thalweg.algorithms.lion import Lion
+from thalweg.algorithms.nadam import NAdam
+from thalweg.algorithms.radam import RAdam
+from thalweg.algorithms.rmsprop import RMSprop
+from thalweg.algorithms.sgd import SGD
+from thalweg.optimizer import Optimizer
+
+__all__ = [
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Lion",
+    "NAdam",
+    "Optimizer",
+    "RAdam",
+    "RMSprop",
+    "__version__",
+]

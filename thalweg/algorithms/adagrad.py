@@ -1,0 +1,204 @@
+"""Adagrad and Adadelta, which divide by the history of squared gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from thalweg.optimizer import Optimizer, Params
+from thalweg.rule import (
+    CAPTURABLE,
+    DIFFERENTIABLE,
+    EPS,
+    LR,
+    MAXIMIZE,
+    WEIGHT_DECAY,
+    Hyper,
+    Rule,
+    Slot,
+    decay,
+    decay_flags,
+    decay_scalars,
+    lerp,
+    sqrt,
+)
+
+
+def adagrad(p, g, sum, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
+    p, g = decay(p, g, s, on)
+    sum = sum + g * g
+    return p - s.rate * g / (sqrt(sum) + s.eps), sum
+
+
+def adagrad_scalars(h: Any, t: Any) -> dict[str, Any]:
+    """Return the scalars of step `t.step`."""
+    return {
+        "rate": h.lr / (1 + (t.step - 1) * h.lr_decay),
+        "eps": h.eps,
+        **decay_scalars(h),
+    }
+
+
+def adadelta(p, g, square_avg, acc_delta, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
+    p, g = decay(p, g, s, on)
+    square_avg = lerp(square_avg, g * g, s.one_minus_rho)
+    delta = sqrt(acc_delta + s.eps) / sqrt(square_avg + s.eps) * g
+    acc_delta = lerp(acc_delta, delta * delta, s.one_minus_rho)
+    return p - s.lr * delta, square_avg, acc_delta
+
+
+def adadelta_scalars(h: Any, t: Any) -> dict[str, Any]:
+    """Return the scalars of a step."""
+    return {"lr": h.lr, "one_minus_rho": 1 - h.rho, "eps": h.eps, **decay_scalars(h)}
+
+
+def flags(h: Any) -> dict[str, bool]:
+    """Return the static choices of both."""
+    return decay_flags(h, decoupled=False)
+
+
+ADAGRAD = Rule(
+    name="adagrad",
+    update=adagrad,
+    scalars=adagrad_scalars,
+    flags=flags,
+    slots=(Slot("sum", signed=False, initial="initial_accumulator_value"),),
+    hypers=(
+        LR,
+        Hyper("lr_decay"),
+        WEIGHT_DECAY,
+        Hyper("initial_accumulator_value"),
+        EPS,
+        MAXIMIZE,
+        DIFFERENTIABLE,
+    ),
+    eager=True,
+)
+
+ADADELTA = Rule(
+    name="adadelta",
+    update=adadelta,
+    scalars=adadelta_scalars,
+    flags=flags,
+    slots=(Slot("square_avg", signed=False), Slot("acc_delta", signed=False)),
+    hypers=(LR, Hyper("rho", high=1.0), EPS, WEIGHT_DECAY, CAPTURABLE, MAXIMIZE, DIFFERENTIABLE),
+)
+
+
+class Adagrad(Optimizer):
+    r"""Adagrad: the gradient over the root of the sum of all its squares.
+
+    .. math::
+        s_t &= s_{t-1} + g_t^2 \\
+        p_t &= p_{t-1} - \frac{\gamma}{1 + (t - 1)\,\eta}\, \frac{g_t}{\sqrt{s_t} + \epsilon}
+
+    Duchi, Hazan and Singer 2011, JMLR 12, the diagonal form. A row-sparse gradient moves the rows that
+    it names and no others. State exists from construction on, as in torch.
+
+    Args:
+        params: parameters or groups.
+        lr: learning rate :math:`\gamma`, at least 0; a float or a one-element tensor.
+        lr_decay: :math:`\eta`, at least 0.
+        weight_decay: :math:`\lambda`, at least 0: :math:`\lambda p` is added to the gradient; of a
+            row-sparse gradient's parameter, to the rows that it names.
+        initial_accumulator_value: :math:`s_0`, at least 0.
+        eps: :math:`\epsilon`, at least 0.
+        foreach: accepted as in torch, without effect: a step is always one launch.
+        maximize: ascend.
+        differentiable: keep the graph through the step, at the reference's speed.
+        fused: accepted as in torch, without effect.
+
+    Raises:
+        ValueError, TypeError: if an argument is not allowed.
+    """
+
+    rule = ADAGRAD
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 1e-2,
+        lr_decay: float = 0,
+        weight_decay: float = 0,
+        initial_accumulator_value: float = 0,
+        eps: float = 1e-10,
+        foreach: bool | None = None,
+        *,
+        maximize: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "lr_decay": lr_decay,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "initial_accumulator_value": initial_accumulator_value,
+            "foreach": foreach,
+            "maximize": maximize,
+            "differentiable": differentiable,
+            "fused": fused,
+        }
+        super().__init__(params, defaults)
+
+    def share_memory(self) -> None:
+        """Move the state into shared memory, for training by several processes."""
+        for state in self.state.values():
+            state["sum"].share_memory_()
+            state["step"].share_memory_()
+        self._forget_plans()
+
+
+class Adadelta(Optimizer):
+    r"""Adadelta: steps in the units of the parameter, from averages of squared steps and gradients.
+
+    .. math::
+        v_t &= \rho v_{t-1} + (1 - \rho)\, g_t^2 \\
+        d_t &= \frac{\sqrt{u_{t-1} + \epsilon}}{\sqrt{v_t + \epsilon}}\, g_t \\
+        u_t &= \rho u_{t-1} + (1 - \rho)\, d_t^2 \\
+        p_t &= p_{t-1} - \gamma\, d_t
+
+    Zeiler 2012, arXiv 1212.5701, algorithm 1.
+
+    Args:
+        params: parameters or groups.
+        lr: learning rate :math:`\gamma`, at least 0; a float or a one-element tensor.
+        rho: :math:`\rho`, in [0, 1].
+        eps: :math:`\epsilon`, at least 0.
+        weight_decay: :math:`\lambda`, at least 0: :math:`\lambda p` is added to the gradient.
+        foreach: accepted as in torch, without effect: a step is always one launch.
+        capturable: keep the step counter on the parameter's device.
+        maximize: ascend.
+        differentiable: keep the graph through the step, at the reference's speed.
+
+    Raises:
+        ValueError, TypeError: if an argument is not allowed.
+    """
+
+    rule = ADADELTA
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 1.0,
+        rho: float = 0.9,
+        eps: float = 1e-6,
+        weight_decay: float = 0,
+        foreach: bool | None = None,
+        *,
+        capturable: bool = False,
+        maximize: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "rho": rho,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
+            "capturable": capturable,
+            "foreach": foreach,
+            "differentiable": differentiable,
+        }
+        super().__init__(params, defaults)

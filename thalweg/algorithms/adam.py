@@ -1,0 +1,182 @@
+"""Adam and AdamW."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from thalweg.optimizer import Optimizer, Params
+from thalweg.rule import (
+    BETAS,
+    CAPTURABLE,
+    DIFFERENTIABLE,
+    EPS,
+    LR,
+    MAXIMIZE,
+    WEIGHT_DECAY,
+    Hyper,
+    Rule,
+    Slot,
+    decay,
+    decay_flags,
+    decay_scalars,
+    lerp,
+    maximum,
+    sqrt,
+)
+
+
+def adam(p, g, exp_avg, exp_avg_sq, max_exp_avg_sq, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
+    p, g = decay(p, g, s, on)
+    exp_avg = lerp(exp_avg, g, s.one_minus_beta1)
+    exp_avg_sq = lerp(exp_avg_sq, g * g, s.one_minus_beta2)
+    second = exp_avg_sq
+    if on.amsgrad:
+        second = max_exp_avg_sq = maximum(max_exp_avg_sq, exp_avg_sq)
+    p = p - s.step_size * exp_avg / (sqrt(second) * s.inverse_debias + s.eps)
+    return p, exp_avg, exp_avg_sq, max_exp_avg_sq
+
+
+def scalars(h: Any, t: Any) -> dict[str, Any]:
+    """Return the scalars of step `t.step`, with both averages' bias corrections folded in."""
+    beta1, beta2 = h.betas
+    return {
+        "one_minus_beta1": 1 - beta1,
+        "one_minus_beta2": 1 - beta2,
+        "step_size": h.lr / (1 - beta1**t.step),
+        "inverse_debias": (1 - beta2**t.step) ** -0.5,
+        "eps": h.eps,
+        **decay_scalars(h),
+    }
+
+
+def flags(h: Any) -> dict[str, bool]:
+    """Return the static choices."""
+    return {"amsgrad": h.amsgrad, **decay_flags(h, h.decoupled_weight_decay)}
+
+
+RULE = Rule(
+    name="adam",
+    update=adam,
+    scalars=scalars,
+    flags=flags,
+    slots=(
+        Slot("exp_avg"),
+        Slot("exp_avg_sq", signed=False),
+        Slot("max_exp_avg_sq", signed=False, when="amsgrad"),
+    ),
+    hypers=(
+        LR,
+        BETAS,
+        EPS,
+        WEIGHT_DECAY,
+        Hyper("amsgrad", flag=True),
+        Hyper("decoupled_weight_decay", flag=True),
+        MAXIMIZE,
+        CAPTURABLE,
+        DIFFERENTIABLE,
+    ),
+)
+
+
+class Adam(Optimizer):
+    r"""Adam: momentum over the root of an average of squares, both corrected for their start at zero.
+
+    .. math::
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, g_t^2 \\
+        p_t &= p_{t-1} - \gamma\, \frac{m_t / (1 - \beta_1^t)}
+                                       {\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
+
+    Kingma and Ba 2015, arXiv 1412.6980, algorithm 1. AMSGrad: Reddi et al. 2018, arXiv 1904.09237,
+    with the maximum taken before the bias correction, as in torch.
+
+    Args:
+        params: parameters or groups.
+        lr: learning rate :math:`\gamma`, at least 0; a float or a one-element tensor.
+        betas: :math:`(\beta_1, \beta_2)`, each in [0, 1).
+        eps: :math:`\epsilon`, at least 0.
+        weight_decay: :math:`\lambda`, at least 0: :math:`\lambda p` is added to the gradient.
+        amsgrad: divide by the largest :math:`v` so far.
+        foreach: accepted as in torch, without effect: a step is always one launch.
+        maximize: ascend.
+        capturable: keep the step counter on the parameter's device.
+        differentiable: keep the graph through the step, at the reference's speed.
+        fused: accepted as in torch, without effect.
+        decoupled_weight_decay: shrink `p` by :math:`\gamma\lambda` instead, which is AdamW.
+
+    Raises:
+        ValueError, TypeError: if an argument is not allowed.
+    """
+
+    rule = RULE
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        amsgrad: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "maximize": maximize,
+            "foreach": foreach,
+            "capturable": capturable,
+            "differentiable": differentiable,
+            "fused": fused,
+            "decoupled_weight_decay": decoupled_weight_decay,
+        }
+        super().__init__(params, defaults)
+
+
+class AdamW(Adam):
+    r"""Adam with decoupled weight decay: `p` shrinks by :math:`\gamma\lambda` beside Adam's step.
+
+    Loshchilov and Hutter 2019, arXiv 1711.05101, algorithm 2, where the decay is multiplied by the
+    learning rate as in torch. Arguments are those of `Adam`, but `weight_decay` is 0.01 by default.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+            decoupled_weight_decay=True,
+        )

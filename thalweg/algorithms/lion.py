@@ -1,0 +1,107 @@
+"""Lion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from thalweg.optimizer import Optimizer, Params
+from thalweg.rule import (
+    BETAS,
+    DIFFERENTIABLE,
+    LR,
+    MAXIMIZE,
+    WEIGHT_DECAY,
+    Rule,
+    Slot,
+    decay,
+    decay_flags,
+    decay_scalars,
+    lerp,
+    sign,
+)
+
+
+def lion(p, g, exp_avg, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
+    p, g = decay(p, g, s, on)
+    p = p - s.lr * sign(lerp(exp_avg, g, s.one_minus_beta1))
+    return p, lerp(exp_avg, g, s.one_minus_beta2)
+
+
+def scalars(h: Any, t: Any) -> dict[str, Any]:
+    """Return the scalars of a step."""
+    beta1, beta2 = h.betas
+    return {
+        "lr": h.lr,
+        "one_minus_beta1": 1 - beta1,
+        "one_minus_beta2": 1 - beta2,
+        **decay_scalars(h),
+    }
+
+
+def flags(h: Any) -> dict[str, bool]:
+    """Return the static choices."""
+    return decay_flags(h, decoupled=True)
+
+
+RULE = Rule(
+    name="lion",
+    update=lion,
+    scalars=scalars,
+    flags=flags,
+    slots=(Slot("exp_avg"),),
+    counters=(),
+    hypers=(LR, BETAS, WEIGHT_DECAY, MAXIMIZE, DIFFERENTIABLE),
+)
+
+
+class Lion(Optimizer):
+    r"""Lion: the sign of a momentum, so that every element moves by the same amount.
+
+    .. math::
+        p_t &= p_{t-1} - \gamma\,\bigl(\operatorname{sign}(\beta_1 m_{t-1} + (1 - \beta_1)\, g_t)
+            + \lambda\, p_{t-1}\bigr) \\
+        m_t &= \beta_2 m_{t-1} + (1 - \beta_2)\, g_t
+
+    Chen et al. 2023, arXiv 2302.06675, algorithm 2. A learning rate three to ten times smaller than
+    Adam's, with a decay larger by as much, is the paper's advice.
+
+    Args:
+        params: parameters or groups.
+        lr: learning rate :math:`\gamma`, at least 0; a float or a one-element tensor.
+        betas: :math:`(\beta_1, \beta_2)`, each in [0, 1).
+        weight_decay: :math:`\lambda`, at least 0; decoupled.
+        foreach: accepted for likeness with the others, without effect.
+        maximize: ascend.
+        differentiable: keep the graph through the step, at the reference's speed.
+        fused: accepted for likeness with the others, without effect.
+
+    Raises:
+        ValueError, TypeError: if an argument is not allowed.
+    """
+
+    rule = RULE
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "weight_decay": weight_decay,
+            "foreach": foreach,
+            "maximize": maximize,
+            "differentiable": differentiable,
+            "fused": fused,
+        }
+        super().__init__(params, defaults)

@@ -1,0 +1,136 @@
+"""Stochastic gradient descent with momentum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from thalweg.optimizer import Optimizer, Params
+from thalweg.rule import (
+    DIFFERENTIABLE,
+    LR,
+    MAXIMIZE,
+    WEIGHT_DECAY,
+    Hyper,
+    Rule,
+    Slot,
+    decay,
+    decay_flags,
+    decay_scalars,
+)
+
+
+def sgd(p, g, momentum_buffer, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
+    p, g = decay(p, g, s, on)
+    if on.momentum:
+        momentum_buffer = s.momentum * momentum_buffer + s.gain * g
+        g = g + s.momentum * momentum_buffer if on.nesterov else momentum_buffer
+    return p - s.lr * g, momentum_buffer
+
+
+def scalars(h: Any, t: Any) -> dict[str, Any]:
+    """Return the scalars of a step. The first gradient enters the momentum undampened."""
+    gain = 1.0 if t.first else 1.0 - h.dampening
+    return {"lr": h.lr, "momentum": h.momentum, "gain": gain, **decay_scalars(h)}
+
+
+def flags(h: Any) -> dict[str, bool]:
+    """Return the static choices."""
+    return {
+        "momentum": h.momentum != 0,
+        "nesterov": h.nesterov,
+        **decay_flags(h, h.decoupled_weight_decay),
+    }
+
+
+def conflict(h: Any) -> str | None:
+    """Say which hyperparameters do not go together."""
+    if h.nesterov and (h.momentum <= 0 or h.dampening != 0):
+        return (
+            "Nesterov momentum requires a momentum and zero dampening, not "
+            f"momentum={h.momentum} and dampening={h.dampening}"
+        )
+    return None
+
+
+RULE = Rule(
+    name="sgd",
+    update=sgd,
+    scalars=scalars,
+    flags=flags,
+    conflict=conflict,
+    slots=(Slot("momentum_buffer", when="momentum"),),
+    counters=(),
+    hypers=(
+        LR,
+        Hyper("momentum"),
+        Hyper("dampening", low=-float("inf")),
+        WEIGHT_DECAY,
+        Hyper("nesterov", flag=True),
+        Hyper("decoupled_weight_decay", flag=True),
+        MAXIMIZE,
+        DIFFERENTIABLE,
+    ),
+)
+
+
+class SGD(Optimizer):
+    r"""Stochastic gradient descent, with heavy-ball or Nesterov momentum.
+
+    .. math::
+        b_t &= \mu\, b_{t-1} + (1 - \tau)\, g_t, \qquad b_1 = g_1 \\
+        p_t &= p_{t-1} - \gamma\, b_t
+            \quad\text{or, with Nesterov,}\quad p_{t-1} - \gamma\,(g_t + \mu\, b_t)
+
+    Momentum: Polyak 1964; Nesterov's form: Sutskever et al. 2013, ICML. A row-sparse gradient moves
+    the rows that it names and their momentum, and no others.
+
+    Args:
+        params: parameters or groups.
+        lr: learning rate :math:`\gamma`, at least 0; a float or a one-element tensor.
+        momentum: :math:`\mu`, at least 0; 0 keeps no state.
+        dampening: :math:`\tau`, for the gradient's part in the momentum.
+        weight_decay: :math:`\lambda`, at least 0: :math:`\lambda p` is added to the gradient.
+        nesterov: look ahead along the momentum; needs `momentum` and no `dampening`.
+        maximize: ascend.
+        foreach: accepted as in torch, without effect: a step is always one launch.
+        differentiable: keep the graph through the step, at the reference's speed.
+        fused: accepted as in torch, without effect.
+        decoupled_weight_decay: shrink `p` by :math:`\gamma\lambda` instead of adding to the gradient
+            (SGDW, Loshchilov and Hutter 2019, arXiv 1711.05101, algorithm 1).
+
+    Raises:
+        ValueError, TypeError: if an argument is not allowed.
+    """
+
+    rule = RULE
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float | Tensor = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "maximize": maximize,
+            "foreach": foreach,
+            "differentiable": differentiable,
+            "fused": fused,
+            "decoupled_weight_decay": decoupled_weight_decay,
+        }
+        super().__init__(params, defaults)

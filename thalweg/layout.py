@@ -1,0 +1,53 @@
+"""Where the elements of a tensor lie, and which tensors can be walked side by side."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def order(tensor: Tensor) -> tuple[int, ...] | None:
+    """Return the memory order of a tensor whose elements fill one block of memory, else None.
+
+    Two tensors of one shape with the same order have the same element at each place of their blocks.
+    The order is the strides, with 0 for dimensions of size 1, whose strides mean nothing.
+    """
+    expected = 1
+    for size, stride in sorted(zip(tensor.shape, tensor.stride(), strict=True), key=lambda x: x[1]):
+        if size == 1:
+            continue
+        if stride != expected:
+            return () if tensor.numel() == 0 else None
+        expected *= size
+    if tensor.numel() == 0:
+        return ()
+    sizes = zip(tensor.shape, tensor.stride(), strict=True)
+    return tuple(0 if size == 1 else stride for size, stride in sizes)
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Say whether what is in memory is what the tensor means: strided, without lazy signs."""
+    return tensor.layout == torch.strided and not tensor.is_conj() and not tensor.is_neg()
+
+
+def overlaps_itself(tensor: Tensor) -> bool:
+    """Say whether two elements share memory in a way that `expand` makes: a stride of 0."""
+    return any(
+        size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+    )
+
+
+def home_order(param: Tensor) -> tuple[int, ...] | None:
+    """Return the order in which the state of `param` is laid out: its own if dense, else row-major."""
+    own = order(param) if is_plain(param) else None
+    return own if own is not None else order(torch.empty(param.shape, device="meta"))
+
+
+def like_home(param: Tensor, dtype: torch.dtype, fill: float | None = None) -> Tensor:
+    """Return a new tensor of `dtype` with the shape of `param` and its `home_order`, filled if `fill` is given."""
+    dense = is_plain(param) and order(param) is not None
+    memory_format = torch.preserve_format if dense else torch.contiguous_format
+    new = torch.empty_like(param, dtype=dtype, memory_format=memory_format, requires_grad=False)
+    if fill is None:
+        return new
+    return new.fill_(complex(fill, fill) if new.is_complex() else fill)

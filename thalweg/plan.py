@@ -1,0 +1,365 @@
+"""The plan: which tensors are stepped together, and in which chunks.
+
+A step's parameters are divided into batches that one kernel launch can run: same storage, same flags,
+across parameter groups. A batch is a table of addresses, a list of chunks, and a row of scalars for each
+distinct (group, counters). A plan stays for as long as parameters, gradients and flags stay alike, which
+`Plan.read` checks at every step, before anything is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter, itemgetter
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from thalweg.chunks import Chunks
+from thalweg.codecs import Codec, codec_of
+from thalweg.layout import home_order, is_plain, like_home, order
+from thalweg.lowering import cpu, reference
+from thalweg.rows import Rows, advance, scalar_names
+from thalweg.rule import Rule
+from thalweg.state import counter_dtype
+
+
+@dataclass(eq=False, frozen=True)
+class Member:
+    """A parameter that is stepped.
+
+    Args:
+        position: its index among all parameters of the optimizer, group after group.
+        param: the parameter.
+        group: the index of its group.
+        on: the group's flags.
+        options: the group, for what is not a matter of the rule (`maximize`, `differentiable` ...).
+        state: its state, complete.
+        first: whether a slot of its state is new.
+    """
+
+    position: int
+    param: Tensor
+    group: int
+    on: Mapping[str, bool]
+    options: Mapping[str, Any]
+    state: dict[str, Any]
+    first: bool
+
+    def slots(self, rule: Rule) -> dict[str, Tensor]:
+        """Return the state's slots by name, in the rule's order."""
+        return {slot.name: self.state[slot.name] for slot in rule.slots_on(self.on)}
+
+
+class Plan:
+    """The batches of a step.
+
+    Args:
+        rule: the update rule.
+        members: the parameters that have gradients.
+        grads: the gradients of *all* parameters, by position.
+        unscale: whether gradients carry GradScaler's scale.
+    """
+
+    def __init__(
+        self, rule: Rule, members: Sequence[Member], grads: Sequence[Any], unscale: bool
+    ) -> None:
+        divided: dict[Any, list[Member]] = {}
+        for member in members:
+            key = _batch_key(rule, member, grads[member.position])
+            divided.setdefault(key, []).append(member)
+        self.batches = [key[0](rule, batch, grads, unscale) for key, batch in divided.items()]
+
+    def read(self, grads: Sequence[Any]) -> bool:
+        """Look at this step's gradients; return False if they no longer fit the plan."""
+        return all(batch.read(grads) for batch in self.batches)
+
+    def run(self, hypers: Sequence[SimpleNamespace], inverse_scale: float | None) -> None:
+        """Step everything that `read` has seen.
+
+        Args:
+            hypers: the hyperparameters of each group.
+            inverse_scale: what gradients are multiplied by, if the plan was made with `unscale`.
+        """
+        for batch in self.batches:
+            batch.run(hypers, inverse_scale)
+
+
+def _batch_key(rule: Rule, member: Member, grad: Tensor) -> tuple[Any, ...]:
+    kind = _kind(rule, member, grad)
+    slots = tuple(slot.dtype for slot in member.slots(rule).values())
+    flags = tuple(member.on.values())
+    return (kind, member.param.dtype, grad.dtype, slots, flags, member.options["maximize"])
+
+
+def _kind(rule: Rule, member: Member, grad: Tensor) -> type[Batch]:
+    param = member.param
+    tensors = (param, grad, *member.slots(rule).values())
+    has_kernel = (
+        param.device.type == "cpu"
+        and not member.options["differentiable"]
+        and all(type(t) in (Tensor, torch.nn.Parameter) for t in tensors)
+        and all(cpu.supports(codec_of(t.dtype)) for t in tensors)
+    )
+    if not has_kernel:
+        return ReferenceBatch
+    if grad.layout == torch.sparse_coo:
+        return SparseBatch
+    plain = is_plain(param) and is_plain(grad) and not param.is_complex()
+    if plain and param.is_contiguous() and grad.is_contiguous():
+        return DenseBatch
+    return StagedBatch
+
+
+class Batch:
+    """What is stepped by one launch.
+
+    Args:
+        rule: the update rule.
+        members: alike in storage and flags.
+        grads: the gradients of all parameters, by position.
+        unscale: whether gradients carry GradScaler's scale.
+    """
+
+    def __init__(
+        self, rule: Rule, members: list[Member], grads: Sequence[Any], unscale: bool
+    ) -> None:
+        self.rule = rule
+        self.members = members
+        self.params = [member.param for member in members]
+        # itemgetter takes the batch's gradients out of the step's in one call, but a single
+        # index gives a bare item.
+        positions = [member.position for member in members]
+        self._pick = itemgetter(*positions) if len(positions) > 1 else _pick_one(positions[0])
+
+    def read(self, grads: Sequence[Any]) -> bool:
+        """See `Plan.read`."""
+        raise NotImplementedError
+
+    def run(self, hypers: Sequence[SimpleNamespace], inverse_scale: float | None) -> None:
+        """See `Plan.run`."""
+        raise NotImplementedError
+
+
+def _pick_one(position: int) -> Any:
+    return lambda grads: (grads[position],)
+
+
+class KernelBatch(Batch):
+    """A batch for the CPU kernel of its rule, flags and storage."""
+
+    def __init__(
+        self, rule: Rule, members: list[Member], grads: Sequence[Any], unscale: bool
+    ) -> None:
+        super().__init__(rule, members, grads, unscale)
+        one, grad = members[0], grads[members[0].position]
+        slots = [list(member.slots(rule).values()) for member in members]
+        self.rows = Rows(
+            rule,
+            groups=[member.group for member in members],
+            first=[member.first for member in members],
+            counters={c.name: [m.state[c.name] for m in members] for c in rule.counters},
+            dtype=counter_dtype(),
+        )
+        self.kernel = cpu.kernel(
+            cpu.Spec(
+                rule=rule,
+                on=tuple(one.on.items()),
+                scalars=scalar_names(rule, one.options),
+                p=_codec(one.param),
+                g=_codec(grad),
+                slots=tuple(map(_codec, slots[0])),
+                maximize=one.options["maximize"],
+                unscale=unscale,
+            )
+        )
+        # Rows of p, g and each slot; those of the slots stay, as the slots do.
+        self.addresses = np.empty((2 + len(slots[0]), len(members)), np.int64)
+        self.addresses[2:] = np.array([[t.data_ptr() for t in s] for s in slots], np.int64).T
+        self.addresses[0] = [param.data_ptr() for param in self.params]
+        self.chunks = Chunks.dense([_reals(param) for param in self.params])
+
+    def launch(self, hypers: Sequence[SimpleNamespace], inverse_scale: float | None) -> None:
+        """Run the kernel on the addresses as they are."""
+        rows, row_of = self.rows.next(hypers, inverse_scale, self.kernel.dtype)
+        if self.chunks.elements:
+            self.kernel.launch(self.addresses, self.chunks, rows, row_of)
+
+
+class DenseBatch(KernelBatch):
+    """Contiguous parameters with contiguous gradients: the way of nearly all tensors, kept short."""
+
+    def __init__(
+        self, rule: Rule, members: list[Member], grads: Sequence[Any], unscale: bool
+    ) -> None:
+        super().__init__(rule, members, grads, unscale)
+        self._dtypes = {grads[members[0].position].dtype}
+
+    def read(self, grads: Sequence[Any]) -> bool:
+        grads = self._pick(grads)
+        if set(map(_dtype, grads)) != self._dtypes or not all(map(_is_contiguous, grads)):
+            return False
+        count = len(self.members)
+        if not np.array_equal(
+            np.fromiter(map(_data_ptr, self.params), np.int64, count), self.addresses[0]
+        ):
+            return False
+        self.addresses[1] = np.fromiter(map(_data_ptr, grads), np.int64, count)
+        return True
+
+    def run(self, hypers: Sequence[SimpleNamespace], inverse_scale: float | None) -> None:
+        self.launch(hypers, inverse_scale)
+        # torch must know that they changed: a backward through the old values has to fail.
+        increment_version(self.params)
+
+
+_dtype = attrgetter("dtype")
+_is_contiguous = Tensor.is_contiguous
+_data_ptr = Tensor.data_ptr
+
+
+class StagedBatch(KernelBatch):
+    """Dense gradients and parameters of any strides.
+
+    Tensors with the same memory order go through as they are, whatever the order. What differs is
+    copied into the order of the state, and parameters are copied back.
+    """
+
+    def __init__(
+        self, rule: Rule, members: list[Member], grads: Sequence[Any], unscale: bool
+    ) -> None:
+        super().__init__(rule, members, grads, unscale)
+        self._grad_dtype = grads[members[0].position].dtype
+        self._orders = [home_order(param) for param in self.params]
+
+    def read(self, grads: Sequence[Any]) -> bool:
+        grads = self._pick(grads)
+        if any(g.dtype != self._grad_dtype or g.layout != torch.strided for g in grads):
+            return False
+        if [home_order(param) for param in self.params] != self._orders:
+            return False
+        self._staged = [_stage(p, g) for p, g in zip(self.params, grads, strict=True)]
+        self.addresses[0] = [p.data_ptr() for p, _ in self._staged]
+        self.addresses[1] = [g.data_ptr() for _, g in self._staged]
+        return True
+
+    def run(self, hypers: Sequence[SimpleNamespace], inverse_scale: float | None) -> None:
+        self.launch(hypers, inverse_scale)
+        _put_back(self.params, [p for p, _ in self._staged])
+        del self._staged
+
+
+def _stage(param: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    own = order(param) if is_plain(param) else None
+    p = param if own is not None else like_home(param, param.dtype).copy_(param)
+    alike = is_plain(grad) and order(grad) == order(p)
+    return p, grad if alike else like_home(p, grad.dtype).copy_(grad)
+
+
+def _put_back(tensors: Sequence[Tensor], stepped: Sequence[Tensor]) -> None:
+    for tensor, copy in zip(tensors, stepped, strict=True):
+        if copy is not tensor:
+            tensor.copy_(copy)
+    increment_version(tensors)
+
+
+class SparseBatch(KernelBatch):
+    """Row-sparse (COO) gradients: each row that the gradient names is a chunk, and no other moves."""
+
+    def __init__(
+        self, rule: Rule, members: list[Member], grads: Sequence[Any], unscale: bool
+    ) -> None:
+        super().__init__(rule, members, grads, unscale)
+        self._grad_dtype = grads[members[0].position].dtype
+        slots = [member.slots(rule).values() for member in members]
+        self._streams = [self.params, *map(list, zip(*slots, strict=True))]
+
+    def read(self, grads: Sequence[Any]) -> bool:
+        grads = self._pick(grads)
+        if any(g.dtype != self._grad_dtype or g.layout != torch.sparse_coo for g in grads):
+            return False
+        grads = [grad.coalesce() for grad in grads]
+        values = [grad.values().contiguous() for grad in grads]
+        self._staged = [[t.contiguous() for t in stream] for stream in self._streams]
+        self._values = values  # kept until they have been stepped
+        p, *slots = ([t.data_ptr() for t in stream] for stream in self._staged)
+        self.addresses[:] = [p, [v.data_ptr() for v in values], *slots]
+        self.chunks = Chunks.rows(
+            [_row_numbers(grad) for grad in grads],
+            [_reals(v) // max(len(v), 1) for v in values],
+        )
+        return True
+
+    def run(self, hypers: Sequence[SimpleNamespace], inverse_scale: float | None) -> None:
+        self.launch(hypers, inverse_scale)
+        for stream, staged in zip(self._streams, self._staged, strict=True):
+            _put_back(stream, staged)
+        del self._staged, self._values
+
+
+def _row_numbers(grad: Tensor) -> np.ndarray:
+    """Return which row each of the values is, counting over all sparse dimensions."""
+    number = torch.zeros(grad._nnz(), dtype=torch.int64)
+    for size, index in zip(grad.shape, grad.indices(), strict=False):
+        number = number * size + index
+    return number.numpy()
+
+
+def _reals(tensor: Tensor) -> int:
+    return tensor.numel() * (2 if tensor.is_complex() else 1)
+
+
+def _codec(tensor: Tensor) -> Codec:
+    codec = codec_of(tensor.dtype)
+    assert codec is not None, "_kind has sent other dtypes to the reference"
+    return codec
+
+
+class ReferenceBatch(Batch):
+    """What has no kernel, tensor by tensor: other devices, tensor subclasses, differentiable steps."""
+
+    def __init__(
+        self, rule: Rule, members: list[Member], grads: Sequence[Any], unscale: bool
+    ) -> None:
+        super().__init__(rule, members, grads, unscale)
+        self._fresh = True
+
+    def read(self, grads: Sequence[Any]) -> bool:
+        self._grads = self._pick(grads)
+        return True
+
+    def run(self, hypers: Sequence[SimpleNamespace], inverse_scale: float | None) -> None:
+        for member, grad in zip(self.members, self._grads, strict=True):
+            self._step(member, grad, hypers[member.group], inverse_scale)
+        self._fresh = False
+        del self._grads
+
+    def _step(self, member: Member, grad: Tensor, h: Any, inverse_scale: float | None) -> None:
+        tensors = {c.name: member.state[c.name] for c in self.rule.counters}
+        on_device = any(t.device.type != "cpu" for t in tensors.values())
+        if on_device or member.options["differentiable"]:
+            h = SimpleNamespace(**{name: _to_0_dim(v) for name, v in member.options.items()})
+        values = tensors if on_device else {name: t.numpy()[()] for name, t in tensors.items()}
+        scalars, after = advance(self.rule, h, values, member.first and self._fresh)
+        reference.step(
+            self.rule,
+            member.on,
+            member.param,
+            grad,
+            member.slots(self.rule),
+            scalars,
+            maximize=member.options["maximize"],
+            unscale=inverse_scale,
+            differentiable=member.options["differentiable"],
+        )
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                tensor.copy_(torch.as_tensor(after[name]))
+
+
+def _to_0_dim(value: Any) -> Any:
+    return value.reshape(()) if isinstance(value, Tensor) else value

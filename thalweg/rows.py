@@ -1,0 +1,104 @@
+"""Rows: the scalars of a step, worked out once for each distinct (group, counters)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thalweg.lowering.counters import CounterColumn
+from thalweg.rule import Rule
+
+
+def advance(
+    rule: Rule, h: Any, counters: Mapping[str, Any], first: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the scalars of the coming step by name, and the counters after it.
+
+    Counters advance in their own dtype, as in torch; the scalars are worked out in float64, unless a
+    counter or a hyperparameter is a tensor.
+    """
+    t = SimpleNamespace(first=first, **counters)
+    if counters:
+        rule.advance(h, t)
+    after = {name: getattr(t, name) for name in counters}
+    exact = {name: v if isinstance(v, Tensor) else float(v) for name, v in after.items()}
+    return rule.scalars(h, SimpleNamespace(first=first, **exact)), after
+
+
+def scalar_names(rule: Rule, h: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the scalars, the columns of a row."""
+    counters = {counter.name: counter.initial for counter in rule.counters}
+    return tuple(advance(rule, SimpleNamespace(**h), counters, first=True)[0])
+
+
+class Rows:
+    """The rows of a batch, and which tensor has which.
+
+    Args:
+        rule: the update rule.
+        groups: the index of each tensor's group.
+        first: for each tensor, whether its state is new.
+        counters: for each of the rule's counters, the batch's tensors.
+        dtype: of the counters.
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        groups: Sequence[int],
+        first: Sequence[bool],
+        counters: Mapping[str, list[Tensor]],
+        dtype: torch.dtype,
+    ) -> None:
+        self._rule = rule
+        self._groups = np.array(groups)
+        self._first = np.array(first)
+        self._columns = {name: CounterColumn(tensors, dtype) for name, tensors in counters.items()}
+        self._leaders = np.empty(0, np.int64)
+        self._row_of = np.empty(0, np.int64)
+
+    def next(
+        self, hypers: Sequence[Any], inverse_scale: float | None, dtype: type
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Advance the counters and return the scalars of this step.
+
+        Args:
+            hypers: the hyperparameters of each group.
+            inverse_scale: a last column for every row, if not None.
+            dtype: of the rows.
+
+        Returns:
+            The rows, shape (rows, scalars), and the row of each tensor, int64 (tensors,).
+        """
+        values = {name: column.read() for name, column in self._columns.items()}
+        if not self._still_alike(values):
+            self._divide(values)
+        rows, advanced = [], []
+        for leader in self._leaders:
+            counters = {name: column[leader] for name, column in values.items()}
+            first = bool(self._first[leader])
+            scalars, after = advance(self._rule, hypers[self._groups[leader]], counters, first)
+            rows.append([*scalars.values()] + ([] if inverse_scale is None else [inverse_scale]))
+            advanced.append(after)
+        for name, column in self._columns.items():
+            column.write(np.array([after[name] for after in advanced])[self._row_of])
+        if self._first.any():
+            self._first[:] = False
+            self._leaders = self._leaders[:0]
+        return np.array(rows, dtype), self._row_of
+
+    def _still_alike(self, values: Mapping[str, np.ndarray]) -> bool:
+        return len(self._leaders) > 0 and all(
+            np.array_equal(column[self._leaders][self._row_of], column)
+            for column in values.values()
+        )
+
+    def _divide(self, values: Mapping[str, np.ndarray]) -> None:
+        keys = np.stack([self._groups, self._first, *values.values()])
+        _, self._leaders, inverse = np.unique(keys, axis=1, return_index=True, return_inverse=True)
+        self._row_of = np.ascontiguousarray(inverse.reshape(-1), np.int64)

@@ -1,0 +1,233 @@
+"""The vocabulary in which update rules are written: `Rule`, `Slot`, `Counter`, `Hyper`, and scalar maths.
+
+An update rule is an ordinary function of scalars. The same function is run on torch tensors (the
+reference), traced into machine code (the kernels) and run on Python floats (the scalars of a step), so
+its arithmetic uses operators and the few functions below, which mean the same on all three.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+Scalar = Any
+"""A Python float, a torch tensor or a traced value: whatever the maths is run on."""
+
+
+def sqrt(x: Scalar) -> Scalar:
+    """Return the square root of `x`; NaN for a negative value, unless `x` is a Python number."""
+    return math.sqrt(x) if isinstance(x, (int, float)) else x.sqrt()
+
+
+def maximum(x: Scalar, y: Scalar) -> Scalar:
+    """Return the larger of `x` and `y`, and NaN where either is NaN. `y` may be a number."""
+    if isinstance(x, (int, float)):
+        return max(x, y)
+    if isinstance(x, torch.Tensor) and isinstance(y, (int, float)):
+        return x.clamp(min=y)
+    return x.maximum(y)
+
+
+def where(condition: Scalar, x: Scalar, y: Scalar) -> Scalar:
+    """Return `x` where `condition` holds and `y` elsewhere. Both are evaluated."""
+    if isinstance(condition, bool):
+        return x if condition else y
+    if isinstance(condition, torch.Tensor):
+        return torch.where(condition, x, y)
+    return condition.where(x, y)
+
+
+def sign(x: Scalar) -> Scalar:
+    """Return -1, 0 or 1 with the sign of `x`, and NaN for NaN."""
+    return where(x > 0, 1.0, where(x < 0, -1.0, x))
+
+
+def lerp(start: Scalar, end: Scalar, weight: Scalar) -> Scalar:
+    """Return `start + weight * (end - start)`, exact at `weight` 0 and 1.
+
+    The form is chosen for slow averages: with weight 0.001 its error is an ulp, where
+    `0.999 * start + 0.001 * end` settles 3e-5 away from a constant `end` in float32.
+    """
+    difference = end - start
+    return where(weight < 0.5, start + weight * difference, end - (1 - weight) * difference)
+
+
+def decay(p: Scalar, g: Scalar, s: Any, on: Any) -> tuple[Scalar, Scalar]:
+    """Apply weight decay to a parameter and its gradient, as the flags `on.l2`, `on.decoupled` say.
+
+    L2 adds `weight_decay * p` to the gradient. Decoupled decay shrinks the parameter by
+    `lr * weight_decay` beside the gradient's way (Loshchilov and Hutter 2019, arXiv 1711.05101).
+    """
+    if on.l2:
+        g = g + s.weight_decay * p
+    if on.decoupled:
+        p = p - s.lr_weight_decay * p
+    return p, g
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """One hyperparameter: its name and the values it may take.
+
+    Args:
+        name: the constructor's argument and the parameter group's key.
+        low: smallest value allowed.
+        high: bound above; `open_high` says that it is not itself allowed.
+        pair: whether the value is a pair, such as Adam's betas.
+        flag: whether the value is a bool.
+    """
+
+    name: str
+    low: float = 0.0
+    high: float = math.inf
+    open_high: bool = False
+    pair: bool = False
+    flag: bool = False
+
+    @property
+    def allowed(self) -> str:
+        """The allowed values in words, as errors and tables show them."""
+        if self.flag:
+            return "True or False"
+        if self.high == math.inf:
+            interval = f"at least {self.low:g}"
+        else:
+            interval = f"in [{self.low:g}, {self.high:g}{')' if self.open_high else ']'}"
+        return f"two numbers {interval}" if self.pair else f"a number {interval}"
+
+    def check(self, value: Any) -> None:
+        """Raise ValueError or TypeError, naming argument, value and what is allowed."""
+        if self.flag:
+            if not isinstance(value, bool):
+                raise TypeError(f"{self.name} must be {self.allowed}, not {value!r}")
+            return
+        values = value if self.pair else (value,)
+        if self.pair and not (isinstance(value, (tuple, list)) and len(value) == 2):
+            raise ValueError(f"{self.name} must be {self.allowed}, not {value!r}")
+        for number in values:
+            if getattr(number, "numel", lambda: 1)() != 1:
+                raise ValueError(f"Tensor {self.name} must be 1-element, not {tuple(number.shape)}")
+            try:
+                x = float(number)
+            except (TypeError, ValueError):
+                raise TypeError(f"{self.name} must be {self.allowed}, not {value!r}") from None
+            inside = self.low <= x < self.high if self.open_high else self.low <= x <= self.high
+            if not inside or x == math.inf:
+                raise ValueError(f"{self.name} must be {self.allowed}, not {value!r}")
+
+
+LR = Hyper("lr")
+EPS = Hyper("eps")
+WEIGHT_DECAY = Hyper("weight_decay")
+BETAS = Hyper("betas", high=1.0, open_high=True, pair=True)
+MAXIMIZE = Hyper("maximize", flag=True)
+CAPTURABLE = Hyper("capturable", flag=True)
+DIFFERENTIABLE = Hyper("differentiable", flag=True)
+
+
+def decay_flags(h: Any, decoupled: bool) -> dict[str, bool]:
+    """Return the flags that `decay` reads."""
+    decays = bool(h.weight_decay != 0)
+    return {"l2": decays and not decoupled, "decoupled": decays and decoupled}
+
+
+def decay_scalars(h: Any) -> dict[str, Scalar]:
+    """Return the scalars that `decay` reads."""
+    return {"weight_decay": h.weight_decay, "lr_weight_decay": h.lr * h.weight_decay}
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One tensor of optimizer state, shaped like its parameter.
+
+    Args:
+        name: the key in `optimizer.state[p]`; torch's name where torch has the slot.
+        signed: whether values may be negative. A second moment is not, which storage can use.
+        when: the flag under which the slot exists; always, if None.
+        initial: the group's key that holds the initial value; 0, if None.
+    """
+
+    name: str
+    signed: bool = True
+    when: str | None = None
+    initial: str | None = None
+
+
+@dataclass(frozen=True)
+class Counter:
+    """A 0-dim tensor of state that depends on the step and not on the gradient.
+
+    Args:
+        name: the key in `optimizer.state[p]`.
+        initial: the value before the first step.
+    """
+
+    name: str
+    initial: float = 0.0
+
+
+STEP = (Counter("step"),)
+
+
+def count(h: Any, t: SimpleNamespace) -> None:
+    """Advance the counters of a rule that counts steps and nothing else."""
+    t.step = t.step + 1
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An optimizer, as data: the maths and everything that is derived from it.
+
+    Args:
+        name: shown in errors and in the kernel's name.
+        update: the maths for one element, `update(p, g, *slots, s, on)`, which returns the new `p`
+            and the new slots. `s` holds the scalars, `on` the flags. A slot that the flags leave
+            out is None, and what is returned for it is ignored.
+        scalars: `scalars(h, t)`, the loop-invariant values of a step by name, from the
+            hyperparameters `h` and the counters `t` (after they were advanced). Evaluated in
+            float64 on the host, once for each distinct (group, counters).
+        flags: `flags(h)`, the static choices by name. They prune branches and choose slots.
+        slots: the state, in the order in which `update` takes it.
+        hypers: the hyperparameters and what they may be.
+        conflict: `conflict(h)` says what is wrong with hyperparameters that do not go together.
+        counters: per-parameter counters. A rule without any still sees `t.first`.
+        advance: `advance(h, t)`, changes the counters in place at the start of a step, if there are any.
+        eager: whether state exists from construction on, and not from the first gradient.
+    """
+
+    name: str
+    update: Callable[..., tuple[Scalar, ...]]
+    scalars: Callable[[Any, Any], dict[str, Scalar]]
+    flags: Callable[[Any], dict[str, bool]]
+    slots: tuple[Slot, ...]
+    hypers: tuple[Hyper, ...]
+    conflict: Callable[[Any], str | None] = field(default=lambda h: None)
+    counters: tuple[Counter, ...] = STEP
+    advance: Callable[[Any, Any], None] = field(default=count)
+    eager: bool = False
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        """Raise on the first hyperparameter of `group`, which has all, that is not allowed."""
+        for hyper in self.hypers:
+            hyper.check(group[hyper.name])
+        conflict = self.conflict(SimpleNamespace(**group))
+        if conflict:
+            raise ValueError(conflict)
+
+    def slots_on(self, on: Mapping[str, bool]) -> tuple[Slot, ...]:
+        """Return the slots that exist under the flags `on`."""
+        return tuple(slot for slot in self.slots if slot.when is None or on[slot.when])
+
+    def apply(self, p: Scalar, g: Scalar, slots: Mapping[str, Scalar], s: Any, on: Any) -> Any:
+        """Run `update` with slots by name; return the new `p` and the new slots by name."""
+        p, *new = self.update(p, g, *(slots.get(slot.name) for slot in self.slots), s, on)
+        return p, {
+            slot.name: value
+            for slot, value in zip(self.slots, new, strict=True)
+            if slot.name in slots
+        }
