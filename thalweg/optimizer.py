@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from itertools import chain, repeat
-from operator import is_, is_not
+from itertools import chain
+from operator import is_
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from thalweg.layout import overlaps_itself
 from thalweg.plan import Member, Plan
 from thalweg.rule import Rule
 from thalweg.state import prepare
+from thalweg.tensors import Tensors
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -98,9 +99,9 @@ class Optimizer(torch.optim.Optimizer):
         scale = getattr(self, "grad_scale", None)
         inverse_scale = None if scale is None else 1.0 / float(scale)
         self._notice_changes()
-        grads = [param.grad for param in self._params]
+        self._tensors.read()
         hypers = [_numbers(self.rule, group) for group in self.param_groups]
-        plan = self._plan(grads, hypers, inverse_scale is not None)
+        plan = self._plan(hypers, inverse_scale is not None)
         plan.run(hypers, inverse_scale)
 
     def _notice_changes(self) -> None:
@@ -117,14 +118,14 @@ class Optimizer(torch.optim.Optimizer):
                 for i, group in reversed(list(enumerate(self.param_groups)))
                 for param in group["params"]
             }
-            self._params = list(dict.fromkeys(listed))
-            self._group_of = [places[param] for param in self._params]
+            self._tensors = Tensors(list(dict.fromkeys(listed)))
+            self._group_of = [places[param] for param in self._tensors.params]
 
-    def _plan(self, grads: list[Tensor | None], hypers: list[Any], unscale: bool) -> Plan:
+    def _plan(self, hypers: list[Any], unscale: bool) -> Plan:
         """Return a plan that fits this step: a known one, if there is one."""
         flags = [self.rule.flags(h) for h in hypers]
         key = (
-            bytes(map(is_not, grads, repeat(None))),
+            self._tensors.kinds.tobytes(),
             tuple(
                 (*on.values(), group["maximize"], group["differentiable"])
                 for on, group in zip(flags, self.param_groups, strict=True)
@@ -132,20 +133,22 @@ class Optimizer(torch.optim.Optimizer):
             unscale,
         )
         plan = self._plans.get(key)
-        if plan is not None and plan.read(grads):
+        if plan is not None and plan.read(self._tensors):
             return plan
-        self._check(grads)
-        plan = Plan(self.rule, self._members(grads, flags), grads, unscale)
+        self._check()
+        plan = Plan(self.rule, self._members(flags), unscale)
         self._known_state = [dict(state) for state in self.state.values()]
         if len(self._plans) >= _MOST_PLANS:
             self._plans.pop(next(iter(self._plans)))
         self._plans[key] = plan
-        if not plan.read(grads):
+        if not plan.read(self._tensors):
             raise RuntimeError("a new plan does not fit the gradients that it was made for")
         return plan
 
-    def _check(self, grads: list[Tensor | None]) -> None:
-        for i, (param, grad) in enumerate(zip(self._params, grads, strict=True)):
+    def _check(self) -> None:
+        """Raise if a parameter or its gradient cannot be stepped. Nothing has been changed then."""
+        for i, param in enumerate(self._tensors.params):
+            grad = param.grad
             if grad is None:
                 continue
             name = f"parameter {i} of shape {tuple(param.shape)}"
@@ -163,10 +166,10 @@ class Optimizer(torch.optim.Optimizer):
                     f"{param.stride()}), as `expand` makes; step the tensor behind it"
                 )
 
-    def _members(self, grads: list[Tensor | None], flags: list[dict[str, bool]]) -> list[Member]:
+    def _members(self, flags: list[dict[str, bool]]) -> list[Member]:
         members = []
-        for position, (param, grad) in enumerate(zip(self._params, grads, strict=True)):
-            if grad is None:
+        for position, param in enumerate(self._tensors.params):
+            if param.grad is None:
                 continue
             index = self._group_of[position]
             on, group = flags[index], self.param_groups[index]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter, itemgetter
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +25,7 @@ from thalweg.lowering import cpu, reference
 from thalweg.rows import Rows, advance, scalar_names
 from thalweg.rule import Rule
 from thalweg.state import counter_dtype
+from thalweg.tensors import Tensors
 
 
 @dataclass(eq=False, frozen=True)
@@ -50,6 +50,13 @@ class Member:
     state: dict[str, Any]
     first: bool
 
+    @property
+    def grad(self) -> Tensor:
+        """The gradient, as it is now."""
+        grad = self.param.grad
+        assert grad is not None, "a plan is made for parameters that have one"
+        return grad
+
     def slots(self, rule: Rule) -> dict[str, Tensor]:
         """Return the state's slots by name, in the rule's order."""
         return {slot.name: self.state[slot.name] for slot in rule.slots_on(self.on)}
@@ -61,22 +68,21 @@ class Plan:
     Args:
         rule: the update rule.
         members: the parameters that have gradients.
-        grads: the gradients of *all* parameters, by position.
         unscale: whether gradients carry GradScaler's scale.
     """
 
-    def __init__(
-        self, rule: Rule, members: Sequence[Member], grads: Sequence[Any], unscale: bool
-    ) -> None:
+    def __init__(self, rule: Rule, members: Sequence[Member], unscale: bool) -> None:
         divided: dict[Any, list[Member]] = {}
         for member in members:
-            key = _batch_key(rule, member, grads[member.position])
-            divided.setdefault(key, []).append(member)
-        self.batches = [key[0](rule, batch, grads, unscale) for key, batch in divided.items()]
+            divided.setdefault(_batch_key(rule, member), []).append(member)
+        self.batches = [key[0](rule, batch, unscale) for key, batch in divided.items()]
 
-    def read(self, grads: Sequence[Any]) -> bool:
-        """Look at this step's gradients; return False if they no longer fit the plan."""
-        return all(batch.read(grads) for batch in self.batches)
+    def read(self, tensors: Tensors) -> bool:
+        """Look at this step's tensors; return False if they no longer fit the plan.
+
+        That the gradients are of the kinds that the plan was made for is the caller's business.
+        """
+        return all(batch.read(tensors) for batch in self.batches)
 
     def run(self, hypers: Sequence[SimpleNamespace], inverse_scale: float | None) -> None:
         """Step everything that `read` has seen.
@@ -89,15 +95,14 @@ class Plan:
             batch.run(hypers, inverse_scale)
 
 
-def _batch_key(rule: Rule, member: Member, grad: Tensor) -> tuple[Any, ...]:
-    kind = _kind(rule, member, grad)
+def _batch_key(rule: Rule, member: Member) -> tuple[Any, ...]:
     slots = tuple(slot.dtype for slot in member.slots(rule).values())
-    flags = tuple(member.on.values())
-    return (kind, member.param.dtype, grad.dtype, slots, flags, member.options["maximize"])
+    dtypes = (member.param.dtype, member.grad.dtype, *slots)
+    return (_kind(rule, member), dtypes, tuple(member.on.values()), member.options["maximize"])
 
 
-def _kind(rule: Rule, member: Member, grad: Tensor) -> type[Batch]:
-    param = member.param
+def _kind(rule: Rule, member: Member) -> type[Batch]:
+    param, grad = member.param, member.grad
     tensors = (param, grad, *member.slots(rule).values())
     has_kernel = (
         param.device.type == "cpu"
@@ -121,22 +126,15 @@ class Batch:
     Args:
         rule: the update rule.
         members: alike in storage and flags.
-        grads: the gradients of all parameters, by position.
         unscale: whether gradients carry GradScaler's scale.
     """
 
-    def __init__(
-        self, rule: Rule, members: list[Member], grads: Sequence[Any], unscale: bool
-    ) -> None:
+    def __init__(self, rule: Rule, members: list[Member], unscale: bool) -> None:
         self.rule = rule
         self.members = members
         self.params = [member.param for member in members]
-        # itemgetter takes the batch's gradients out of the step's in one call, but a single
-        # index gives a bare item.
-        positions = [member.position for member in members]
-        self._pick = itemgetter(*positions) if len(positions) > 1 else _pick_one(positions[0])
 
-    def read(self, grads: Sequence[Any]) -> bool:
+    def read(self, tensors: Tensors) -> bool:
         """See `Plan.read`."""
         raise NotImplementedError
 
@@ -145,18 +143,12 @@ class Batch:
         raise NotImplementedError
 
 
-def _pick_one(position: int) -> Any:
-    return lambda grads: (grads[position],)
-
-
 class KernelBatch(Batch):
     """A batch for the CPU kernel of its rule, flags and storage."""
 
-    def __init__(
-        self, rule: Rule, members: list[Member], grads: Sequence[Any], unscale: bool
-    ) -> None:
-        super().__init__(rule, members, grads, unscale)
-        one, grad = members[0], grads[members[0].position]
+    def __init__(self, rule: Rule, members: list[Member], unscale: bool) -> None:
+        super().__init__(rule, members, unscale)
+        one = members[0]
         slots = [list(member.slots(rule).values()) for member in members]
         self.rows = Rows(
             rule,
@@ -171,7 +163,7 @@ class KernelBatch(Batch):
                 on=tuple(one.on.items()),
                 scalars=scalar_names(rule, one.options),
                 p=_codec(one.param),
-                g=_codec(grad),
+                g=_codec(one.grad),
                 slots=tuple(map(_codec, slots[0])),
                 maximize=one.options["maximize"],
                 unscale=unscale,
@@ -180,7 +172,6 @@ class KernelBatch(Batch):
         # Rows of p, g and each slot; those of the slots stay, as the slots do.
         self.addresses = np.empty((2 + len(slots[0]), len(members)), np.int64)
         self.addresses[2:] = np.array([[t.data_ptr() for t in s] for s in slots], np.int64).T
-        self.addresses[0] = [param.data_ptr() for param in self.params]
         self.chunks = Chunks.dense([_reals(param) for param in self.params])
 
     def launch(self, hypers: Sequence[SimpleNamespace], inverse_scale: float | None) -> None:
@@ -193,33 +184,21 @@ class KernelBatch(Batch):
 class DenseBatch(KernelBatch):
     """Contiguous parameters with contiguous gradients: the way of nearly all tensors, kept short."""
 
-    def __init__(
-        self, rule: Rule, members: list[Member], grads: Sequence[Any], unscale: bool
-    ) -> None:
-        super().__init__(rule, members, grads, unscale)
-        self._dtypes = {grads[members[0].position].dtype}
+    def __init__(self, rule: Rule, members: list[Member], unscale: bool) -> None:
+        super().__init__(rule, members, unscale)
+        self.addresses[0] = [param.data_ptr() for param in self.params]
+        self._positions = np.array([member.position for member in members])
 
-    def read(self, grads: Sequence[Any]) -> bool:
-        grads = self._pick(grads)
-        if set(map(_dtype, grads)) != self._dtypes or not all(map(_is_contiguous, grads)):
+    def read(self, tensors: Tensors) -> bool:
+        self._tensors = tensors
+        if not np.array_equal(tensors.addresses[self._positions], self.addresses[0]):
             return False
-        count = len(self.members)
-        if not np.array_equal(
-            np.fromiter(map(_data_ptr, self.params), np.int64, count), self.addresses[0]
-        ):
-            return False
-        self.addresses[1] = np.fromiter(map(_data_ptr, grads), np.int64, count)
+        self.addresses[1] = tensors.grad_addresses[self._positions]
         return True
 
     def run(self, hypers: Sequence[SimpleNamespace], inverse_scale: float | None) -> None:
         self.launch(hypers, inverse_scale)
-        # torch must know that they changed: a backward through the old values has to fail.
-        increment_version(self.params)
-
-
-_dtype = attrgetter("dtype")
-_is_contiguous = Tensor.is_contiguous
-_data_ptr = Tensor.data_ptr
+        self._tensors.bump(self._positions)
 
 
 class StagedBatch(KernelBatch):
@@ -229,15 +208,13 @@ class StagedBatch(KernelBatch):
     copied into the order of the state, and parameters are copied back.
     """
 
-    def __init__(
-        self, rule: Rule, members: list[Member], grads: Sequence[Any], unscale: bool
-    ) -> None:
-        super().__init__(rule, members, grads, unscale)
-        self._grad_dtype = grads[members[0].position].dtype
+    def __init__(self, rule: Rule, members: list[Member], unscale: bool) -> None:
+        super().__init__(rule, members, unscale)
+        self._grad_dtype = members[0].grad.dtype
         self._orders = [home_order(param) for param in self.params]
 
-    def read(self, grads: Sequence[Any]) -> bool:
-        grads = self._pick(grads)
+    def read(self, tensors: Tensors) -> bool:
+        grads = [member.grad for member in self.members]
         if any(g.dtype != self._grad_dtype or g.layout != torch.strided for g in grads):
             return False
         if [home_order(param) for param in self.params] != self._orders:
@@ -270,16 +247,14 @@ def _put_back(tensors: Sequence[Tensor], stepped: Sequence[Tensor]) -> None:
 class SparseBatch(KernelBatch):
     """Row-sparse (COO) gradients: each row that the gradient names is a chunk, and no other moves."""
 
-    def __init__(
-        self, rule: Rule, members: list[Member], grads: Sequence[Any], unscale: bool
-    ) -> None:
-        super().__init__(rule, members, grads, unscale)
-        self._grad_dtype = grads[members[0].position].dtype
+    def __init__(self, rule: Rule, members: list[Member], unscale: bool) -> None:
+        super().__init__(rule, members, unscale)
+        self._grad_dtype = members[0].grad.dtype
         slots = [member.slots(rule).values() for member in members]
         self._streams = [self.params, *map(list, zip(*slots, strict=True))]
 
-    def read(self, grads: Sequence[Any]) -> bool:
-        grads = self._pick(grads)
+    def read(self, tensors: Tensors) -> bool:
+        grads = [member.grad for member in self.members]
         if any(g.dtype != self._grad_dtype or g.layout != torch.sparse_coo for g in grads):
             return False
         grads = [grad.coalesce() for grad in grads]
@@ -322,23 +297,19 @@ def _codec(tensor: Tensor) -> Codec:
 class ReferenceBatch(Batch):
     """What has no kernel, tensor by tensor: other devices, tensor subclasses, differentiable steps."""
 
-    def __init__(
-        self, rule: Rule, members: list[Member], grads: Sequence[Any], unscale: bool
-    ) -> None:
-        super().__init__(rule, members, grads, unscale)
+    def __init__(self, rule: Rule, members: list[Member], unscale: bool) -> None:
+        super().__init__(rule, members, unscale)
         self._fresh = True
 
-    def read(self, grads: Sequence[Any]) -> bool:
-        self._grads = self._pick(grads)
+    def read(self, tensors: Tensors) -> bool:
         return True
 
     def run(self, hypers: Sequence[SimpleNamespace], inverse_scale: float | None) -> None:
-        for member, grad in zip(self.members, self._grads, strict=True):
-            self._step(member, grad, hypers[member.group], inverse_scale)
+        for member in self.members:
+            self._step(member, hypers[member.group], inverse_scale)
         self._fresh = False
-        del self._grads
 
-    def _step(self, member: Member, grad: Tensor, h: Any, inverse_scale: float | None) -> None:
+    def _step(self, member: Member, h: Any, inverse_scale: float | None) -> None:
         tensors = {c.name: member.state[c.name] for c in self.rule.counters}
         on_device = any(t.device.type != "cpu" for t in tensors.values())
         if on_device or member.options["differentiable"]:
@@ -349,7 +320,7 @@ class ReferenceBatch(Batch):
             self.rule,
             member.on,
             member.param,
-            grad,
+            member.grad,
             member.slots(self.rule),
             scalars,
             maximize=member.options["maximize"],
