@@ -85,9 +85,7 @@ Sources = list[tuple[dict[str, Any], list[Any]]]
 
 def _sources_by_position(groups: Groups, saved: Groups) -> Sources:
     if len(groups) != len(saved):
-        raise ValueError(
-            f"the checkpoint has {len(saved)} parameter groups, the optimizer has {len(groups)}"
-        )
+        raise ValueError(f"the checkpoint has {len(saved)} parameter groups, the optimizer has {len(groups)}")
     for i, (group, source) in enumerate(zip(groups, saved, strict=True)):
         if len(group["params"]) != len(source["params"]):
             raise ValueError(
@@ -131,15 +129,3 @@ def _check_agreement(index: int, origins: Groups) -> None:
                     f"parameter group {index} takes its parameters from several groups of the "
                     f"checkpoint, which differ in {key!r}: {origins[0].get(key)!r} and {other[key]!r}"
                 )
-
-
-def is_same(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> bool:
-    """Say whether two lists of state dicts hold the same tensors.
-
-    Equal lists are found so by identity, at a fraction of the cost of a loop. A tensor that was
-    replaced is compared by value, which has no truth for more than one element.
-    """
-    try:
-        return before == now
-    except RuntimeError:
-        return False

@@ -58,9 +58,7 @@ class Chunks:
         return cls._of(tensor, row * length, place * length, length)
 
     @classmethod
-    def _of(
-        cls, tensor: np.ndarray, offset: np.ndarray, offset_g: np.ndarray, length: np.ndarray
-    ) -> Chunks:
+    def _of(cls, tensor: np.ndarray, offset: np.ndarray, offset_g: np.ndarray, length: np.ndarray) -> Chunks:
         table = np.ascontiguousarray(np.stack([tensor, offset, offset_g, length], axis=1), np.int64)
         end = np.cumsum(length + COST)
         task = (end - 1) // (SIZE + COST)

@@ -31,14 +31,12 @@ def is_plain(tensor: Tensor) -> bool:
 
 
 def overlaps_itself(tensor: Tensor) -> bool:
-    """Say whether two elements share memory in a way that `expand` makes: a stride of 0."""
-    return any(
-        size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
-    )
+    """Say whether elements share memory in the way that `expand` makes: by a stride of 0."""
+    return any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def home_order(param: Tensor) -> tuple[int, ...] | None:
-    """Return the order in which the state of `param` is laid out: its own if dense, else row-major."""
+    """Return the order of the state of `param`: its own if it is dense, else row-major."""
     own = order(param) if is_plain(param) else None
     return own if own is not None else order(torch.empty(param.shape, device="meta"))
 

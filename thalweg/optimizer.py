@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from itertools import chain
-from operator import is_
-from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from thalweg import checkpoint
-from thalweg.codecs import codec_of
-from thalweg.layout import overlaps_itself
-from thalweg.plan import Member, Plan
 from thalweg.rule import Rule
 from thalweg.state import prepare
-from thalweg.tensors import Tensors
+
+if TYPE_CHECKING:
+    from thalweg.stepper import Stepper
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
-
-# Training loops that step parts of a model in turn need a plan for each part.
-_MOST_PLANS = 16
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -39,6 +32,7 @@ class Optimizer(torch.optim.Optimizer):
     """
 
     rule: ClassVar[Rule]
+    _stepper: Stepper | None
 
     # GradScaler then leaves unscaling and skipping to `step`. On the class: an attribute of the
     # instance would be lost by deepcopy and pickle.
@@ -46,17 +40,12 @@ class Optimizer(torch.optim.Optimizer):
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
         self.rule.check(defaults)
-        self._forget_plans()
+        self._stepper = None
         super().__init__(params, defaults)
-
-    def _forget_plans(self) -> None:
-        self._plans: dict[Any, Plan] = {}
-        self._listed: list[Tensor] = []
-        self._known_state: list[dict[str, Any]] = []
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._forget_plans()
+        self._stepper = None
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
@@ -68,7 +57,7 @@ class Optimizer(torch.optim.Optimizer):
         super().add_param_group(param_group)
         if self.rule.eager:
             group = self.param_groups[-1]
-            on = self.rule.flags(_numbers(self.rule, group))
+            on = self.rule.flags(self.rule.numbers(group))
             for param in group["params"]:
                 prepare(self.rule, on, param, self.state[param], group)
 
@@ -92,92 +81,19 @@ class Optimizer(torch.optim.Optimizer):
             self._step()
         return loss
 
+    @torch._disable_dynamo  # under torch.compile a step is a graph break, as its work is no torch graph
     def _step(self) -> None:
         found_inf = getattr(self, "found_inf", None)
         if found_inf is not None and float(found_inf) != 0:
             return
         scale = getattr(self, "grad_scale", None)
         inverse_scale = None if scale is None else 1.0 / float(scale)
-        self._notice_changes()
-        self._tensors.read()
-        hypers = [_numbers(self.rule, group) for group in self.param_groups]
-        plan = self._plan(hypers, inverse_scale is not None)
-        plan.run(hypers, inverse_scale)
+        if self._stepper is None:
+            # The machinery of a step is imported with the first one: `import thalweg` stays light.
+            from thalweg.stepper import Stepper
 
-    def _notice_changes(self) -> None:
-        """Drop the plans if groups or state are not what they were made for."""
-        listed = list(chain.from_iterable(group["params"] for group in self.param_groups))
-        same = len(listed) == len(self._listed) and all(map(is_, listed, self._listed))
-        if not same or not checkpoint.is_same(self._known_state, list(self.state.values())):
-            self._plans.clear()
-        if not same:
-            self._listed = listed
-            # A parameter that is listed twice belongs to the first place and is stepped once.
-            places = {
-                param: i
-                for i, group in reversed(list(enumerate(self.param_groups)))
-                for param in group["params"]
-            }
-            self._tensors = Tensors(list(dict.fromkeys(listed)))
-            self._group_of = [places[param] for param in self._tensors.params]
-
-    def _plan(self, hypers: list[Any], unscale: bool) -> Plan:
-        """Return a plan that fits this step: a known one, if there is one."""
-        flags = [self.rule.flags(h) for h in hypers]
-        key = (
-            self._tensors.kinds.tobytes(),
-            tuple(
-                (*on.values(), group["maximize"], group["differentiable"])
-                for on, group in zip(flags, self.param_groups, strict=True)
-            ),
-            unscale,
-        )
-        plan = self._plans.get(key)
-        if plan is not None and plan.read(self._tensors):
-            return plan
-        self._check()
-        plan = Plan(self.rule, self._members(flags), unscale)
-        self._known_state = [dict(state) for state in self.state.values()]
-        if len(self._plans) >= _MOST_PLANS:
-            self._plans.pop(next(iter(self._plans)))
-        self._plans[key] = plan
-        if not plan.read(self._tensors):
-            raise RuntimeError("a new plan does not fit the gradients that it was made for")
-        return plan
-
-    def _check(self) -> None:
-        """Raise if a parameter or its gradient cannot be stepped. Nothing has been changed then."""
-        for i, param in enumerate(self._tensors.params):
-            grad = param.grad
-            if grad is None:
-                continue
-            name = f"parameter {i} of shape {tuple(param.shape)}"
-            if codec_of(param.dtype) is None:
-                raise TypeError(f"{name} must be floating point or complex, not {param.dtype}")
-            if codec_of(grad.dtype) is None or grad.is_complex() != param.is_complex():
-                raise TypeError(f"{name} is {param.dtype} and cannot take a {grad.dtype} gradient")
-            if grad.shape != param.shape:
-                raise ValueError(f"{name} has a gradient of shape {tuple(grad.shape)}")
-            if grad.layout not in (torch.strided, torch.sparse_coo):
-                raise ValueError(f"{name} has a {grad.layout} gradient; strided or COO is allowed")
-            if param.layout != torch.strided or overlaps_itself(param):
-                raise ValueError(
-                    f"{name} has several elements in one place of memory (strides "
-                    f"{param.stride()}), as `expand` makes; step the tensor behind it"
-                )
-
-    def _members(self, flags: list[dict[str, bool]]) -> list[Member]:
-        members = []
-        for position, param in enumerate(self._tensors.params):
-            if param.grad is None:
-                continue
-            index = self._group_of[position]
-            on, group = flags[index], self.param_groups[index]
-            stateful = self.rule.counters or self.rule.slots_on(on)
-            state = self.state[param] if stateful else {}
-            first = prepare(self.rule, on, param, state, group)
-            members.append(Member(position, param, index, on, group, state, first))
-        return members
+            self._stepper = Stepper(self.rule)
+        self._stepper.step(self.param_groups, self.state, inverse_scale)
 
     def state_dict(self) -> dict[str, Any]:
         """Return a snapshot of state and groups in torch's layout, which `torch.optim` loads.
@@ -206,16 +122,3 @@ class Optimizer(torch.optim.Optimizer):
         self.__setstate__({"state": state, "param_groups": groups})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
-
-
-def _numbers(rule: Rule, group: Mapping[str, Any]) -> SimpleNamespace:
-    """Return a group's hyperparameters with tensors read out."""
-    return SimpleNamespace(**{hyper.name: _number(group[hyper.name]) for hyper in rule.hypers})
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.item()
-    if isinstance(value, (tuple, list)):
-        return tuple(map(_number, value))
-    return value

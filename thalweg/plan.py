@@ -189,14 +189,14 @@ class DenseBatch(KernelBatch):
         self.addresses[0] = [param.data_ptr() for param in self.params]
         self._positions = np.array([member.position for member in members])
 
-    def read(self, tensors: Tensors) -> bool:
+    def read(self, tensors: Tensors) -> bool:  # noqa: D102
         self._tensors = tensors
         if not np.array_equal(tensors.addresses[self._positions], self.addresses[0]):
             return False
         self.addresses[1] = tensors.grad_addresses[self._positions]
         return True
 
-    def run(self, hypers: Sequence[SimpleNamespace], inverse_scale: float | None) -> None:
+    def run(self, hypers: Sequence[SimpleNamespace], inverse_scale: float | None) -> None:  # noqa: D102
         self.launch(hypers, inverse_scale)
         self._tensors.bump(self._positions)
 
@@ -213,7 +213,7 @@ class StagedBatch(KernelBatch):
         self._grad_dtype = members[0].grad.dtype
         self._orders = [home_order(param) for param in self.params]
 
-    def read(self, tensors: Tensors) -> bool:
+    def read(self, tensors: Tensors) -> bool:  # noqa: D102
         grads = [member.grad for member in self.members]
         if any(g.dtype != self._grad_dtype or g.layout != torch.strided for g in grads):
             return False
@@ -224,7 +224,7 @@ class StagedBatch(KernelBatch):
         self.addresses[1] = [g.data_ptr() for _, g in self._staged]
         return True
 
-    def run(self, hypers: Sequence[SimpleNamespace], inverse_scale: float | None) -> None:
+    def run(self, hypers: Sequence[SimpleNamespace], inverse_scale: float | None) -> None:  # noqa: D102
         self.launch(hypers, inverse_scale)
         _put_back(self.params, [p for p, _ in self._staged])
         del self._staged
@@ -253,7 +253,7 @@ class SparseBatch(KernelBatch):
         slots = [member.slots(rule).values() for member in members]
         self._streams = [self.params, *map(list, zip(*slots, strict=True))]
 
-    def read(self, tensors: Tensors) -> bool:
+    def read(self, tensors: Tensors) -> bool:  # noqa: D102
         grads = [member.grad for member in self.members]
         if any(g.dtype != self._grad_dtype or g.layout != torch.sparse_coo for g in grads):
             return False
@@ -269,7 +269,7 @@ class SparseBatch(KernelBatch):
         )
         return True
 
-    def run(self, hypers: Sequence[SimpleNamespace], inverse_scale: float | None) -> None:
+    def run(self, hypers: Sequence[SimpleNamespace], inverse_scale: float | None) -> None:  # noqa: D102
         self.launch(hypers, inverse_scale)
         for stream, staged in zip(self._streams, self._staged, strict=True):
             _put_back(stream, staged)
@@ -301,10 +301,10 @@ class ReferenceBatch(Batch):
         super().__init__(rule, members, unscale)
         self._fresh = True
 
-    def read(self, tensors: Tensors) -> bool:
+    def read(self, tensors: Tensors) -> bool:  # noqa: D102
         return True
 
-    def run(self, hypers: Sequence[SimpleNamespace], inverse_scale: float | None) -> None:
+    def run(self, hypers: Sequence[SimpleNamespace], inverse_scale: float | None) -> None:  # noqa: D102
         for member in self.members:
             self._step(member, hypers[member.group], inverse_scale)
         self._fresh = False

@@ -94,8 +94,7 @@ class Rows:
 
     def _still_alike(self, values: Mapping[str, np.ndarray]) -> bool:
         return len(self._leaders) > 0 and all(
-            np.array_equal(column[self._leaders][self._row_of], column)
-            for column in values.values()
+            np.array_equal(column[self._leaders][self._row_of], column) for column in values.values()
         )
 
     def _divide(self, values: Mapping[str, np.ndarray]) -> None:

@@ -219,6 +219,10 @@ class Rule:
         if conflict:
             raise ValueError(conflict)
 
+    def numbers(self, group: Mapping[str, Any]) -> SimpleNamespace:
+        """Return the hyperparameters of `group` by name, tensors read out."""
+        return SimpleNamespace(**{hyper.name: _number(group[hyper.name]) for hyper in self.hypers})
+
     def slots_on(self, on: Mapping[str, bool]) -> tuple[Slot, ...]:
         """Return the slots that exist under the flags `on`."""
         return tuple(slot for slot in self.slots if slot.when is None or on[slot.when])
@@ -227,7 +231,13 @@ class Rule:
         """Run `update` with slots by name; return the new `p` and the new slots by name."""
         p, *new = self.update(p, g, *(slots.get(slot.name) for slot in self.slots), s, on)
         return p, {
-            slot.name: value
-            for slot, value in zip(self.slots, new, strict=True)
-            if slot.name in slots
+            slot.name: value for slot, value in zip(self.slots, new, strict=True) if slot.name in slots
         }
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.item()
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_number, value))
+    return value

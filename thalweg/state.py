@@ -1,4 +1,4 @@
-"""The tensors of optimizer state: made at the first gradient, brought into form when they come from elsewhere."""
+"""The tensors of optimizer state: made at the first gradient, or brought into form from elsewhere."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Read all parameters and gradients of an optimizer at once.
 
-A step has to know where every parameter and gradient lies and whether it is as it was. Asked from Python,
-each question about a tensor costs 100 to 300 ns, and seven of them for each of 4,000 tensors cost more than
-the step. The same questions are asked here in one compiled loop, of the C interface that libtorch
-offers to ahead-of-time compiled models (`torch/csrc/inductor/aoti_torch/c/shim.h`). Two answers are
-missing from that interface and are taken from the C++ library by name. Where any of it is missing, Python asks.
+A step has to know where every parameter and gradient lies and whether it is as it was. Asked from
+Python, each question about a tensor costs 100 to 300 ns, and seven of them for each of 4,000 tensors
+cost more than the step. The same questions are asked here in one compiled loop, of the C interface that
+libtorch offers to ahead-of-time compiled models (`torch/csrc/inductor/aoti_torch/c/shim.h`). Two answers
+are missing there and are taken from the C++ library by name. Where a function is missing, Python asks.
 """
 
 from __future__ import annotations
@@ -187,9 +187,10 @@ class Tensors:
 
     def _read_slowly(self) -> None:
         for i, param in enumerate(self.params):
+            grad = param.grad
             self.addresses[i] = param.data_ptr()
-            self.kinds[i] = _kind(param.grad)
-            self.grad_addresses[i] = param.grad.data_ptr() if self.kinds[i] >= 0 else 0
+            self.kinds[i] = _kind(grad)
+            self.grad_addresses[i] = grad.data_ptr() if grad is not None and self.kinds[i] >= 0 else 0
 
     def bump(self, positions: np.ndarray) -> None:
         """Tell autograd that the parameters at `positions`, int64, were changed in place.

@@ -147,7 +147,7 @@ class Adagrad(Optimizer):
         for state in self.state.values():
             state["sum"].share_memory_()
             state["step"].share_memory_()
-        self._forget_plans()
+        self._stepper = None  # sharing moves the memory behind the tensors
 
 
 class Adadelta(Optimizer):

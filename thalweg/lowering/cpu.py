@@ -75,9 +75,7 @@ class Kernel:
     address: int
     dtype: type
 
-    def launch(
-        self, addresses: np.ndarray, chunks: Chunks, rows: np.ndarray, row_of: np.ndarray
-    ) -> None:
+    def launch(self, addresses: np.ndarray, chunks: Chunks, rows: np.ndarray, row_of: np.ndarray) -> None:
         """Step all tensors of a batch.
 
         Args:
@@ -250,8 +248,7 @@ def _arithmetic(record: Trace, real: str) -> list[str]:
         arguments = [names[operand] for operand in operands]
         lines.append(f"  %v{i} = {_instruction(operation, arguments, real)}")
     lines += [
-        f"  %{name}.new = bitcast {real} {names[line]} to {real}"
-        for name, line in record.outputs.items()
+        f"  %{name}.new = bitcast {real} {names[line]} to {real}" for name, line in record.outputs.items()
     ]
     return lines
 
@@ -289,9 +286,7 @@ def _store_elements(streams: Sequence[_Stream], record: Trace, real: str) -> lis
         if name == "g":
             continue
         lines += _encode(f"%{name}.new", f"%{name}.out", codec, real)
-        lines.append(
-            f"  store {_TYPES[codec.name]} %{name}.out, ptr %{name}.at, !llvm.access.group !0"
-        )
+        lines.append(f"  store {_TYPES[codec.name]} %{name}.out, ptr %{name}.at, !llvm.access.group !0")
     return lines
 
 

@@ -14,8 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 _OPTIONS = "O3 v1"
 
 
@@ -52,8 +50,11 @@ def _jit() -> Any:
 
 def cache_folder() -> Path:
     """Return where compiled kernels are kept: `$THALWEG_CACHE_DIR`, else the user's cache folder."""
-    folder = os.environ.get("THALWEG_CACHE_DIR")
-    return Path(folder) if folder else platformdirs.user_cache_path("thalweg", appauthor=False)
+    if folder := os.environ.get("THALWEG_CACHE_DIR"):
+        return Path(folder)
+    import platformdirs
+
+    return platformdirs.user_cache_path("thalweg", appauthor=False)
 
 
 def assemble(text: str) -> bytes:

@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, Union
+from typing import Any
 
 from thalweg.rule import Rule
-
-Operand = Union[int, float]
 
 
 @dataclass
@@ -115,8 +113,6 @@ def trace(rule: Rule, on: dict[str, bool], scalars: Sequence[str]) -> Trace:
     record = Trace()
     slots = {slot.name: record.emit("input", slot.name) for slot in rule.slots_on(on)}
     s = SimpleNamespace(**{name: record.emit("input", f"s.{name}") for name in scalars})
-    p, new = rule.apply(
-        record.emit("input", "p"), record.emit("input", "g"), slots, s, SimpleNamespace(**on)
-    )
+    p, new = rule.apply(record.emit("input", "p"), record.emit("input", "g"), slots, s, SimpleNamespace(**on))
     record.outputs = {name: record.lift(value) for name, value in {"p": p, **new}.items()}
     return record

@@ -1,0 +1,135 @@
+"""The way of one step: notice what has changed, find or make a plan, run it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from operator import is_
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thalweg.codecs import codec_of
+from thalweg.layout import overlaps_itself
+from thalweg.plan import Member, Plan
+from thalweg.rule import Rule
+from thalweg.state import prepare
+from thalweg.tensors import Tensors
+
+# Training loops that step parts of a model in turn need a plan for each part.
+_MOST_PLANS = 16
+
+Groups = Sequence[dict[str, Any]]
+State = dict[Any, dict[str, Any]]
+
+
+class Stepper:
+    """Steps an optimizer's parameters, and remembers between steps what stays alike.
+
+    Args:
+        rule: the update rule.
+    """
+
+    def __init__(self, rule: Rule) -> None:
+        self._rule = rule
+        self._plans: dict[Any, Plan] = {}
+        self._listed: list[Tensor] = []
+        self._known: list[Any] = []
+        self._tensors = Tensors([])
+        self._group_of: list[int] = []
+
+    def step(self, groups: Groups, state: State, inverse_scale: float | None) -> None:
+        """Step every parameter that has a gradient.
+
+        Args:
+            groups: torch's `param_groups`.
+            state: torch's `state`; what is missing is made.
+            inverse_scale: gradients are multiplied by it and written back, if not None.
+
+        Raises:
+            TypeError, ValueError: if a parameter or gradient cannot be stepped. Nothing has been
+                changed then.
+        """
+        self._notice_changes(groups, state)
+        self._tensors.read()
+        hypers = [self._rule.numbers(group) for group in groups]
+        plan = self._plan(groups, state, hypers, inverse_scale is not None)
+        plan.run(hypers, inverse_scale)
+
+    def _notice_changes(self, groups: Groups, state: State) -> None:
+        """Drop the plans if groups or state are not what they were made for."""
+        listed = list(chain.from_iterable(group["params"] for group in groups))
+        same = _same(listed, self._listed)
+        if not same or not _same(_contents(state), self._known):
+            self._plans.clear()
+        if not same:
+            self._listed = listed
+            # A parameter that is listed twice belongs to the first place and is stepped once.
+            first = {p: i for i, group in reversed([*enumerate(groups)]) for p in group["params"]}
+            self._tensors = Tensors(list(dict.fromkeys(listed)))
+            self._group_of = [first[param] for param in self._tensors.params]
+
+    def _plan(self, groups: Groups, state: State, hypers: Sequence[SimpleNamespace], unscale: bool) -> Plan:
+        """Return a plan that fits this step: a known one, if there is one."""
+        flags = [self._rule.flags(h) for h in hypers]
+        options = [(group["maximize"], group["differentiable"]) for group in groups]
+        choices = tuple((*on.values(), *o) for on, o in zip(flags, options, strict=True))
+        key = (self._tensors.kinds.tobytes(), choices, unscale)
+        plan = self._plans.get(key)
+        if plan is not None and plan.read(self._tensors):
+            return plan
+        _check(self._tensors.params)
+        plan = Plan(self._rule, self._members(groups, state, flags), unscale)
+        self._known = list(_contents(state))
+        if len(self._plans) >= _MOST_PLANS:
+            self._plans.pop(next(iter(self._plans)))
+        self._plans[key] = plan
+        if not plan.read(self._tensors):
+            raise RuntimeError("a new plan does not fit the gradients that it was made for")
+        return plan
+
+    def _members(self, groups: Groups, state: State, flags: Sequence[Mapping[str, bool]]) -> list[Member]:
+        members = []
+        for position, param in enumerate(self._tensors.params):
+            if param.grad is None:
+                continue
+            index = self._group_of[position]
+            on, group = flags[index], groups[index]
+            stateful = self._rule.counters or self._rule.slots_on(on)
+            own = state[param] if stateful else {}
+            first = prepare(self._rule, on, param, own, group)
+            members.append(Member(position, param, index, on, group, own, first))
+        return members
+
+
+def _contents(state: State) -> chain[Any]:
+    return chain.from_iterable(map(dict.values, state.values()))
+
+
+def _same(now: Any, before: list[Any]) -> bool:
+    """Say whether two runs of objects are the same objects; equality would compare tensors."""
+    now = list(now)
+    return len(now) == len(before) and all(map(is_, now, before))
+
+
+def _check(params: Sequence[Tensor]) -> None:
+    for i, param in enumerate(params):
+        grad = param.grad
+        if grad is None:
+            continue
+        name = f"parameter {i} of shape {tuple(param.shape)}"
+        if codec_of(param.dtype) is None:
+            raise TypeError(f"{name} must be floating point or complex, not {param.dtype}")
+        if codec_of(grad.dtype) is None or grad.is_complex() != param.is_complex():
+            raise TypeError(f"{name} is {param.dtype} and cannot take a {grad.dtype} gradient")
+        if grad.shape != param.shape:
+            raise ValueError(f"{name} has a gradient of shape {tuple(grad.shape)}")
+        if grad.layout not in (torch.strided, torch.sparse_coo):
+            raise ValueError(f"{name} has a {grad.layout} gradient; strided or COO is allowed")
+        if param.layout != torch.strided or overlaps_itself(param):
+            raise ValueError(
+                f"{name} has several elements in one place of memory (strides {param.stride()}), "
+                "as `expand` makes; step the tensor behind it"
+            )
