@@ -42,7 +42,7 @@ def home_order(param: Tensor) -> tuple[int, ...] | None:
 
 
 def like_home(param: Tensor, dtype: torch.dtype, fill: float | None = None) -> Tensor:
-    """Return a new tensor of `dtype` with the shape of `param` and its `home_order`, filled if `fill` is given."""
+    """Return a new tensor with the shape of `param` and its `home_order`, filled if `fill` is given."""
     dense = is_plain(param) and order(param) is not None
     memory_format = torch.preserve_format if dense else torch.contiguous_format
     new = torch.empty_like(param, dtype=dtype, memory_format=memory_format, requires_grad=False)

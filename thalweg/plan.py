@@ -173,12 +173,21 @@ class KernelBatch(Batch):
         self.addresses = np.empty((2 + len(slots[0]), len(members)), np.int64)
         self.addresses[2:] = np.array([[t.data_ptr() for t in s] for s in slots], np.int64).T
         self.chunks = Chunks.dense([_reals(param) for param in self.params])
+        self._scalars = np.empty((0, 0))
+        self._launch: cpu.Launch | None = None
 
     def launch(self, hypers: Sequence[SimpleNamespace], inverse_scale: float | None) -> None:
         """Run the kernel on the addresses as they are."""
-        rows, row_of = self.rows.next(hypers, inverse_scale, self.kernel.dtype)
-        if self.chunks.elements:
-            self.kernel.launch(self.addresses, self.chunks, rows, row_of)
+        rows = self.rows.next(hypers, inverse_scale)
+        if not self.chunks.elements:
+            return
+        if self._launch is None or len(rows) != len(self._scalars):
+            self._scalars = np.empty((len(rows), len(rows[0])), self.kernel.dtype)
+            self._launch = cpu.Launch(
+                self.kernel, self.addresses, self.chunks, self._scalars, self.rows.row_of
+            )
+        self._scalars[:] = rows
+        self._launch.run()
 
 
 class DenseBatch(KernelBatch):
@@ -187,11 +196,13 @@ class DenseBatch(KernelBatch):
     def __init__(self, rule: Rule, members: list[Member], unscale: bool) -> None:
         super().__init__(rule, members, unscale)
         self.addresses[0] = [param.data_ptr() for param in self.params]
-        self._positions = np.array([member.position for member in members])
+        positions = [member.position for member in members]
+        whole = positions == list(range(len(positions)))
+        self._positions = slice(len(positions)) if whole else np.array(positions)
 
     def read(self, tensors: Tensors) -> bool:  # noqa: D102
         self._tensors = tensors
-        if not np.array_equal(tensors.addresses[self._positions], self.addresses[0]):
+        if not (tensors.addresses[self._positions] == self.addresses[0]).all():
             return False
         self.addresses[1] = tensors.grad_addresses[self._positions]
         return True
@@ -267,6 +278,7 @@ class SparseBatch(KernelBatch):
             [_row_numbers(grad) for grad in grads],
             [_reals(v) // max(len(v), 1) for v in values],
         )
+        self._launch = None  # it was made for other chunks
         return True
 
     def run(self, hypers: Sequence[SimpleNamespace], inverse_scale: float | None) -> None:  # noqa: D102

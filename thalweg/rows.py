@@ -45,6 +45,9 @@ class Rows:
         first: for each tensor, whether its state is new.
         counters: for each of the rule's counters, the batch's tensors.
         dtype: of the counters.
+
+    Attributes:
+        row_of: int64 (tensors,), the row of each tensor; never another array.
     """
 
     def __init__(
@@ -59,21 +62,15 @@ class Rows:
         self._groups = np.array(groups)
         self._first = np.array(first)
         self._columns = {name: CounterColumn(tensors, dtype) for name, tensors in counters.items()}
-        self._leaders = np.empty(0, np.int64)
-        self._row_of = np.empty(0, np.int64)
+        self._leaders: list[int] = []
+        self.row_of = np.zeros(len(groups), np.int64)
 
-    def next(
-        self, hypers: Sequence[Any], inverse_scale: float | None, dtype: type
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Advance the counters and return the scalars of this step.
+    def next(self, hypers: Sequence[Any], inverse_scale: float | None) -> list[list[float]]:
+        """Advance the counters and return the scalars of this step, a list for each row.
 
         Args:
             hypers: the hyperparameters of each group.
             inverse_scale: a last column for every row, if not None.
-            dtype: of the rows.
-
-        Returns:
-            The rows, shape (rows, scalars), and the row of each tensor, int64 (tensors,).
         """
         values = {name: column.read() for name, column in self._columns.items()}
         if not self._still_alike(values):
@@ -83,21 +80,23 @@ class Rows:
             counters = {name: column[leader] for name, column in values.items()}
             first = bool(self._first[leader])
             scalars, after = advance(self._rule, hypers[self._groups[leader]], counters, first)
-            rows.append([*scalars.values()] + ([] if inverse_scale is None else [inverse_scale]))
+            rows.append([*scalars.values()] if inverse_scale is None else [*scalars.values(), inverse_scale])
             advanced.append(after)
         for name, column in self._columns.items():
-            column.write(np.array([after[name] for after in advanced])[self._row_of])
+            column.write(np.array([after[name] for after in advanced])[self.row_of])
         if self._first.any():
             self._first[:] = False
-            self._leaders = self._leaders[:0]
-        return np.array(rows, dtype), self._row_of
+            self._leaders = []
+        return rows
 
     def _still_alike(self, values: Mapping[str, np.ndarray]) -> bool:
-        return len(self._leaders) > 0 and all(
-            np.array_equal(column[self._leaders][self._row_of], column) for column in values.values()
+        """Say whether the tensors that share a row still have the same counters."""
+        return bool(self._leaders) and all(
+            (column[self._leaders][self.row_of] == column).all() for column in values.values()
         )
 
     def _divide(self, values: Mapping[str, np.ndarray]) -> None:
         keys = np.stack([self._groups, self._first, *values.values()])
-        _, self._leaders, inverse = np.unique(keys, axis=1, return_index=True, return_inverse=True)
-        self._row_of = np.ascontiguousarray(inverse.reshape(-1), np.int64)
+        _, leaders, row_of = np.unique(keys, axis=1, return_index=True, return_inverse=True)
+        self._leaders = leaders.tolist()
+        self.row_of[:] = row_of.reshape(-1)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from operator import is_
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +25,15 @@ Groups = Sequence[dict[str, Any]]
 State = dict[Any, dict[str, Any]]
 
 
+class Settings(NamedTuple):
+    """A group's hyperparameters: as they stand there, as numbers, and the static choices they make."""
+
+    values: list[Any]
+    hypers: SimpleNamespace
+    on: dict[str, bool]
+    choices: tuple[bool, ...]
+
+
 class Stepper:
     """Steps an optimizer's parameters, and remembers between steps what stays alike.
 
@@ -38,6 +47,7 @@ class Stepper:
         self._listed: list[Tensor] = []
         self._known: list[Any] = []
         self._tensors = Tensors([])
+        self._settings_of: dict[int, Settings] = {}
         self._group_of: list[int] = []
 
     def step(self, groups: Groups, state: State, inverse_scale: float | None) -> None:
@@ -54,9 +64,26 @@ class Stepper:
         """
         self._notice_changes(groups, state)
         self._tensors.read()
-        hypers = [self._rule.numbers(group) for group in groups]
-        plan = self._plan(groups, state, hypers, inverse_scale is not None)
-        plan.run(hypers, inverse_scale)
+        settings = [self._settings(i, group) for i, group in enumerate(groups)]
+        plan = self._plan(groups, state, settings, inverse_scale is not None)
+        plan.run([s.hypers for s in settings], inverse_scale)
+
+    def _settings(self, index: int, group: Mapping[str, Any]) -> Settings:
+        """Return what a group's hyperparameters say; at once, if they are those of the last step."""
+        values = [group[hyper.name] for hyper in self._rule.hypers]
+        known = self._settings_of.get(index)
+        if known is not None and values == known.values:
+            return known
+        hypers = self._rule.numbers(group)
+        on = self._rule.flags(hypers)
+        choices = (*on.values(), group["maximize"], group["differentiable"])
+        settings = Settings(values, hypers, on, choices)
+        # A tensor may change its value and stay the same object.
+        if not any(isinstance(v, Tensor) for v in _flat(values)):
+            self._settings_of[index] = settings
+        else:
+            self._settings_of.pop(index, None)
+        return settings
 
     def _notice_changes(self, groups: Groups, state: State) -> None:
         """Drop the plans if groups or state are not what they were made for."""
@@ -71,17 +98,14 @@ class Stepper:
             self._tensors = Tensors(list(dict.fromkeys(listed)))
             self._group_of = [first[param] for param in self._tensors.params]
 
-    def _plan(self, groups: Groups, state: State, hypers: Sequence[SimpleNamespace], unscale: bool) -> Plan:
+    def _plan(self, groups: Groups, state: State, settings: Sequence[Settings], unscale: bool) -> Plan:
         """Return a plan that fits this step: a known one, if there is one."""
-        flags = [self._rule.flags(h) for h in hypers]
-        options = [(group["maximize"], group["differentiable"]) for group in groups]
-        choices = tuple((*on.values(), *o) for on, o in zip(flags, options, strict=True))
-        key = (self._tensors.kinds.tobytes(), choices, unscale)
+        key = (self._tensors.kinds.tobytes(), tuple(s.choices for s in settings), unscale)
         plan = self._plans.get(key)
         if plan is not None and plan.read(self._tensors):
             return plan
         _check(self._tensors.params)
-        plan = Plan(self._rule, self._members(groups, state, flags), unscale)
+        plan = Plan(self._rule, self._members(groups, state, settings), unscale)
         self._known = list(_contents(state))
         if len(self._plans) >= _MOST_PLANS:
             self._plans.pop(next(iter(self._plans)))
@@ -90,18 +114,22 @@ class Stepper:
             raise RuntimeError("a new plan does not fit the gradients that it was made for")
         return plan
 
-    def _members(self, groups: Groups, state: State, flags: Sequence[Mapping[str, bool]]) -> list[Member]:
+    def _members(self, groups: Groups, state: State, settings: Sequence[Settings]) -> list[Member]:
         members = []
         for position, param in enumerate(self._tensors.params):
             if param.grad is None:
                 continue
             index = self._group_of[position]
-            on, group = flags[index], groups[index]
+            on, group = settings[index].on, groups[index]
             stateful = self._rule.counters or self._rule.slots_on(on)
             own = state[param] if stateful else {}
             first = prepare(self._rule, on, param, own, group)
             members.append(Member(position, param, index, on, group, own, first))
         return members
+
+
+def _flat(values: Sequence[Any]) -> list[Any]:
+    return [x for value in values for x in (value if isinstance(value, (tuple, list)) else [value])]
 
 
 def _contents(state: State) -> chain[Any]:

@@ -127,6 +127,7 @@ class _Library:
         self.functions = np.array(
             [ctypes.cast(function, ctypes.c_void_p).value for function in found], np.int64
         )
+        self.address = self.functions.ctypes.data
         self.strided = libraries[0].aoti_torch_layout_strided()
         pointer, integer = ctypes.c_void_p, ctypes.c_int64
         read, bump = machine.compile_to_address(_ASSEMBLY, ("read", "bump"))
@@ -166,6 +167,8 @@ class Tensors:
         self.grad_addresses = np.zeros(len(params), np.int64)
         self.kinds = np.full(len(params), ABSENT, np.int8)
         self._impls = np.zeros(len(params), np.int64)
+        arrays = (self._impls, self.addresses, self.grad_addresses, self.kinds)
+        self._arguments = (*(array.ctypes.data for array in arrays), len(params))
 
     def read(self) -> None:
         """Look at every parameter and gradient."""
@@ -174,16 +177,8 @@ class Tensors:
             self._read_slowly()
             return
         # Not kept from step to step: `torch.utils.swap_tensors` changes what is behind a parameter.
-        self._impls = np.array(list(map(_impl, self.params)), np.int64)
-        library.read(
-            self._impls.ctypes.data,
-            self.addresses.ctypes.data,
-            self.grad_addresses.ctypes.data,
-            self.kinds.ctypes.data,
-            len(self._impls),
-            library.functions.ctypes.data,
-            library.strided,
-        )
+        self._impls[:] = list(map(_impl, self.params))
+        library.read(*self._arguments, library.address, library.strided)
 
     def _read_slowly(self) -> None:
         for i, param in enumerate(self.params):
@@ -192,17 +187,18 @@ class Tensors:
             self.kinds[i] = _kind(grad)
             self.grad_addresses[i] = grad.data_ptr() if grad is not None and self.kinds[i] >= 0 else 0
 
-    def bump(self, positions: np.ndarray) -> None:
-        """Tell autograd that the parameters at `positions`, int64, were changed in place.
+    def bump(self, positions: slice | np.ndarray) -> None:
+        """Tell autograd that the parameters at `positions` were changed in place.
 
         A backward pass that needs their old values then fails, as it has to.
         """
         library = _library()
         if library is None:
-            increment_version([self.params[i] for i in positions])
+            chosen = np.arange(len(self.params))[positions]
+            increment_version([self.params[i] for i in chosen])
             return
         impls = self._impls[positions]
-        library.bump(impls.ctypes.data, len(impls), library.functions.ctypes.data)
+        library.bump(impls.ctypes.data, len(impls), library.address)
 
 
 _impl = attrgetter("_cdata")

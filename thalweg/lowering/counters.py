@@ -74,13 +74,14 @@ class CounterColumn:
         self._addresses = np.array([t.data_ptr() for t in tensors], dtype=np.int64)
         self._gather, self._scatter = _copies(dtype)
         self._values = np.empty(len(tensors), np.float64 if dtype == torch.float64 else np.float32)
+        self._arguments = (self._addresses.ctypes.data, self._values.ctypes.data, len(tensors))
 
     def read(self) -> np.ndarray:
         """Return the values, shape (tensors,); the array is reused by the next call."""
-        self._gather(self._addresses.ctypes.data, self._values.ctypes.data, len(self._values))
+        self._gather(*self._arguments)
         return self._values
 
     def write(self, values: np.ndarray) -> None:
         """Set the values, shape (tensors,)."""
-        values = np.ascontiguousarray(values, self._values.dtype)
-        self._scatter(self._addresses.ctypes.data, values.ctypes.data, len(values))
+        self._values[:] = values
+        self._scatter(*self._arguments)

@@ -75,34 +75,51 @@ class Kernel:
     address: int
     dtype: type
 
-    def launch(self, addresses: np.ndarray, chunks: Chunks, rows: np.ndarray, row_of: np.ndarray) -> None:
-        """Step all tensors of a batch.
 
-        Args:
-            addresses: int64 (streams, tensors), where the first elements of `p`, `g`, slots lie.
-            chunks: the work; not empty.
-            rows: (rows, scalars) of `dtype`.
-            row_of: int64 (tensors,), the row of each tensor.
-        """
-        claimed, tasks = 0, len(chunks.tasks) - 1
-        descriptor = np.array(
-            [
-                claimed,
-                tasks,
-                chunks.tasks.ctypes.data,
-                chunks.table.ctypes.data,
-                addresses.ctypes.data,
-                addresses.shape[1],
-                rows.ctypes.data,
-                row_of.ctypes.data,
-            ],
-            dtype=np.int64,
+class Launch:
+    """A kernel and the tables of one batch, ready to run again and again.
+
+    Args:
+        kernel: the kernel.
+        addresses: int64 (streams, tensors), where the first elements of `p`, `g`, slots lie. Read at
+            every run.
+        chunks: the work.
+        rows: (rows, scalars) of the kernel's dtype. Read at every run.
+        row_of: int64 (tensors,), the row of each tensor. Read at every run.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        addresses: np.ndarray,
+        chunks: Chunks,
+        rows: np.ndarray,
+        row_of: np.ndarray,
+    ) -> None:
+        self._kernel = kernel
+        self._tables = (addresses, chunks, rows, row_of)  # what the descriptor points into
+        self._tasks = len(chunks.tasks) - 1
+        self._serial = chunks.elements <= SERIAL
+        self._descriptor = (ctypes.c_int64 * 8)(
+            0,
+            self._tasks,
+            chunks.tasks.ctypes.data,
+            chunks.table.ctypes.data,
+            addresses.ctypes.data,
+            addresses.shape[1],
+            rows.ctypes.data,
+            row_of.ctypes.data,
         )
-        count = min(torch.get_num_threads(), tasks) if chunks.elements > SERIAL else 1
+        self._argument = ctypes.addressof(self._descriptor)
+
+    def run(self) -> None:
+        """Step all tensors of the batch."""
+        self._descriptor[0] = 0  # no task is claimed
+        count = 1 if self._serial else min(torch.get_num_threads(), self._tasks)
         if count > 1:
-            threads.parallel()(self.address, descriptor.ctypes.data, count)
+            threads.parallel()(self._kernel.address, self._argument, count)
         else:
-            _call(self.address)(descriptor.ctypes.data)
+            _call(self._kernel.address)(self._argument)
 
 
 @cache

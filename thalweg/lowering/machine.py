@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from thalweg.files import write_atomically
 
 _OPTIONS = "O3 v1"
 
@@ -86,9 +87,7 @@ def _read(path: Path) -> bytes | None:
 def _write(path: Path, machine_code: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(hashlib.sha256(machine_code).digest() + machine_code)
-        os.replace(file.name, path)
+        write_atomically(path, hashlib.sha256(machine_code).digest() + machine_code)
     except OSError:
         # A read-only home is no reason to stop training; the next process compiles again.
         return

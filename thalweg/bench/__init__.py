@@ -1,0 +1,1 @@
+"""`thalweg bench`: our step beside torch's best, in turns in one process."""

@@ -1,0 +1,135 @@
+"""Optimizer steps alone, and the memory limit of the large case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import thalweg
+from thalweg.bench.measure import Comparison, in_turns
+from thalweg.bench.shapes import SETS, Shapes
+from thalweg.rule import LR, Rule, Slot
+
+GOALS = {
+    "AdamW": (1.0, 1.1, 6.0, 12.0),
+    "SGD momentum": (1.0, 1.0, 3.0, 4.0),
+    "RMSprop centered + momentum": (5.0, 5.0, 12.0, 18.0),
+}
+"""The ratios to reach, in the order of `SETS`."""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """An algorithm of ours and torch's best form of it.
+
+    Args:
+        name: as printed.
+        ours: makes our optimizer.
+        torch: makes torch's, fused where torch has that on the CPU.
+        slots: tensors of state for each parameter.
+    """
+
+    name: str
+    ours: Callable[[Any], torch.optim.Optimizer]
+    torch: Callable[[Any], torch.optim.Optimizer]
+    slots: int
+
+
+CONTESTS = (
+    Contest(
+        "AdamW",
+        lambda params: thalweg.AdamW(params, lr=1e-3),
+        lambda params: torch.optim.AdamW(params, lr=1e-3, fused=True),
+        slots=2,
+    ),
+    Contest(
+        "SGD momentum",
+        lambda params: thalweg.SGD(params, lr=1e-3, momentum=0.9),
+        lambda params: torch.optim.SGD(params, lr=1e-3, momentum=0.9, fused=True),
+        slots=1,
+    ),
+    Contest(
+        "RMSprop centered + momentum",
+        lambda params: thalweg.RMSprop(params, lr=1e-3, momentum=0.9, centered=True),
+        lambda params: torch.optim.RMSprop(params, lr=1e-3, momentum=0.9, centered=True),
+        slots=3,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One cell of the table.
+
+    Attributes:
+        contest: the algorithm.
+        shapes: the set of tensors.
+        comparison: torch against ours.
+        goal: the ratio to reach.
+        limit: share of the memory limit, where it was measured.
+        bandwidth: bytes a second that the memory limit means, where it was measured.
+    """
+
+    contest: str
+    shapes: str
+    comparison: Comparison
+    goal: float
+    limit: float | None = None
+    bandwidth: float | None = None
+
+
+def measure(seconds: float) -> Iterator[StepResult]:
+    """Measure every contest on every set, `seconds` for each cell."""
+    for contest in CONTESTS:
+        for (name, shapes), goal in zip(SETS.items(), GOALS[contest.name], strict=True):
+            comparison = in_turns(
+                _ready(contest.torch, shapes).step, _ready(contest.ours, shapes).step, seconds
+            )
+            limit = bandwidth = None
+            if len(shapes) == 1:
+                limit, bandwidth = _memory_limit(contest, shapes, seconds)
+            yield StepResult(contest.name, name, comparison, goal, limit, bandwidth)
+
+
+def _ready(make: Callable[[Any], torch.optim.Optimizer], shapes: Shapes) -> torch.optim.Optimizer:
+    generator = torch.Generator().manual_seed(0)
+    params = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+    for param in params:
+        param.grad = torch.randn(param.shape, generator=generator)
+    return make(params)
+
+
+def _memory_limit(contest: Contest, shapes: Shapes, seconds: float) -> tuple[float, float]:
+    """Return our step's share of the memory limit, and the limit in bytes a second.
+
+    The limit is the time of a step that reads and writes the same tensors and does one addition for
+    each.
+    """
+    traffic = _ready(lambda params: _Traffic(params, contest.slots), shapes)
+    comparison = in_turns(traffic.step, _ready(contest.ours, shapes).step, seconds)
+    # p and every slot are read and written, g is read; 4 bytes each.
+    moved = 4 * (2 * (1 + contest.slots) + 1) * sum(map(_numel, shapes))
+    return comparison.ratio, moved / comparison.baseline
+
+
+def _numel(shape: tuple[int, ...]) -> int:
+    return torch.Size(shape).numel()
+
+
+class _Traffic(thalweg.Optimizer):
+    """The memory traffic of an optimizer with so many slots, and next to no arithmetic."""
+
+    def __init__(self, params: Any, slots: int) -> None:
+        self.rule = Rule(  # type: ignore[misc]
+            name="traffic",
+            update=lambda p, g, *rest: (p + g, *(slot + g for slot in rest[:-2])),
+            scalars=lambda h, t: {},
+            flags=lambda h: {},
+            slots=tuple(Slot(f"slot{i}") for i in range(slots)),
+            hypers=(LR,),
+            counters=(),
+        )
+        super().__init__(params, {"lr": 0.0, "maximize": False, "differentiable": False})

@@ -1,0 +1,78 @@
+"""Whole training steps: forward, backward and optimizer step of three small networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+import thalweg
+from thalweg.bench.measure import Comparison, in_turns
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A network's training step with torch's fused optimizer and with ours."""
+
+    network: str
+    optimizer: str
+    comparison: Comparison
+
+
+def _mlp() -> tuple[nn.Module, Tensor]:
+    layers = [nn.Linear(256, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10)]
+    return nn.Sequential(*layers), torch.randn(64, 256)
+
+
+def _cnn() -> tuple[nn.Module, Tensor]:
+    def block(inside: int, outside: int) -> list[nn.Module]:
+        return [nn.Conv2d(inside, outside, 3, padding=1), nn.BatchNorm2d(outside), nn.ReLU()]
+
+    layers = [*block(3, 32), nn.MaxPool2d(2), *block(32, 64), nn.MaxPool2d(2), *block(64, 128)]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10)]
+    return nn.Sequential(*layers, *head), torch.randn(16, 3, 16, 16)
+
+
+def _transformer() -> tuple[nn.Module, Tensor]:
+    layer = nn.TransformerEncoderLayer(256, 4, 1024, dropout=0.0, batch_first=True)
+    return layer, torch.randn(8, 32, 256)
+
+
+NETWORKS = {"MLP": _mlp, "CNN": _cnn, "transformer block": _transformer}
+
+PAIRS: dict[str, tuple[type, type, dict[str, float]]] = {
+    "AdamW": (torch.optim.AdamW, thalweg.AdamW, {"lr": 1e-4}),
+    "SGD momentum": (torch.optim.SGD, thalweg.SGD, {"lr": 1e-4, "momentum": 0.9}),
+}
+
+
+def measure(seconds: float) -> Iterator[TrainingResult]:
+    """Measure every network with every optimizer, `seconds` for each."""
+    for network, make in NETWORKS.items():
+        for name, (theirs, ours, settings) in PAIRS.items():
+            comparison = in_turns(
+                _training_step(make, partial(theirs, fused=True, **settings)),
+                _training_step(make, partial(ours, **settings)),
+                seconds,
+                least=25,
+            )
+            yield TrainingResult(network, name, comparison)
+
+
+def _training_step(
+    make: Callable[[], tuple[nn.Module, Tensor]],
+    optimize: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+) -> Callable[[], None]:
+    torch.manual_seed(0)
+    model, batch = make()
+    optimizer = optimize(list(model.parameters()))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(batch).square().mean().backward()
+        optimizer.step()
+
+    return step
