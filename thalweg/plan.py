@@ -73,8 +73,10 @@ class Plan:
 
     def __init__(self, rule: Rule, members: Sequence[Member], unscale: bool) -> None:
         divided: dict[Any, list[Member]] = {}
-        for member in members:
-            divided.setdefault(_batch_key(rule, member), []).append(member)
+        kinds = [_kind(rule, member) for member in members]
+        for member, kind, layer in zip(members, kinds, _layers(members, kinds), strict=True):
+            key = (kind, layer, *_alike(rule, member))
+            divided.setdefault(key, []).append(member)
         self.batches = [key[0](rule, batch, unscale) for key, batch in divided.items()]
 
     def read(self, tensors: Tensors) -> bool:
@@ -95,10 +97,29 @@ class Plan:
             batch.run(hypers, inverse_scale)
 
 
-def _batch_key(rule: Rule, member: Member) -> tuple[Any, ...]:
+def _layers(members: Sequence[Member], kinds: Sequence[type[Batch]]) -> list[int]:
+    """Return 0 for each member, and 1, 2 ... for those that share memory with one of a lower layer.
+
+    Threads must not step the same memory at once. Parameters may share it without being the same
+    tensor; each is then stepped with its own gradient and state, one after the other, as in torch.
+    """
+    layers = [0] * len(members)
+    ends: list[int] = []
+    kernels = [i for i, kind in enumerate(kinds) if kind is not ReferenceBatch]
+    for start, i in sorted((members[i].param.data_ptr(), i) for i in kernels):
+        param = members[i].param
+        size = param.nbytes if param.is_contiguous() else param.element_size()
+        free = (layer for layer, end in enumerate(ends) if end <= start)
+        layers[i] = next(free, len(ends))
+        ends[layers[i] : layers[i] + 1] = [start + size]
+    return layers
+
+
+def _alike(rule: Rule, member: Member) -> tuple[Any, ...]:
+    """Return what the members of a batch have in common beside their kind."""
     slots = tuple(slot.dtype for slot in member.slots(rule).values())
     dtypes = (member.param.dtype, member.grad.dtype, *slots)
-    return (_kind(rule, member), dtypes, tuple(member.on.values()), member.options["maximize"])
+    return dtypes, tuple(member.on.values()), member.options["maximize"]
 
 
 def _kind(rule: Rule, member: Member) -> type[Batch]:
@@ -223,6 +244,7 @@ class StagedBatch(KernelBatch):
         super().__init__(rule, members, unscale)
         self._grad_dtype = members[0].grad.dtype
         self._orders = [home_order(param) for param in self.params]
+        self._unscale = unscale
 
     def read(self, tensors: Tensors) -> bool:  # noqa: D102
         grads = [member.grad for member in self.members]
@@ -238,6 +260,8 @@ class StagedBatch(KernelBatch):
     def run(self, hypers: Sequence[SimpleNamespace], inverse_scale: float | None) -> None:  # noqa: D102
         self.launch(hypers, inverse_scale)
         _put_back(self.params, [p for p, _ in self._staged])
+        if self._unscale:
+            _put_back([member.grad for member in self.members], [g for _, g in self._staged])
         del self._staged
 
 
@@ -261,6 +285,7 @@ class SparseBatch(KernelBatch):
     def __init__(self, rule: Rule, members: list[Member], unscale: bool) -> None:
         super().__init__(rule, members, unscale)
         self._grad_dtype = members[0].grad.dtype
+        self._unscale = unscale
         slots = [member.slots(rule).values() for member in members]
         self._streams = [self.params, *map(list, zip(*slots, strict=True))]
 
@@ -269,6 +294,9 @@ class SparseBatch(KernelBatch):
         if any(g.dtype != self._grad_dtype or g.layout != torch.sparse_coo for g in grads):
             return False
         grads = [grad.coalesce() for grad in grads]
+        if self._unscale:
+            for param, grad in zip(self.params, grads, strict=True):
+                param.grad = grad  # so that what is unscaled is the gradient, not a copy
         values = [grad.values().contiguous() for grad in grads]
         self._staged = [[t.contiguous() for t in stream] for stream in self._streams]
         self._values = values  # kept until they have been stepped

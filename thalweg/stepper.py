@@ -45,6 +45,7 @@ class Stepper:
         self._rule = rule
         self._plans: dict[Any, Plan] = {}
         self._listed: list[Tensor] = []
+        self._groups: list[dict[str, Any]] = []
         self._known: list[Any] = []
         self._tensors = Tensors([])
         self._settings_of: dict[int, Settings] = {}
@@ -88,11 +89,11 @@ class Stepper:
     def _notice_changes(self, groups: Groups, state: State) -> None:
         """Drop the plans if groups or state are not what they were made for."""
         listed = list(chain.from_iterable(group["params"] for group in groups))
-        same = _same(listed, self._listed)
+        same = _same(listed, self._listed) and _same(groups, self._groups)
         if not same or not _same(_contents(state), self._known):
             self._plans.clear()
         if not same:
-            self._listed = listed
+            self._listed, self._groups = listed, list(groups)
             # A parameter that is listed twice belongs to the first place and is stepped once.
             first = {p: i for i, group in reversed([*enumerate(groups)]) for p in group["params"]}
             self._tensors = Tensors(list(dict.fromkeys(listed)))

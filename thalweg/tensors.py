@@ -169,10 +169,12 @@ class Tensors:
         self._impls = np.zeros(len(params), np.int64)
         arrays = (self._impls, self.addresses, self.grad_addresses, self.kinds)
         self._arguments = (*(array.ctypes.data for array in arrays), len(params))
+        # A wrapper subclass has no memory that the C interface could name.
+        self._compiled = all(type(param) in (Tensor, torch.nn.Parameter) for param in params)
 
     def read(self) -> None:
         """Look at every parameter and gradient."""
-        library = _library()
+        library = _library() if self._compiled else None
         if library is None:
             self._read_slowly()
             return
@@ -183,16 +185,18 @@ class Tensors:
     def _read_slowly(self) -> None:
         for i, param in enumerate(self.params):
             grad = param.grad
-            self.addresses[i] = param.data_ptr()
             self.kinds[i] = _kind(grad)
-            self.grad_addresses[i] = grad.data_ptr() if grad is not None and self.kinds[i] >= 0 else 0
+            plain = type(param) in (Tensor, torch.nn.Parameter)
+            dense = plain and grad is not None and self.kinds[i] >= 0
+            self.addresses[i] = param.data_ptr() if plain else 0
+            self.grad_addresses[i] = grad.data_ptr() if dense else 0
 
     def bump(self, positions: slice | np.ndarray) -> None:
         """Tell autograd that the parameters at `positions` were changed in place.
 
         A backward pass that needs their old values then fails, as it has to.
         """
-        library = _library()
+        library = _library() if self._compiled else None
         if library is None:
             chosen = np.arange(len(self.params))[positions]
             increment_version([self.params[i] for i in chosen])
