@@ -169,8 +169,7 @@ class Tensors:
         self._impls = np.zeros(len(params), np.int64)
         arrays = (self._impls, self.addresses, self.grad_addresses, self.kinds)
         self._arguments = (*(array.ctypes.data for array in arrays), len(params))
-        # A wrapper subclass has no memory that the C interface could name.
-        self._compiled = all(type(param) in (Tensor, torch.nn.Parameter) for param in params)
+        self._compiled = all(map(_has_memory, params))
 
     def read(self) -> None:
         """Look at every parameter and gradient."""
@@ -186,10 +185,10 @@ class Tensors:
         for i, param in enumerate(self.params):
             grad = param.grad
             self.kinds[i] = _kind(grad)
-            plain = type(param) in (Tensor, torch.nn.Parameter)
-            dense = plain and grad is not None and self.kinds[i] >= 0
-            self.addresses[i] = param.data_ptr() if plain else 0
-            self.grad_addresses[i] = grad.data_ptr() if dense else 0
+            if not _has_memory(param):
+                continue
+            self.addresses[i] = param.data_ptr()
+            self.grad_addresses[i] = grad.data_ptr() if grad is not None and self.kinds[i] >= 0 else 0
 
     def bump(self, positions: slice | np.ndarray) -> None:
         """Tell autograd that the parameters at `positions` were changed in place.
@@ -203,6 +202,11 @@ class Tensors:
             return
         impls = self._impls[positions]
         library.bump(impls.ctypes.data, len(impls), library.address)
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    """Say whether a tensor is certain to be memory, and not a wrapper's subclass around other tensors."""
+    return type(tensor) in (Tensor, torch.nn.Parameter)
 
 
 _impl = attrgetter("_cdata")
