@@ -25,7 +25,7 @@ from thalweg.lowering import cpu, reference
 from thalweg.rows import Rows, advance, scalar_names
 from thalweg.rule import Rule
 from thalweg.state import counter_dtype
-from thalweg.tensors import Tensors
+from thalweg.tensors import Memory, Tensors
 
 
 @dataclass(eq=False, frozen=True)
@@ -60,6 +60,10 @@ class Member:
     def slots(self, rule: Rule) -> dict[str, Tensor]:
         """Return the state's slots by name, in the rule's order."""
         return {slot.name: self.state[slot.name] for slot in rule.slots_on(self.on)}
+
+    def tensors(self, rule: Rule) -> list[Tensor]:
+        """Return the state's slots and counters."""
+        return [*self.slots(rule).values(), *(self.state[counter.name] for counter in rule.counters)]
 
 
 class Plan:
@@ -193,6 +197,7 @@ class KernelBatch(Batch):
         # Rows of p, g and each slot; those of the slots stay, as the slots do.
         self.addresses = np.empty((2 + len(slots[0]), len(members)), np.int64)
         self.addresses[2:] = np.array([[t.data_ptr() for t in s] for s in slots], np.int64).T
+        self.memory = Memory([t for member in members for t in member.tensors(rule)])
         self.chunks = Chunks.dense([_reals(param) for param in self.params])
         self._scalars = np.empty((0, 0))
         self._launch: cpu.Launch | None = None
@@ -223,7 +228,8 @@ class DenseBatch(KernelBatch):
 
     def read(self, tensors: Tensors) -> bool:  # noqa: D102
         self._tensors = tensors
-        if not (tensors.addresses[self._positions] == self.addresses[0]).all():
+        moved = self.memory.moved() or (tensors.addresses[self._positions] != self.addresses[0]).any()
+        if moved:
             return False
         self.addresses[1] = tensors.grad_addresses[self._positions]
         return True
@@ -250,7 +256,7 @@ class StagedBatch(KernelBatch):
         grads = [member.grad for member in self.members]
         if any(g.dtype != self._grad_dtype or g.layout != torch.strided for g in grads):
             return False
-        if [home_order(param) for param in self.params] != self._orders:
+        if self.memory.moved() or [home_order(p) for p in self.params] != self._orders:
             return False
         self._staged = [_stage(p, g) for p, g in zip(self.params, grads, strict=True)]
         self.addresses[0] = [p.data_ptr() for p, _ in self._staged]
@@ -292,6 +298,8 @@ class SparseBatch(KernelBatch):
     def read(self, tensors: Tensors) -> bool:  # noqa: D102
         grads = [member.grad for member in self.members]
         if any(g.dtype != self._grad_dtype or g.layout != torch.sparse_coo for g in grads):
+            return False
+        if self.memory.moved():
             return False
         grads = [grad.coalesce() for grad in grads]
         if self._unscale:

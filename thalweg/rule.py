@@ -57,16 +57,26 @@ def lerp(start: Scalar, end: Scalar, weight: Scalar) -> Scalar:
     return where(weight < 0.5, start + weight * difference, end - (1 - weight) * difference)
 
 
+def average_of_squares(average: Scalar, square: Scalar, weight: Scalar) -> Scalar:
+    """Return `lerp` for an average that is never negative and may have overflowed.
+
+    An infinite average stays infinite, where `lerp` would subtract infinity from infinity.
+    """
+    return where(average < math.inf, lerp(average, square, weight), average + square)
+
+
 def decay(p: Scalar, g: Scalar, s: Any, on: Any) -> tuple[Scalar, Scalar]:
     """Apply weight decay to a parameter and its gradient, as the flags `on.l2`, `on.decoupled` say.
 
     L2 adds `weight_decay * p` to the gradient. Decoupled decay shrinks the parameter by
-    `lr * weight_decay` beside the gradient's way (Loshchilov and Hutter 2019, arXiv 1711.05101).
+    `lr * weight_decay` beside the gradient's way (Loshchilov and Hutter 2019, arXiv 1711.05101). It is
+    subtracted: the factor `1 - lr * weight_decay` would lose most of a decay of 1e-6 in float32. What
+    is infinite stays so.
     """
     if on.l2:
         g = g + s.weight_decay * p
     if on.decoupled:
-        p = p - s.lr_weight_decay * p
+        p = where(abs(p) < math.inf, p - s.lr_weight_decay * p, p)
     return p, g
 
 

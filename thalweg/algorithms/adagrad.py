@@ -17,10 +17,10 @@ from thalweg.rule import (
     Hyper,
     Rule,
     Slot,
+    average_of_squares,
     decay,
     decay_flags,
     decay_scalars,
-    lerp,
     sqrt,
 )
 
@@ -42,9 +42,9 @@ def adagrad_scalars(h: Any, t: Any) -> dict[str, Any]:
 
 def adadelta(p, g, square_avg, acc_delta, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
     p, g = decay(p, g, s, on)
-    square_avg = lerp(square_avg, g * g, s.one_minus_rho)
+    square_avg = average_of_squares(square_avg, g * g, s.one_minus_rho)
     delta = sqrt(acc_delta + s.eps) / sqrt(square_avg + s.eps) * g
-    acc_delta = lerp(acc_delta, delta * delta, s.one_minus_rho)
+    acc_delta = average_of_squares(acc_delta, delta * delta, s.one_minus_rho)
     return p - s.lr * delta, square_avg, acc_delta
 
 

@@ -18,6 +18,7 @@ from thalweg.rule import (
     Hyper,
     Rule,
     Slot,
+    average_of_squares,
     decay,
     decay_flags,
     decay_scalars,
@@ -30,7 +31,7 @@ from thalweg.rule import (
 def adam(p, g, exp_avg, exp_avg_sq, max_exp_avg_sq, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
     p, g = decay(p, g, s, on)
     exp_avg = lerp(exp_avg, g, s.one_minus_beta1)
-    exp_avg_sq = lerp(exp_avg_sq, g * g, s.one_minus_beta2)
+    exp_avg_sq = average_of_squares(exp_avg_sq, g * g, s.one_minus_beta2)
     second = exp_avg_sq
     if on.amsgrad:
         second = max_exp_avg_sq = maximum(max_exp_avg_sq, exp_avg_sq)

@@ -17,6 +17,7 @@ from thalweg.rule import (
     Hyper,
     Rule,
     Slot,
+    average_of_squares,
     decay,
     decay_flags,
     decay_scalars,
@@ -28,7 +29,7 @@ from thalweg.rule import (
 
 def rmsprop(p, g, square_avg, grad_avg, max_square_avg, momentum_buffer, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
     p, g = decay(p, g, s, on)
-    square_avg = lerp(square_avg, g * g, s.one_minus_alpha)
+    square_avg = average_of_squares(square_avg, g * g, s.one_minus_alpha)
     second = square_avg * s.debias if on.debias else square_avg
     if on.centered:
         grad_avg = lerp(grad_avg, g, s.one_minus_alpha)
