@@ -123,7 +123,7 @@ class Hyper:
             if getattr(number, "numel", lambda: 1)() != 1:
                 raise ValueError(f"Tensor {self.name} must be 1-element, not {tuple(number.shape)}")
             try:
-                x = float(number)
+                x = float(number.detach() if isinstance(number, torch.Tensor) else number)
             except (TypeError, ValueError):
                 raise TypeError(f"{self.name} must be {self.allowed}, not {value!r}") from None
             inside = self.low <= x < self.high if self.open_high else self.low <= x <= self.high

@@ -86,7 +86,8 @@ class Memory:
         library = libtorch.library()
         if library is None:
             return
-        # Owning references, not bare addresses: `torch.utils.swap_tensors` could leave those dangling.
+        # Owning references, not bare addresses, which could be left dangling. Their price is that
+        # `torch.utils.swap_tensors` refuses to swap a state tensor that has been stepped.
         handles = library.handles(tensors)
         weakref.finalize(self, library.release, handles)
         self._arguments = (handles.ctypes.data, self._now.ctypes.data, len(tensors), library.functions)

@@ -93,13 +93,14 @@ def _write(path: Path, machine_code: bytes) -> None:
         return
 
 
+@cache
 def compile_to_address(text: str, functions: tuple[str, ...]) -> tuple[int, ...]:
     """Return the addresses of `functions`, defined in the LLVM assembly `text`.
 
     They stay valid for the life of the process.
     """
     llvm = _llvm()
-    key = "\n".join((_OPTIONS, str(llvm.llvm_version_info), *host(), text))
+    key = "\n".join((_OPTIONS, str(llvm.llvm_version_info), *host(), *functions, text))
     name = hashlib.sha256(key.encode()).hexdigest()[:32]
     path = cache_folder() / "kernels" / f"{name}.o"
     machine_code = _read(path)

@@ -24,14 +24,15 @@ class Trace:
 
     lines: list[tuple[Any, ...]] = field(default_factory=list)
     outputs: dict[str, int] = field(default_factory=dict)
-    _known: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    _known: dict[str, int] = field(default_factory=dict)
 
     def emit(self, *line: Any) -> Symbol:
         """Append a line, or find the equal one, and return its symbol."""
-        if line not in self._known:
-            self._known[line] = len(self.lines)
+        key = repr(line)  # in which -0.0 is not 0.0, and NaN is NaN
+        if key not in self._known:
+            self._known[key] = len(self.lines)
             self.lines.append(line)
-        return Symbol(self, self._known[line])
+        return Symbol(self, self._known[key])
 
     def lift(self, value: Any) -> int:
         """Return the line of `value`, a symbol of this trace or a number."""

@@ -1,0 +1,178 @@
+"""What the tests share: torch's optimizers as the oracle, and configurations to run them in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.testing._internal.common_optimizers import optim_db
+
+import thalweg as tw
+
+NAMES = ("SGD", "RMSprop", "Adam", "AdamW", "Adagrad", "Adadelta", "Adamax", "NAdam", "RAdam")
+"""The algorithms that torch has too."""
+
+COUNTERS = ("step", "mu_product")
+"""State that is one number and not shaped like the parameter."""
+
+
+def _configurations() -> list[tuple[str, dict[str, Any]]]:
+    found = []
+    for info in optim_db:
+        if info.optim_cls.__name__ in NAMES:
+            inputs = info.optim_inputs_func(device="cpu", dtype=torch.float64)
+            found += [(info.optim_cls.__name__, dict(one.kwargs)) for one in inputs]
+    return found
+
+
+CONFIGURATIONS = _configurations()
+"""What torch's own test suite runs, as (name, constructor's arguments)."""
+
+ONE_EACH = [
+    ("SGD", {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}),
+    ("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
+    ("SGD", {"lr": 0.1}),
+    ("RMSprop", {"lr": 0.01, "momentum": 0.9, "centered": True, "weight_decay": 0.1}),
+    ("Adam", {"lr": 0.01, "amsgrad": True, "weight_decay": 0.1}),
+    ("AdamW", {"lr": 0.01, "weight_decay": 0.1}),
+    ("Adagrad", {"lr": 0.1, "lr_decay": 0.1, "initial_accumulator_value": 0.1}),
+    ("Adadelta", {"lr": 0.5, "weight_decay": 0.1}),
+    ("Adamax", {"lr": 0.01, "weight_decay": 0.1}),
+    ("NAdam", {"lr": 0.01, "weight_decay": 0.1, "decoupled_weight_decay": True}),
+    ("RAdam", {"lr": 0.01, "weight_decay": 0.1}),
+]
+"""A configuration with much in it for each algorithm."""
+
+
+def label(configuration: Any) -> str | None:
+    """Name a configuration in the ids of pytest."""
+    if not (isinstance(configuration, tuple) and len(configuration) == 2):
+        return None
+    name, kwargs = configuration
+    return "-".join([name, *(f"{key}={_plain(value)}" for key, value in kwargs.items())])
+
+
+def _plain(value: Any) -> Any:
+    return f"tensor{value.item():g}" if isinstance(value, Tensor) else value
+
+
+def ours(configuration: tuple[str, dict[str, Any]], params: Any) -> tw.Optimizer:
+    name, kwargs = configuration
+    return getattr(tw, name)(params, **kwargs)
+
+
+def oracle(configuration: tuple[str, dict[str, Any]], params: Any) -> torch.optim.Optimizer:
+    name, kwargs = configuration
+    return getattr(torch.optim, name)(params, foreach=False, **kwargs)
+
+
+def leaf(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Return a parameter with the values of `tensor` and memory of its own."""
+    return tensor.detach().clone().to(dtype or tensor.dtype).requires_grad_()
+
+
+def twins(tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> list[list[Tensor]]:
+    """Return the tensors as parameters, twice."""
+    return [[leaf(t, dtype) for t in tensors] for _ in range(2)]
+
+
+def rand(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Return normal numbers that depend on shape and seed only."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def gradients(params: Sequence[Tensor], steps: int, seed: int = 1) -> list[list[Tensor]]:
+    """Return gradients for each step and parameter: noise around a mean, as in training."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(p: Tensor) -> Tensor:
+        dtype = torch.complex128 if p.is_complex() else torch.float64
+        return torch.randn(p.shape, generator=generator, dtype=dtype)
+
+    means = [0.5 * draw(p) for p in params]
+    return [[(m + draw(p)).to(p.dtype) for m, p in zip(means, params, strict=True)] for _ in range(steps)]
+
+
+def give(params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
+    """Set gradients that are nobody else's."""
+    for param, grad in zip(params, grads, strict=True):
+        param.grad = None if grad is None else grad.to(param.dtype).clone()
+
+
+def follow(
+    optimizer: torch.optim.Optimizer,
+    params: Sequence[Tensor],
+    steps: Sequence[Sequence[Tensor | None]],
+    before: Callable[[torch.optim.Optimizer, int], None] | None = None,
+) -> None:
+    """Take a step for each entry of `steps`; `before(optimizer, i)` runs before the i-th."""
+    for i, grads in enumerate(steps):
+        give(params, grads)
+        if before is not None:
+            before(optimizer, i)
+        optimizer.step()
+
+
+def assert_close(actual: Tensor, expected: Tensor, rtol: float = 1e-9, atol: float = 0.0) -> None:
+    """Compare in the expected dtype, relative to the largest element, so that zero is no trouble."""
+    assert actual.shape == expected.shape
+    actual = actual.detach().to(expected.dtype)
+    scale = expected.detach().abs().max().item() if expected.numel() else 0.0
+    atol = atol or rtol * scale
+    torch.testing.assert_close(actual, expected.detach(), rtol=rtol, atol=atol, equal_nan=True)
+
+
+def assert_same(
+    ours: torch.optim.Optimizer,
+    ours_params: Sequence[Tensor],
+    theirs: torch.optim.Optimizer,
+    theirs_params: Sequence[Tensor],
+    rtol: float = 1e-9,
+) -> None:
+    """Compare parameters and every tensor of state that torch has."""
+    for p, q in zip(ours_params, theirs_params, strict=True):
+        assert_close(p, q, rtol)
+        expected = {k: v for k, v in theirs.state.get(q, {}).items() if v is not None}
+        actual = ours.state.get(p, {})
+        # torch's SGD with momentum 0 keeps None; ours keeps nothing. Otherwise the keys are torch's.
+        assert set(actual) == set(expected) or not expected
+        for key, value in expected.items():
+            assert_close(actual[key], value, max(rtol, 1e-6 if key == "mu_product" else 0.0))
+
+
+def state_of(
+    optimizer: torch.optim.Optimizer, params: Sequence[Tensor], dtype: torch.dtype | None = None
+) -> list[dict[str, Any]]:
+    """Return copies of the state, parameter by parameter; slots as `dtype`, if one is given."""
+    return [
+        {
+            key: value.detach().clone()
+            if key in COUNTERS or dtype is None
+            else value.detach().clone().to(dtype)
+            for key, value in optimizer.state.get(p, {}).items()
+        }
+        for p in params
+    ]
+
+
+def oracle_step(
+    configuration: tuple[str, dict[str, Any]],
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
+    states: Sequence[dict[str, Any]],
+    dtype: torch.dtype,
+) -> tuple[list[Tensor], list[dict[str, Any]]]:
+    """Take one step of torch's optimizer in `dtype` from the given parameters and state."""
+    copies = [leaf(p, dtype) for p in params]
+    optimizer = oracle(configuration, copies)
+    for copy, grad, state in zip(copies, grads, states, strict=True):
+        if state:
+            optimizer.state[copy] = {
+                k: v.clone() if k in COUNTERS else v.clone().to(dtype) for k, v in state.items()
+            }
+        copy.grad = None if grad is None else grad.clone().to(dtype)
+    optimizer.step()
+    return [c.detach() for c in copies], [optimizer.state.get(c, {}) for c in copies]

@@ -1,0 +1,465 @@
+"""Checkpoints: torch's load here and ours load there, by name or position, whole or not at all."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from support import (
+    NAMES,
+    ONE_EACH,
+    assert_close,
+    assert_same,
+    follow,
+    gradients,
+    label,
+    leaf,
+    oracle,
+    ours,
+    rand,
+    state_of,
+    twins,
+)
+from torch import nn
+
+import thalweg as tw
+
+one_each = pytest.mark.parametrize("configuration", ONE_EACH, ids=label)
+SHAPES = ((5, 3), (17,), ())
+
+
+def start(dtype=torch.float64):
+    return [rand(*shape, seed=i).to(dtype) for i, shape in enumerate(SHAPES)]
+
+
+def saved(optimizer, **options):
+    """Return the state dict after a trip through a file."""
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    return torch.load(file, weights_only=True, **options)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("direction", ["torch to ours", "ours to torch", "ours to ours"])
+@one_each
+def test_a_run_goes_on_with_the_other(configuration, direction, late):
+    mine, theirs = twins(start())
+    first_of, second_of = {
+        "torch to ours": (oracle, ours),
+        "ours to torch": (ours, oracle),
+        "ours to ours": (ours, ours),
+    }[direction]
+    steps = gradients(mine, 8)
+    if late:
+        for grads in steps[:5]:
+            grads[0] = None  # the checkpoint lacks this one's state
+    first = first_of(configuration, mine)
+    follow(first, mine, steps[:4])
+    name, kwargs = configuration
+    second = second_of((name, {**kwargs, "lr": 77.0}), mine)  # the checkpoint's rate counts
+    second.load_state_dict(saved(first))
+    follow(second, mine, steps[4:])
+    straight = oracle(configuration, theirs)
+    follow(straight, theirs, steps)
+    for p, q in zip(mine, theirs, strict=True):
+        assert_close(p, q)
+        for key, value in straight.state.get(q, {}).items():
+            if value is not None:
+                assert_close(second.state[p][key], value, rtol=1e-6 if key == "mu_product" else 1e-9)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "Adagrad"])
+def test_torchs_fused_and_plain_checkpoints_load(name, fused):
+    mine, theirs = twins(start(torch.float32))
+    first = getattr(torch.optim, name)(mine, lr=0.1, fused=fused)
+    steps = gradients(mine, 6)
+    follow(first, mine, steps[:3])
+    second = getattr(tw, name)(mine, lr=0.1)
+    second.load_state_dict(saved(first))
+    assert second.param_groups[0]["fused"] is None
+    follow(second, mine, steps[3:])
+    straight = oracle((name, {"lr": 0.1}), theirs)
+    follow(straight, theirs, steps)
+    for p, q in zip(mine, theirs, strict=True):
+        assert_close(p, q, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["Adam", "SGD"])
+def test_half_precision_state_is_widened_on_the_way_in_and_narrowed_in_torch(name):
+    kwargs = {"lr": 0.1, "momentum": 0.9} if name == "SGD" else {"lr": 0.1}
+    params = [leaf(rand(9), torch.bfloat16)]
+    steps = gradients(params, 4)
+    theirs = oracle((name, kwargs), params)
+    follow(theirs, params, steps[:2])
+    mine = ours((name, kwargs), params)
+    mine.load_state_dict(saved(theirs))
+    for slot, value in mine.state[params[0]].items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, theirs.state[params[0]][slot].float())
+    follow(mine, params, steps[2:3])
+    back = oracle((name, kwargs), params)
+    back.load_state_dict(saved(mine))
+    follow(back, params, steps[3:])
+    assert params[0].isfinite().all()
+
+
+def test_scaled_steps_after_an_unfused_checkpoint():
+    # In torch, a fused optimizer that has loaded an unfused checkpoint forgets that it unscales.
+    mine, theirs = twins([rand(9)])
+    donor = torch.optim.Adam([leaf(rand(9))], lr=0.1)
+    a, b = tw.Adam(mine, lr=0.1), tw.Adam(theirs, lr=0.1)
+    a.load_state_dict(donor.state_dict())
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(torch.ones(()))
+    mine[0].grad, theirs[0].grad = rand(9, seed=1) * 1024, rand(9, seed=1)
+    scaler.step(a)
+    b.step()
+    assert_close(mine[0], theirs[0])
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).double()
+
+
+def train(module, optimizer, steps=2):
+    for i in range(steps):
+        optimizer.zero_grad()
+        (module(rand(3, 4, seed=i)) ** 2).sum().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("module", [tw, torch.optim])
+def test_reordered_parameters_are_matched_by_name(module):
+    model = net()
+    first = module.AdamW(model.named_parameters(), lr=0.125)
+    train(model, first)
+    named = list(model.named_parameters())
+    second = tw.AdamW([named[i] for i in (2, 0, 3, 1)])
+    second.load_state_dict(saved(first))
+    for _, p in named:
+        for key, value in first.state[p].items():
+            assert torch.equal(second.state[p][key], value)
+    assert second.param_groups[0]["lr"] == 0.125
+    assert second.param_groups[0]["param_names"] == ["1.weight", "0.weight", "1.bias", "0.bias"]
+    train(model, second)
+
+
+def test_reordered_groups_are_matched_by_name():
+    model = net()
+    weights = [(n, p) for n, p in model.named_parameters() if n.endswith("weight")]
+    biases = [(n, p) for n, p in model.named_parameters() if n.endswith("bias")]
+    first = tw.AdamW([{"params": weights, "weight_decay": 0.5}, {"params": biases, "lr": 0.25}])
+    train(model, first)
+    second = tw.AdamW([{"params": biases[::-1]}, {"params": weights}])
+    second.load_state_dict(saved(first))
+    assert second.param_groups[0]["lr"] == 0.25
+    assert second.param_groups[1]["weight_decay"] == 0.5
+    for p in model.parameters():
+        assert torch.equal(second.state[p]["exp_avg"], first.state[p]["exp_avg"])
+
+
+def test_groups_that_are_merged_or_split_keep_their_values():
+    model = net()
+    named = list(model.named_parameters())
+    first = tw.AdamW([{"params": named[:2]}, {"params": named[2:]}], lr=0.25)
+    train(model, first)
+    merged = tw.AdamW(named)
+    merged.load_state_dict(saved(first))
+    assert merged.param_groups[0]["lr"] == 0.25
+    split = tw.AdamW([{"params": named[:1]}, {"params": named[1:]}])
+    split.load_state_dict(saved(merged))
+    for p in model.parameters():
+        assert torch.equal(split.state[p]["exp_avg"], first.state[p]["exp_avg"])
+
+
+def test_groups_that_disagree_are_not_merged():
+    model = net()
+    named = list(model.named_parameters())
+    first = tw.AdamW([{"params": named[:2]}, {"params": named[2:], "lr": 0.5}])
+    merged = tw.AdamW(named)
+    with pytest.raises(ValueError, match=r"group 0 .*'lr'"):
+        merged.load_state_dict(first.state_dict())
+
+
+def test_other_names_are_warned_about_and_matched_by_position():
+    model = net()
+    first = tw.Adam([(f"old.{n}", p) for n, p in model.named_parameters()])
+    train(model, first)
+    second = tw.Adam(model.named_parameters())
+    with pytest.warns(UserWarning, match=r"names differ.*0\.bias"):
+        second.load_state_dict(first.state_dict())
+    for p in model.parameters():
+        assert torch.equal(second.state[p]["exp_avg"], first.state[p]["exp_avg"])
+    assert second.param_groups[0]["param_names"][0] == "0.weight"
+
+
+def test_names_on_one_side_only_are_no_trouble(recwarn):
+    model = net()
+    first, second = tw.Adam(model.named_parameters()), tw.Adam(model.parameters())
+    train(model, first)
+    second.load_state_dict(first.state_dict())
+    first.load_state_dict(second.state_dict())
+    assert first.param_groups[0]["param_names"][0] == "0.weight"
+    assert not recwarn
+
+
+def wrong_checkpoints():
+    params = start()
+
+    def of(groups):
+        optimizer = tw.Adam(groups)
+        follow(optimizer, params, gradients(params, 1))
+        return optimizer.state_dict()
+
+    misshapen, negative = of(params), of(params)
+    misshapen["state"][1]["exp_avg"] = torch.zeros(4)
+    negative["param_groups"][0]["lr"] = -1.0
+    return {
+        "fewer groups": (of(params), [{"params": [0]}, {"params": [1, 2]}], "parameter groups"),
+        "fewer parameters": (of(params[:2]), [{"params": [0, 1, 2]}], "2 parameters .* and 3"),
+        "other shape": (misshapen, [{"params": [0, 1, 2]}], r"'exp_avg'.*\(17,\).*\(4,\)"),
+        "wrong value": (negative, [{"params": [0, 1, 2]}], "lr must be"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["fewer groups", "fewer parameters", "other shape", "wrong value"])
+def test_a_wrong_checkpoint_is_refused_and_nothing_changes(kind):
+    checkpoint, groups, match = wrong_checkpoints()[kind]
+    params = [leaf(t) for t in start()]
+    optimizer = tw.Adam([{"params": [params[i] for i in g["params"]]} for g in groups], lr=0.5)
+    follow(optimizer, params, gradients(params, 2))
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(ValueError, match=match):
+        optimizer.load_state_dict(checkpoint)
+    after = optimizer.state_dict()
+    assert after["param_groups"] == before["param_groups"]
+    for key, state in before["state"].items():
+        assert all(torch.equal(after["state"][key][name], state[name]) for name in state)
+    follow(optimizer, params, gradients(params, 1))
+
+
+@one_each
+def test_a_state_dict_is_a_snapshot(configuration):
+    params = [leaf(t) for t in start()]
+    optimizer = ours(configuration, params)
+    follow(optimizer, params, gradients(params, 2))
+    snapshot = optimizer.state_dict()
+    kept = copy.deepcopy(snapshot)
+    follow(optimizer, params, gradients(params, 2))
+    optimizer.param_groups[0]["lr"] = 3.0
+    assert snapshot["param_groups"] == kept["param_groups"]
+    for key, state in kept["state"].items():
+        assert all(torch.equal(snapshot["state"][key][name], state[name]) for name in state)
+
+
+@one_each
+def test_what_was_loaded_is_not_shared(configuration):
+    params = [leaf(t) for t in start()]
+    optimizer = ours(configuration, params)
+    follow(optimizer, params, gradients(params, 2))
+    checkpoint = optimizer.state_dict()
+    kept = copy.deepcopy(checkpoint)
+    optimizer.load_state_dict(checkpoint)
+    follow(optimizer, params, gradients(params, 2))
+    for key, state in kept["state"].items():
+        assert all(torch.equal(checkpoint["state"][key][name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "Lion"])
+def test_a_state_dict_looks_like_torchs(name):
+    mine, theirs = twins(start())
+    a = getattr(tw, name)(mine)
+    b = getattr(torch.optim, name if name != "Lion" else "SGD")(theirs)
+    assert a.state_dict().keys() == b.state_dict().keys()
+    follow(a, mine, gradients(mine, 1))
+    follow(b, theirs, gradients(mine, 1))
+    assert a.state_dict()["param_groups"][0]["params"] == [0, 1, 2]
+    if name not in ("Lion", "SGD"):
+        for i, state in b.state_dict()["state"].items():
+            found = a.state_dict()["state"][i]
+            assert {k: (v.shape, v.dtype) for k, v in found.items()} == {
+                k: (v.shape, v.dtype) for k, v in state.items()
+            }
+
+
+def test_dtypes_of_state_survive():
+    param = leaf(rand(6), torch.bfloat16)
+    optimizer = tw.Adam([param])
+    follow(optimizer, [param], gradients([param], 1))
+    optimizer.state[param]["mask"] = torch.arange(6, dtype=torch.uint8)
+    optimizer.state[param]["note"] = "the user's"
+    second = tw.Adam([param])
+    second.load_state_dict(saved(optimizer))
+    state = second.state[param]
+    assert state["exp_avg"].dtype == torch.float32
+    assert state["step"].dtype == torch.float32
+    assert state["mask"].dtype == torch.uint8
+    assert torch.equal(state["mask"], torch.arange(6, dtype=torch.uint8))
+    assert state["note"] == "the user's"
+    follow(second, [param], gradients([param], 1))
+    assert second.state[param]["mask"].dtype == torch.uint8
+
+
+def test_state_of_no_parameter_survives():
+    param = leaf(rand(6))
+    optimizer = tw.Adam([param])
+    optimizer.state["whole"] = {"counter": 3}
+    second = tw.Adam([param])
+    second.load_state_dict(saved(optimizer))
+    assert second.state["whole"] == {"counter": 3}
+
+
+@pytest.mark.parametrize("key", ["foreach", "fused", "capturable", "differentiable"])
+def test_loading_does_not_change_how_steps_are_carried_out(key):
+    param = leaf(rand(6))
+    first, second = tw.Adam([param], **{key: True}), tw.Adam([param])
+    kept = second.param_groups[0][key]
+    second.load_state_dict(first.state_dict())
+    assert second.param_groups[0][key] is kept
+    first.load_state_dict(second.state_dict())
+    assert first.param_groups[0][key] is True
+
+
+def test_what_an_older_checkpoint_lacks_is_filled_in():
+    # A checkpoint from before `decoupled_weight_decay` and `maximize`, as torch's old ones are.
+    param = leaf(rand(6))
+    optimizer = tw.Adam([param], lr=0.25)
+    checkpoint = optimizer.state_dict()
+    for key in ("decoupled_weight_decay", "maximize", "capturable"):
+        del checkpoint["param_groups"][0][key]
+    optimizer.load_state_dict(checkpoint)
+    assert optimizer.param_groups[0]["maximize"] is False
+    follow(optimizer, [param], gradients([param], 1))
+
+
+def test_a_step_that_was_a_number_loads():
+    param = leaf(rand(6))
+    optimizer = tw.Adam([param])
+    follow(optimizer, [param], gradients([param], 3))
+    checkpoint = optimizer.state_dict()
+    checkpoint["state"][0]["step"] = 3
+    optimizer.load_state_dict(checkpoint)
+    follow(optimizer, [param], gradients([param], 1))
+    assert optimizer.state[param]["step"] == 4
+    assert optimizer.state[param]["step"].dtype == torch.float32
+
+
+def test_a_tensor_learning_rate_survives():
+    param = leaf(rand(6))
+    first, second = tw.Adam([param], lr=torch.tensor(0.25)), tw.Adam([param])
+    second.load_state_dict(saved(first))
+    assert isinstance(second.param_groups[0]["lr"], torch.Tensor)
+    first.param_groups[0]["lr"].fill_(0.5)
+    assert second.param_groups[0]["lr"] == 0.25
+
+
+def test_memory_order_does_not_matter_to_a_checkpoint():
+    shape = (2, 3, 4, 5)
+    mine = leaf(rand(*shape))
+    theirs = rand(*shape).to(memory_format=torch.channels_last).requires_grad_()
+    a, b = tw.Adam([mine]), tw.Adam([theirs])
+    steps = gradients([mine], 4)
+    follow(a, [mine], steps[:2])
+    follow(b, [theirs], steps[:2])
+    b.load_state_dict(saved(a))
+    follow(a, [mine], steps[2:])
+    follow(b, [theirs], steps[2:])
+    assert_same(a, [mine], b, [theirs], rtol=1e-14)
+
+
+def test_hooks():
+    param, seen = leaf(rand(6)), []
+    first, second = tw.Adam([param], lr=0.25), tw.Adam([param])
+    first.register_state_dict_pre_hook(lambda o: seen.append("save pre"))
+
+    def add(optimizer, state_dict):
+        seen.append("save post")
+        return {**state_dict, "extra": 1}
+
+    def change(optimizer, state_dict):
+        seen.append("load pre")
+        assert state_dict["extra"] == 1
+        groups = [{**group, "lr": 0.5} for group in state_dict["param_groups"]]
+        return {**state_dict, "param_groups": groups}
+
+    first.register_state_dict_post_hook(add)
+    second.register_load_state_dict_pre_hook(change)
+    second.register_load_state_dict_post_hook(lambda o: seen.append("load post"))
+    checkpoint = first.state_dict()
+    second.load_state_dict(checkpoint)
+    assert seen == ["save pre", "save post", "load pre", "load post"]
+    assert second.param_groups[0]["lr"] == 0.5
+    assert checkpoint["param_groups"][0]["lr"] == 0.25
+
+
+def test_a_hook_in_place_does_not_change_the_callers_checkpoint():
+    param = leaf(rand(6))
+    optimizer = tw.Adam([param])
+    checkpoint = optimizer.state_dict()
+
+    def drop(optimizer, state_dict):
+        state_dict["state"] = {}
+
+    follow(optimizer, [param], gradients([param], 1))
+    checkpoint = optimizer.state_dict()
+    optimizer.register_load_state_dict_pre_hook(drop)
+    optimizer.load_state_dict(checkpoint)
+    assert not optimizer.state
+    assert checkpoint["state"]
+
+
+def copied(optimizer, params, how):
+    """Return a copy of an optimizer and its parameters."""
+    if how == "deepcopy":
+        return copy.deepcopy((optimizer, params))
+    return pickle.loads(pickle.dumps((optimizer, params)))
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+@one_each
+def test_copies_go_on_alone(configuration, how):
+    mine, theirs = twins(start())
+    a, b = ours(configuration, mine), ours(configuration, theirs)
+    steps = gradients(mine, 4)
+    follow(a, mine, steps[:2])
+    follow(b, theirs, steps[:2])
+    before = state_of(a, mine)
+    c, params = copied(a, mine, how)
+    # GradScaler asks for this; torch's fused optimizers lose it here.
+    assert c._step_supports_amp_scaling
+    follow(c, params, steps[2:])
+    follow(b, theirs, steps[2:])
+    assert all(map(torch.equal, params, theirs))
+    for x, y in zip(before, state_of(a, mine), strict=True):
+        assert all(torch.equal(x[key], y[key]) for key in x)
+    follow(a, mine, steps[2:])
+    assert all(map(torch.equal, mine, theirs))
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD", "Adagrad"])
+@pytest.mark.filterwarnings("ignore")
+def test_distributed_checkpoints_in_one_process(name):
+    from torch.distributed.checkpoint.state_dict import (
+        get_optimizer_state_dict,
+        set_optimizer_state_dict,
+    )
+
+    kwargs = {"momentum": 0.9} if name == "SGD" else {}
+    model, twin = net(), net()
+    first = getattr(tw, name)(model.parameters(), lr=0.125, **kwargs)
+    train(model, first)
+    checkpoint = get_optimizer_state_dict(model, first)
+    assert "0.weight" in checkpoint["state"]
+    twin.load_state_dict(model.state_dict())
+    second = getattr(tw, name)(twin.parameters(), lr=0.5, **kwargs)
+    set_optimizer_state_dict(twin, second, checkpoint)
+    assert second.param_groups[0]["lr"] == 0.125
+    train(model, first)
+    train(twin, second)
+    assert all(map(torch.equal, model.parameters(), twin.parameters()))
