@@ -17,11 +17,12 @@ from thalweg.rule import (
     Hyper,
     Rule,
     Slot,
-    average_of_squares,
     decay,
     decay_flags,
     decay_scalars,
     sqrt,
+    times,
+    two_parts,
 )
 
 
@@ -42,15 +43,21 @@ def adagrad_scalars(h: Any, t: Any) -> dict[str, Any]:
 
 def adadelta(p, g, square_avg, acc_delta, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
     p, g = decay(p, g, s, on)
-    square_avg = average_of_squares(square_avg, g * g, s.one_minus_rho)
+    square_avg = times(square_avg, s.rho, s.rho_rest) + s.one_minus_rho * g * g
     delta = sqrt(acc_delta + s.eps) / sqrt(square_avg + s.eps) * g
-    acc_delta = average_of_squares(acc_delta, delta * delta, s.one_minus_rho)
+    acc_delta = times(acc_delta, s.rho, s.rho_rest) + s.one_minus_rho * delta * delta
     return p - s.lr * delta, square_avg, acc_delta
 
 
 def adadelta_scalars(h: Any, t: Any) -> dict[str, Any]:
     """Return the scalars of a step."""
-    return {"lr": h.lr, "one_minus_rho": 1 - h.rho, "eps": h.eps, **decay_scalars(h)}
+    return {
+        "lr": h.lr,
+        **two_parts("rho", h.rho),
+        "one_minus_rho": 1 - h.rho,
+        "eps": h.eps,
+        **decay_scalars(h),
+    }
 
 
 def flags(h: Any) -> dict[str, bool]:

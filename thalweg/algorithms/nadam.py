@@ -19,20 +19,21 @@ from thalweg.rule import (
     Hyper,
     Rule,
     Slot,
-    average_of_squares,
     decay,
     decay_flags,
     decay_scalars,
     lerp,
     maximum,
     sqrt,
+    times,
+    two_parts,
 )
 
 
 def nadam(p, g, exp_avg, exp_avg_sq, max_exp_avg_sq, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
     p, g = decay(p, g, s, on)
     exp_avg = lerp(exp_avg, g, s.one_minus_beta1)
-    exp_avg_sq = average_of_squares(exp_avg_sq, g * g, s.one_minus_beta2)
+    exp_avg_sq = times(exp_avg_sq, s.beta2, s.beta2_rest) + s.one_minus_beta2 * g * g
     second = exp_avg_sq
     if on.amsgrad:
         second = max_exp_avg_sq = maximum(max_exp_avg_sq, exp_avg_sq)
@@ -63,6 +64,7 @@ def scalars(h: Any, t: Any) -> dict[str, Any]:
     mu, mu_next = warmed(h, t.step), warmed(h, t.step + 1)
     return {
         "one_minus_beta1": 1 - beta1,
+        **two_parts("beta2", beta2),
         "one_minus_beta2": 1 - beta2,
         "rate_gradient": h.lr * (1 - mu) / (1 - t.mu_product),
         "rate_momentum": h.lr * mu_next / (1 - t.mu_product * mu_next),

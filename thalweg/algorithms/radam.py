@@ -18,13 +18,14 @@ from thalweg.rule import (
     Hyper,
     Rule,
     Slot,
-    average_of_squares,
     decay,
     decay_flags,
     decay_scalars,
     lerp,
     maximum,
     sqrt,
+    times,
+    two_parts,
     where,
 )
 
@@ -32,7 +33,7 @@ from thalweg.rule import (
 def radam(p, g, exp_avg, exp_avg_sq, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
     p, g = decay(p, g, s, on)
     exp_avg = lerp(exp_avg, g, s.one_minus_beta1)
-    exp_avg_sq = average_of_squares(exp_avg_sq, g * g, s.one_minus_beta2)
+    exp_avg_sq = times(exp_avg_sq, s.beta2, s.beta2_rest) + s.one_minus_beta2 * g * g
     denominator = where(s.rectified > 0, sqrt(exp_avg_sq) + s.eps, 1.0)
     return p - s.rate * exp_avg / denominator, exp_avg, exp_avg_sq
 
@@ -50,6 +51,7 @@ def scalars(h: Any, t: Any) -> dict[str, Any]:
     step_size = h.lr / (1 - beta1**t.step)
     return {
         "one_minus_beta1": 1 - beta1,
+        **two_parts("beta2", beta2),
         "one_minus_beta2": 1 - beta2,
         "rectified": where(trusted, 1.0, 0.0),
         "rate": step_size * where(trusted, rectification, 1.0),

@@ -17,19 +17,20 @@ from thalweg.rule import (
     Hyper,
     Rule,
     Slot,
-    average_of_squares,
     decay,
     decay_flags,
     decay_scalars,
     lerp,
     maximum,
     sqrt,
+    times,
+    two_parts,
 )
 
 
 def rmsprop(p, g, square_avg, grad_avg, max_square_avg, momentum_buffer, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
     p, g = decay(p, g, s, on)
-    square_avg = average_of_squares(square_avg, g * g, s.one_minus_alpha)
+    square_avg = times(square_avg, s.alpha, s.alpha_rest) + s.one_minus_alpha * g * g
     second = square_avg * s.debias if on.debias else square_avg
     if on.centered:
         grad_avg = lerp(grad_avg, g, s.one_minus_alpha)
@@ -50,6 +51,7 @@ def scalars(h: Any, t: Any) -> dict[str, Any]:
     ahead = t.step + 1 if h.nesterov else t.step
     return {
         "lr": h.lr,
+        **two_parts("alpha", h.alpha),
         "one_minus_alpha": 1 - h.alpha,
         "eps": h.eps,
         "momentum": h.momentum,

@@ -1,0 +1,147 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import thalweg
+from thalweg.cli import main
+
+PYTHON = [sys.executable, "-c", "from thalweg.cli import main; main()"]
+
+
+def failure(capsys, *arguments) -> str:
+    """Runs arguments that must be refused; the one line that says why."""
+    with pytest.raises(SystemExit) as exit_:
+        main(list(arguments))
+    out, err = capsys.readouterr()
+    assert exit_.value.code == 2
+    assert out == ""
+    assert re.fullmatch(r"thalweg: [^\n]+\n", err)
+    return err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--nonsense"], ["--nonsense"]),
+        (["frobnicate"], ["frobnicate"]),
+        (["compare"], ["WORKLOAD"]),
+        (["compare", "mnist"], ["WORKLOAD", "'mnist'", "digits"]),
+        (["compare", "digits", "--nonsense"], ["--nonsense"]),
+        (["compare", "digits", "extra"], ["extra"]),
+        (["compare", "digits", "--trials", "0"], ["--trials", "0", "at least 1"]),
+        (["compare", "digits", "--trials", "two"], ["--trials", "'two'", "whole number"]),
+        (["compare", "digits", "--seeds", "-3"], ["--seeds", "-3", "at least 1"]),
+        (["compare", "digits", "--workers", "0"], ["--workers", "0", "at least 1"]),
+        (["compare", "digits", "--seed", "-1"], ["--seed", "-1", "at least 0"]),
+        (["compare", "digits", "--margin", "-1"], ["--margin", "-1", "at least 0"]),
+        (["compare", "digits", "--margin", "nan"], ["--margin", "nan", "finite"]),
+        (["compare", "digits", "--margin", "big"], ["--margin", "'big'", "number"]),
+        (["compare", "digits", "--optimizers", "sgd,x"], ["--optimizers", "'x'", "adamw"]),
+        (["compare", "digits", "--optimizers", "sgd,sgd"], ["--optimizers", "at least two"]),
+        (["compare", "digits", "--optimizers", ""], ["--optimizers", "''", "adamw"]),
+        (["compare", "digits", "--out", "/dev/null/x"], ["--out", "/dev/null/x"]),
+    ],
+)
+def test_bad_arguments_get_one_line_and_status_2(capsys, arguments, named):
+    line = failure(capsys, *arguments)
+    assert all(name in line for name in named)
+
+
+def test_out_may_not_be_a_file(capsys, tmp_path):
+    (tmp_path / "file").touch()
+    assert "--out" in failure(capsys, "compare", "digits", "--out", str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize("name", ["optuna", "plotly", "rich", "scipy", "sklearn"])
+def test_a_missing_extra_is_named_with_its_cure(capsys, monkeypatch, name):
+    monkeypatch.setattr("thalweg.cli.find_spec", lambda wanted: None if wanted == name else wanted)
+    line = failure(capsys, "compare", "digits")
+    assert name in line
+    assert "pip install 'thalweg[lab]'" in line
+
+
+def test_missing_typer_is_one_line():
+    program = "import sys; sys.modules['typer'] = None; import thalweg.cli"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert re.fullmatch(r"thalweg: [^\n]*pip install 'thalweg\[lab\]'\n", done.stderr)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--version"])
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out == f"thalweg {thalweg.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_help_lists_the_commands(capsys, arguments):
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 0
+    assert "compare" in capsys.readouterr().out
+
+
+def test_help_and_the_package_import_nothing_of_the_lab():
+    program = (
+        "import sys, thalweg; from thalweg.cli import main\n"
+        "try: main(['compare', '--help'])\n"
+        "except SystemExit: pass\n"
+        "lab = [m for m in sys.modules if m.startswith('thalweg.lab')]\n"
+        "extra = {'optuna', 'scipy', 'sklearn', 'plotly', 'rich'} & set(sys.modules)\n"
+        "assert not lab and not extra, (lab, extra)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="module")
+def smallest(tmp_path_factory):
+    """`thalweg compare digits` with the fewest trials and seeds, as a user runs it."""
+    out = tmp_path_factory.mktemp("compare") / "new" / "folder"
+    arguments = ["compare", "digits", "--trials", "2", "--seeds", "2", "--out", str(out)]
+    done = subprocess.run([*PYTHON, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done, out
+
+
+def test_compare_prints_ranking_verdict_code_and_paths(smallest):
+    done, out = smallest
+    assert re.search(r"^optimizer +lr +test %", done.stdout)
+    assert "No verdict: 6 seeds are the fewest that can tell, not 2." in done.stdout
+    codes = re.findall(r"^  (thalweg\.\w+\(.*\))$", done.stdout, flags=re.MULTILINE)
+    assert [code.split("(")[0] for code in codes] != []
+    for code in codes:
+        compile(code, "code", "eval")
+    assert f"wrote {out / 'report.html'}\nwrote {out / 'results.json'}\n" in done.stdout
+
+
+def test_compare_reports_progress_in_plain_lines_where_there_is_no_terminal(smallest):
+    done, _ = smallest
+    assert "12/12 runs" in done.stderr
+    assert "\x1b" not in done.stderr + done.stdout
+
+
+def test_compare_writes_both_files_and_nothing_else(smallest):
+    _, out = smallest
+    assert sorted(path.name for path in out.iterdir()) == ["report.html", "results.json"]
+    document = json.loads((out / "results.json").read_text())
+    assert len(document["records"]) == 3 * (2 + 2)
+    assert [row["name"] for row in document["ranking"]].count("adamw") == 1
+    assert document["verdict"]["headline"] in (out / "report.html").read_text()
+
+
+def test_ctrl_c_is_one_line_and_status_130(tmp_path):
+    arguments = ["compare", "digits", "--workers", "2", "--out", str(tmp_path)]
+    child = subprocess.Popen([*PYTHON, *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert child.stderr is not None
+    assert "runs to go" in child.stderr.readline()
+    # As a terminal does it: to every process, while the workers still start.
+    os.killpg(child.pid, signal.SIGINT)
+    assert child.stderr.read() == "thalweg: interrupted\n"
+    assert child.wait(timeout=30) == 130
+    assert list(tmp_path.iterdir()) == []
