@@ -117,6 +117,29 @@ def compare(
         fail(str(error), 1)
 
 
+@app.command()
+def bench(
+    parts: Annotated[
+        list[str] | None,
+        typer.Argument(help="What to measure: steps, training, startup; by default all."),
+    ] = None,
+    seconds: Annotated[
+        float,
+        typer.Option(help="Time for each line of the tables.", parser=number, metavar="S"),
+    ] = 6.0,
+    out: Annotated[Path | None, typer.Option(help="A file for the figures as JSON.")] = None,
+) -> None:
+    """Measure our steps, whole training steps and start-up beside torch's best, in turns."""
+    from thalweg.bench import command
+
+    try:
+        command.run(command.check(parts or command.PARTS, seconds, out), typer.echo)
+    except ValueError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
+
+
 def fail(message: str, status: int = 2) -> NoReturn:
     """Ends the program with one line on stderr."""
     sys.stderr.write(f"thalweg: {' '.join(message.split())}\n")

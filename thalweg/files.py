@@ -7,6 +7,17 @@ import tempfile
 from pathlib import Path
 
 
+def prepare_folder(folder: Path) -> None:
+    """Create the folder if need be, and write and remove a file in it.
+
+    Raises:
+        OSError: if a file cannot be written there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(b"\n")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a reader, or a crash, finds the old content or the new, never a part.
 

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 import pytest
 from samples import study
 
-from thalweg.lab import files, results
+from thalweg import files
+from thalweg.lab import results
 from thalweg.lab.verdict import judge
 
 PROVENANCE = results.Provenance(datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), 61.23, 2, results.environment())
@@ -33,7 +34,7 @@ def test_results_are_strict_json_even_where_everything_diverged():
 
 def test_results_hold_every_run_and_what_it_ran_on(tmp_path):
     path = tmp_path / "results.json"
-    files.write(path, as_json({"sgd": [1.0] * 6, "adamw": [2.0] * 6}))
+    files.write_atomically(path, as_json({"sgd": [1.0] * 6, "adamw": [2.0] * 6}).encode())
     document = results.load(path)
     assert len(document["records"]) == 2 * 3 + 2 * 6
     assert document["verdict"]["kind"] == "winner"
@@ -53,7 +54,7 @@ def test_results_of_another_schema_are_refused(tmp_path, text):
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "results.json"
-    files.write(path, "old")
+    files.write_atomically(path, b"old")
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -62,19 +63,19 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
         patch.setattr(os, "replace", full)
         patch.setattr("pathlib.Path.replace", full)
         with pytest.raises(OSError, match="No space"):
-            files.write(path, "new")
+            files.write_atomically(path, b"new")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["results.json"]
-    files.write(path, "new")
+    files.write_atomically(path, b"new")
     assert path.read_text() == "new"
 
 
 def test_a_folder_is_prepared_with_its_parents_and_left_empty(tmp_path):
-    files.prepare(tmp_path / "a" / "b")
+    files.prepare_folder(tmp_path / "a" / "b")
     assert os.listdir(tmp_path / "a" / "b") == []
 
 
 def test_a_folder_below_a_file_cannot_be_prepared(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError):
-        files.prepare(tmp_path / "file" / "below")
+        files.prepare_folder(tmp_path / "file" / "below")

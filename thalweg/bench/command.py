@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +14,53 @@ import torch
 
 import thalweg
 from thalweg.bench import startup, steps, training
-from thalweg.files import write_atomically
+from thalweg.files import prepare_folder, write_atomically
 
 PARTS = ("steps", "training", "startup")
 
 
-def run(parts: Iterable[str], seconds: float, out: Path | None, say: Callable[[str], None]) -> None:
-    """Measure `parts` of `PARTS`.
+@dataclass(frozen=True)
+class Request:
+    """What to measure, how many seconds for each line, and a file for the figures."""
 
-    Args:
-        parts: what to measure.
-        seconds: for each line of the tables.
-        out: a file for the figures as JSON.
-        say: called with each line of text.
+    parts: tuple[str, ...]
+    seconds: float
+    out: Path | None
+
+
+def check(parts: Sequence[str], seconds: float, out: Path | None) -> Request:
+    """Turn arguments into a request, before anything is measured.
+
+    Raises:
+        ValueError: an argument cannot be met; the message is one line.
     """
+    for part in parts:
+        if part not in PARTS:
+            raise ValueError(f"PARTS: unknown part {part!r}; choose from: {', '.join(PARTS)}")
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"--seconds must be a finite number above 0, not {seconds:g}")
+    if out is not None:
+        try:
+            prepare_folder(out.parent)
+        except OSError as error:
+            raise ValueError(f"--out: cannot write {str(out)!r}: {error.strerror or error}") from None
+    return Request(tuple(parts), seconds, out)
+
+
+def run(request: Request, say: Callable[[str], object]) -> None:
+    """Measure, and call `say` with each line of text."""
     say(
         f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"thalweg {thalweg.__version__}"
     )
     figures: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
-    for part in parts:
-        figures[part] = [asdict(result) for result in _TABLES[part](seconds, say)]
-    if out is not None:
-        write_atomically(out, (json.dumps(figures, indent=1) + "\n").encode())
+    for part in request.parts:
+        figures[part] = [asdict(result) for result in _TABLES[part](request.seconds, say)]
+    if request.out is not None:
+        write_atomically(request.out, (json.dumps(figures, indent=1) + "\n").encode())
 
 
-def _steps(seconds: float, say: Callable[[str], None]) -> Iterable[steps.StepResult]:
+def _steps(seconds: float, say: Callable[[str], object]) -> Iterable[steps.StepResult]:
     say("\nsteps: torch's best form / thalweg, median ratio of turns [quartiles]")
     for r in steps.measure(seconds):
         c = r.comparison
@@ -52,7 +74,7 @@ def _steps(seconds: float, say: Callable[[str], None]) -> Iterable[steps.StepRes
         yield r
 
 
-def _training(seconds: float, say: Callable[[str], None]) -> Iterable[training.TrainingResult]:
+def _training(seconds: float, say: Callable[[str], object]) -> Iterable[training.TrainingResult]:
     say("\ntraining steps: with torch's fused optimizer / with thalweg, median ratio [quartiles]")
     for r in training.measure(seconds):
         c = r.comparison
@@ -63,14 +85,14 @@ def _training(seconds: float, say: Callable[[str], None]) -> Iterable[training.T
         yield r
 
 
-def _startup(seconds: float, say: Callable[[str], None]) -> Iterable[startup.StartupResult]:
+def _startup(seconds: float, say: Callable[[str], object]) -> Iterable[startup.StartupResult]:
     say("\na new process, medians")
     for r in startup.measure():
         say(f"  {r.what:32} {r.seconds * 1e3:6.0f} ms  goal {r.goal * 1e3:.0f} ms")
         yield r
 
 
-_TABLES: dict[str, Callable[[float, Callable[[str], None]], Iterable[Any]]] = {
+_TABLES: dict[str, Callable[[float, Callable[[str], object]], Iterable[Any]]] = {
     "steps": _steps,
     "training": _training,
     "startup": _startup,

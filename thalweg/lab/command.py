@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from thalweg.lab import files, spaces, workloads
+from thalweg import files
+from thalweg.lab import spaces, workloads
 from thalweg.lab.pool import MOST_BY_DEFAULT, Pool, available_cores
 from thalweg.lab.spaces import Space
 
@@ -53,7 +54,7 @@ def check(
     chosen = _spaces(optimizers)
     folder = Path(f"compare-{workload}") if out is None else out
     try:
-        files.prepare(folder)
+        files.prepare_folder(folder)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ValueError(f"--out: cannot write in {str(folder)!r}: {reason}") from None
@@ -91,7 +92,7 @@ def run(request: Request) -> None:
         "results.json": results.to_json(finished, judged, provenance),
     }
     for name, text in texts.items():
-        files.write(request.folder / name, text)
+        files.write_atomically(request.folder / name, text.encode())
     console.show_written(request.folder / name for name in texts)
 
 
