@@ -9,6 +9,7 @@ import pytest
 
 import thalweg
 from thalweg.cli import main
+from thalweg.lab.workloads.digits import Digits
 
 PYTHON = [sys.executable, "-c", "from thalweg.cli import main; main()"]
 
@@ -133,6 +134,24 @@ def test_compare_writes_both_files_and_nothing_else(smallest):
     assert len(document["records"]) == 3 * (2 + 2)
     assert [row["name"] for row in document["ranking"]].count("adamw") == 1
     assert document["verdict"]["headline"] in (out / "report.html").read_text()
+
+
+def test_files_that_cannot_be_written_do_not_cost_the_answer(capsys, tmp_path, monkeypatch):
+    class Brief(Digits):
+        steps = 22
+
+    def full(path, content):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("thalweg.files.write_atomically", full)
+    monkeypatch.setattr("thalweg.lab.workloads.find", lambda name: Brief())
+    options = {"--trials": "1", "--seeds": "1", "--workers": "1", "--out": str(tmp_path)}
+    with pytest.raises(SystemExit) as exit_:
+        main(["compare", "digits", *(word for option in options.items() for word in option)])
+    out, err = capsys.readouterr()
+    assert exit_.value.code == 1
+    assert "thalweg.AdamW(model.parameters()" in out
+    assert re.fullmatch(r"thalweg: [^\n]*No space left on device[^\n]*", err.splitlines()[-1])
 
 
 def test_ctrl_c_is_one_line_and_status_130(tmp_path):

@@ -83,7 +83,8 @@ class Rows:
             rows.append([*scalars.values()] if inverse_scale is None else [*scalars.values(), inverse_scale])
             advanced.append(after)
         for name, column in self._columns.items():
-            column.write(np.array([after[name] for after in advanced])[self.row_of])
+            after_of = [after[name] for after in advanced]
+            column.write(after_of[0] if len(after_of) == 1 else np.array(after_of)[self.row_of])
         if self._first.any():
             self._first[:] = False
             self._leaders = []
@@ -91,6 +92,8 @@ class Rows:
 
     def _still_alike(self, values: Mapping[str, np.ndarray]) -> bool:
         """Say whether the tensors that share a row still have the same counters."""
+        if len(self._leaders) == 1:
+            return all((column == column[0]).all() for column in values.values())
         return bool(self._leaders) and all(
             (column[self._leaders][self.row_of] == column).all() for column in values.values()
         )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
-from operator import is_
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -13,6 +11,7 @@ from torch import Tensor
 
 from thalweg.codecs import codec_of
 from thalweg.layout import overlaps_itself
+from thalweg.lowering.objects import Identities
 from thalweg.plan import Member, Plan
 from thalweg.rule import Rule
 from thalweg.state import prepare
@@ -21,7 +20,7 @@ from thalweg.tensors import Tensors
 # Training loops that step parts of a model in turn need a plan for each part.
 _MOST_PLANS = 16
 
-Groups = Sequence[dict[str, Any]]
+Groups = list[dict[str, Any]]
 State = dict[Any, dict[str, Any]]
 
 
@@ -44,9 +43,9 @@ class Stepper:
     def __init__(self, rule: Rule) -> None:
         self._rule = rule
         self._plans: dict[Any, Plan] = {}
-        self._listed: list[Tensor] = []
-        self._groups: list[dict[str, Any]] = []
-        self._known: list[Any] = []
+        self._known_groups = Identities([])
+        self._listed: list[Identities] = []
+        self._known_state = Identities([])
         self._tensors = Tensors([])
         self._settings_of: dict[int, Settings] = {}
         self._group_of: list[int] = []
@@ -88,16 +87,23 @@ class Stepper:
 
     def _notice_changes(self, groups: Groups, state: State) -> None:
         """Drop the plans if groups or state are not what they were made for."""
-        listed = list(chain.from_iterable(group["params"] for group in groups))
-        same = _same(listed, self._listed) and _same(groups, self._groups)
-        if not same or not _same(_contents(state), self._known):
+        if not self._known_state.are_values(state):
             self._plans.clear()
-        if not same:
-            self._listed, self._groups = listed, list(groups)
-            # A parameter that is listed twice belongs to the first place and is stepped once.
-            first = {p: i for i, group in reversed([*enumerate(groups)]) for p in group["params"]}
-            self._tensors = Tensors(list(dict.fromkeys(listed)))
-            self._group_of = [first[param] for param in self._tensors.params]
+        same = self._known_groups.are_items(groups) and all(
+            known.are_items(group["params"]) for known, group in zip(self._listed, groups, strict=True)
+        )
+        if same:
+            return
+        self._plans.clear()
+        self._known_groups = Identities(groups)
+        self._listed = [Identities(group["params"]) for group in groups]
+        # A parameter that is listed twice belongs to the first place and is stepped once.
+        group_of: dict[Tensor, int] = {}
+        for i, group in enumerate(groups):
+            for param in group["params"]:
+                group_of.setdefault(param, i)
+        self._tensors = Tensors(list(group_of))
+        self._group_of = list(group_of.values())
 
     def _plan(self, groups: Groups, state: State, settings: Sequence[Settings], unscale: bool) -> Plan:
         """Return a plan that fits this step: a known one, if there is one."""
@@ -107,7 +113,7 @@ class Stepper:
             return plan
         _check(self._tensors.params)
         plan = Plan(self._rule, self._members(groups, state, settings), unscale)
-        self._known = list(_contents(state))
+        self._known_state = Identities([value for own in state.values() for value in own.values()])
         if len(self._plans) >= _MOST_PLANS:
             self._plans.pop(next(iter(self._plans)))
         self._plans[key] = plan
@@ -131,16 +137,6 @@ class Stepper:
 
 def _flat(values: Sequence[Any]) -> list[Any]:
     return [x for value in values for x in (value if isinstance(value, (tuple, list)) else [value])]
-
-
-def _contents(state: State) -> chain[Any]:
-    return chain.from_iterable(map(dict.values, state.values()))
-
-
-def _same(now: Any, before: list[Any]) -> bool:
-    """Say whether two runs of objects are the same objects; equality would compare tensors."""
-    now = list(now)
-    return len(now) == len(before) and all(map(is_, now, before))
 
 
 def _check(params: Sequence[Tensor]) -> None:

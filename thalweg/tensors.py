@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from operator import attrgetter
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from thalweg.lowering import libtorch
+from thalweg.lowering.objects import Identities
 
 ABSENT = -1
 """The kind of a gradient that is None."""
@@ -37,6 +37,7 @@ class Tensors:
         self._impls = np.zeros(len(params), np.int64)
         arrays = (self._impls, self.addresses, self.grad_addresses, self.kinds)
         self._arguments = (*(array.ctypes.data for array in arrays), len(params))
+        self._objects = Identities(params)
         self._compiled = all(map(_has_memory, params))
 
     def read(self) -> None:
@@ -46,7 +47,7 @@ class Tensors:
             self._read_slowly()
             return
         # Not kept from step to step: `torch.utils.swap_tensors` changes what is behind a parameter.
-        self._impls[:] = list(map(_impl, self.params))
+        self._objects.read("_cdata", self._impls)
         library.read(*self._arguments, library.functions, library.strided)
 
     def _read_slowly(self) -> None:
@@ -88,9 +89,14 @@ class Memory:
             return
         # Owning references, not bare addresses, which could be left dangling. Their price is that
         # `torch.utils.swap_tensors` refuses to swap a state tensor that has been stepped.
-        handles = library.handles(tensors)
-        weakref.finalize(self, library.release, handles)
-        self._arguments = (handles.ctypes.data, self._now.ctypes.data, len(tensors), library.functions)
+        weakref.finalize(self, library.release, library.handles(tensors))
+        self._impls = np.array([tensor._cdata for tensor in tensors], np.int64)
+        self._arguments = (
+            self._impls.ctypes.data,
+            self._now.ctypes.data,
+            len(tensors),
+            library.functions,
+        )
 
     def moved(self) -> bool:
         """Say whether any tensor lies elsewhere than it did at first."""
@@ -106,8 +112,6 @@ def _has_memory(tensor: Tensor) -> bool:
     """Say whether a tensor is certain to be memory, and not a wrapper's subclass around other tensors."""
     return type(tensor) in (Tensor, torch.nn.Parameter)
 
-
-_impl = attrgetter("_cdata")
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 

@@ -10,7 +10,7 @@ Read the modules in this order:
 - `study`: the protocol: equal tuning budgets, selection on validation, paired fresh seeds on test.
 - `statistics`: intervals, ranking and differences.
 - `verdict`, `wording`: what the numbers allow one to say, and how it is said.
-- `results`, `findings`, `figures`, `report`, `console`, `files`: what is written and shown.
+- `results`, `findings`, `figures`, `report`, `console`: what is written and shown.
 - `command`: `thalweg compare` behind its options.
 
 Nothing here is imported by `import thalweg`.

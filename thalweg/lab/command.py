@@ -64,9 +64,10 @@ def check(
 
 
 def run(request: Request) -> None:
-    """Runs the comparison, shows the answer and writes the files.
+    """Runs the comparison, writes the files and shows the answer.
 
-    The answer comes first, so that a disk that has filled up meanwhile does not take it away.
+    A disk that has filled up meanwhile does not take the answer away, nor does a reader of the answer
+    who stops early (``| head``) take the files away.
 
     Raises:
         OSError: a file cannot be written.
@@ -84,15 +85,17 @@ def run(request: Request) -> None:
         with console.progress(runs) as done:
             finished = study.compare(workload, request.spaces, settings, pool=pool, done=done)
     judged = verdict.judge(finished)
-    console.show(finished, judged)
     seconds = time.monotonic() - clock
     provenance = results.Provenance(started, seconds, request.workers, results.environment())
     texts = {
         "report.html": report.render(finished, judged, provenance),
         "results.json": results.to_json(finished, judged, provenance),
     }
-    for name, text in texts.items():
-        files.write_atomically(request.folder / name, text.encode())
+    try:
+        for name, text in texts.items():
+            files.write_atomically(request.folder / name, text.encode())
+    finally:
+        console.show(finished, judged)
     console.show_written(request.folder / name for name in texts)
 
 

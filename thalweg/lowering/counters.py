@@ -81,7 +81,7 @@ class CounterColumn:
         self._gather(*self._arguments)
         return self._values
 
-    def write(self, values: np.ndarray) -> None:
-        """Set the values, shape (tensors,)."""
+    def write(self, values: np.ndarray | float) -> None:
+        """Set the values, shape (tensors,), or all to one value."""
         self._values[:] = values
         self._scatter(*self._arguments)

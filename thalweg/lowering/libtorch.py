@@ -89,15 +89,14 @@ done:
   ret void
 }
 
-define void @locate(ptr %handles, ptr %addresses, i64 %count, ptr %functions) {
+define void @locate(ptr %impls, ptr %addresses, i64 %count, ptr %functions) {
 entry:
   %get.data.ptr = load ptr, ptr %functions
   %empty = icmp eq i64 %count, 0
   br i1 %empty, label %done, label %next
 next:
   %i = phi i64 [ 0, %entry ], [ %i.next, %next ]
-  %cell = getelementptr ptr, ptr %handles, i64 %i
-  %tensor = load ptr, ptr %cell
+  %tensor = getelementptr ptr, ptr %impls, i64 %i
   %address.at = getelementptr ptr, ptr %addresses, i64 %i
   call i32 %get.data.ptr(ptr %tensor, ptr %address.at)
   %i.next = add nuw nsw i64 %i, 1
@@ -131,7 +130,7 @@ class Library:
 
     Attributes:
         read: `read(impls, addresses, grad_addresses, kinds, count, functions, strided)`; see `Tensors`.
-        locate: `locate(handles, addresses, count, functions)`; see `Memory`.
+        locate: `locate(impls, addresses, count, functions)`; see `Memory`.
         bump: `bump(impls, count, functions)`; see `Tensors.bump`.
         functions: the argument of that name.
         strided: the argument of that name.
