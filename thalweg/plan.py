@@ -223,14 +223,19 @@ class DenseBatch(KernelBatch):
         super().__init__(rule, members, unscale)
         self.addresses[0] = [param.data_ptr() for param in self.params]
         positions = [member.position for member in members]
-        whole = positions == list(range(len(positions)))
-        self._positions = slice(len(positions)) if whole else np.array(positions)
+        self._generation = -1
+        self._positions: slice | np.ndarray = np.array(positions)
 
     def read(self, tensors: Tensors) -> bool:  # noqa: D102
         self._tensors = tensors
-        moved = self.memory.moved() or (tensors.addresses[self._positions] != self.addresses[0]).any()
-        if moved:
+        if self.memory.moved():
             return False
+        if tensors.generation != self._generation:
+            if len(self.members) == len(tensors.params):
+                self._positions = slice(None)
+            if (tensors.addresses[self._positions] != self.addresses[0]).any():
+                return False
+            self._generation = tensors.generation
         self.addresses[1] = tensors.grad_addresses[self._positions]
         return True
 

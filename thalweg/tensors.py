@@ -26,6 +26,7 @@ class Tensors:
         params: the parameters.
         addresses: int64 (n,), where each parameter's first element lies.
         grad_addresses: int64 (n,), the same of the gradient, if it is dense and contiguous, else 0.
+        generation: changes whenever `addresses` do.
         kinds: int8 (n,), `ABSENT`, `IRREGULAR`, or a number for the dtype of the gradient.
     """
 
@@ -33,6 +34,7 @@ class Tensors:
         self.params = params
         self.addresses = np.zeros(len(params), np.int64)
         self.grad_addresses = np.zeros(len(params), np.int64)
+        self.generation = 0
         self.kinds = np.full(len(params), ABSENT, np.int8)
         self._impls = np.zeros(len(params), np.int64)
         arrays = (self._impls, self.addresses, self.grad_addresses, self.kinds)
@@ -48,9 +50,11 @@ class Tensors:
             return
         # Not kept from step to step: `torch.utils.swap_tensors` changes what is behind a parameter.
         self._objects.read("_cdata", self._impls)
-        library.read(*self._arguments, library.functions, library.strided)
+        if library.read(*self._arguments, library.functions, library.strided):
+            self.generation += 1
 
     def _read_slowly(self) -> None:
+        before = self.addresses.copy()
         for i, param in enumerate(self.params):
             grad = param.grad
             self.kinds[i] = _kind(grad)
@@ -58,9 +62,11 @@ class Tensors:
                 continue
             self.addresses[i] = param.data_ptr()
             self.grad_addresses[i] = grad.data_ptr() if grad is not None and self.kinds[i] >= 0 else 0
+        if (self.addresses != before).any():
+            self.generation += 1
 
     def bump(self, positions: slice | np.ndarray) -> None:
-        """Tell autograd that the parameters at `positions` were changed in place.
+        """Tell autograd that the parameters at `positions`, an index or the slice of all, were changed.
 
         A backward pass that needs their old values then fails, as it has to.
         """
@@ -68,6 +74,9 @@ class Tensors:
         if library is None:
             chosen = np.arange(len(self.params))[positions]
             increment_version([self.params[i] for i in chosen])
+            return
+        if isinstance(positions, slice):
+            library.bump(self._arguments[0], self._arguments[-1], library.functions)
             return
         impls = self._impls[positions]
         library.bump(impls.ctypes.data, len(impls), library.functions)
@@ -83,7 +92,6 @@ class Memory:
     def __init__(self, tensors: list[Tensor]) -> None:
         self._tensors = tensors
         self._known = np.array([tensor.data_ptr() for tensor in tensors], np.int64)
-        self._now = self._known.copy()
         library = libtorch.library()
         if library is None:
             return
@@ -93,7 +101,7 @@ class Memory:
         self._impls = np.array([tensor._cdata for tensor in tensors], np.int64)
         self._arguments = (
             self._impls.ctypes.data,
-            self._now.ctypes.data,
+            self._known.ctypes.data,
             len(tensors),
             library.functions,
         )
@@ -102,10 +110,8 @@ class Memory:
         """Say whether any tensor lies elsewhere than it did at first."""
         library = libtorch.library()
         if library is None:
-            self._now[:] = [tensor.data_ptr() for tensor in self._tensors]
-        else:
-            library.locate(*self._arguments)
-        return not (self._now == self._known).all()
+            return [tensor.data_ptr() for tensor in self._tensors] != self._known.tolist()
+        return bool(library.moved(*self._arguments))
 
 
 def _has_memory(tensor: Tensor) -> bool:

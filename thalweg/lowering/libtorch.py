@@ -31,7 +31,7 @@ _FUNCTIONS = (
 
 # An at::Tensor is a pointer to its TensorImpl, so a cell of the array `impls` is one.
 _ASSEMBLY = """\
-define void @read(ptr %impls, ptr %params, ptr %grads, ptr %kinds, i64 %count, ptr %functions, i32 %strided) {
+define i32 @read(ptr %impls, ptr %params, ptr %grads, ptr %kinds, i64 %count, ptr %functions, i32 %strided) {
 entry:
   %flag = alloca i8
   %dtype = alloca i32
@@ -51,11 +51,17 @@ entry:
   br i1 %empty, label %done, label %next
 next:
   %i = phi i64 [ 0, %entry ], [ %i.next, %store ]
+  %moved = phi i32 [ 0, %entry ], [ %moved.now, %store ]
   %tensor = getelementptr ptr, ptr %impls, i64 %i
   %param.at = getelementptr ptr, ptr %params, i64 %i
   %grad.at = getelementptr ptr, ptr %grads, i64 %i
   %kind.at = getelementptr i8, ptr %kinds, i64 %i
+  %then = load ptr, ptr %param.at
   call i32 %get.data.ptr(ptr %tensor, ptr %param.at)
+  %now = load ptr, ptr %param.at
+  %differs = icmp ne ptr %now, %then
+  %moved.one = zext i1 %differs to i32
+  %moved.now = or i32 %moved, %moved.one
   %impl = load ptr, ptr %tensor
   %grad = call ptr %get.grad(ptr %impl)
   store ptr null, ptr %grad.at
@@ -86,24 +92,32 @@ store:
   %end = icmp eq i64 %i.next, %count
   br i1 %end, label %done, label %next
 done:
-  ret void
+  %answer = phi i32 [ 0, %entry ], [ %moved.now, %store ]
+  ret i32 %answer
 }
 
-define void @locate(ptr %impls, ptr %addresses, i64 %count, ptr %functions) {
+define i32 @moved(ptr %impls, ptr %known, i64 %count, ptr %functions) {
 entry:
+  %address.at = alloca ptr
   %get.data.ptr = load ptr, ptr %functions
-  %empty = icmp eq i64 %count, 0
-  br i1 %empty, label %done, label %next
+  br label %next
 next:
-  %i = phi i64 [ 0, %entry ], [ %i.next, %next ]
+  %i = phi i64 [ 0, %entry ], [ %i.next, %look ]
+  %more = icmp slt i64 %i, %count
+  br i1 %more, label %look, label %still
+look:
   %tensor = getelementptr ptr, ptr %impls, i64 %i
-  %address.at = getelementptr ptr, ptr %addresses, i64 %i
   call i32 %get.data.ptr(ptr %tensor, ptr %address.at)
+  %now = load ptr, ptr %address.at
+  %cell = getelementptr ptr, ptr %known, i64 %i
+  %then = load ptr, ptr %cell
+  %equal = icmp eq ptr %now, %then
   %i.next = add nuw nsw i64 %i, 1
-  %end = icmp eq i64 %i.next, %count
-  br i1 %end, label %done, label %next
-done:
-  ret void
+  br i1 %equal, label %next, label %gone
+still:
+  ret i32 0
+gone:
+  ret i32 1
 }
 
 define void @bump(ptr %impls, i64 %count, ptr %functions) {
@@ -130,7 +144,7 @@ class Library:
 
     Attributes:
         read: `read(impls, addresses, grad_addresses, kinds, count, functions, strided)`; see `Tensors`.
-        locate: `locate(impls, addresses, count, functions)`; see `Memory`.
+        moved: `moved(impls, known, count, functions)`; see `Memory`.
         bump: `bump(impls, count, functions)`; see `Tensors.bump`.
         functions: the argument of that name.
         strided: the argument of that name.
@@ -146,11 +160,11 @@ class Library:
         self.functions = self._functions.ctypes.data
         self.strided = libraries[0].aoti_torch_layout_strided()
         pointer, integer = ctypes.c_void_p, ctypes.c_int64
-        names = ("read", "locate", "bump")
-        read, locate, bump = machine.compile_to_address(_ASSEMBLY, names)
+        names = ("read", "moved", "bump")
+        read, moved, bump = machine.compile_to_address(_ASSEMBLY, names)
         # PYFUNCTYPE keeps the GIL: no other thread may take a gradient away meanwhile.
-        self.read = ctypes.PYFUNCTYPE(None, *[pointer] * 4, integer, pointer, ctypes.c_int32)(read)
-        self.locate = ctypes.PYFUNCTYPE(None, pointer, pointer, integer, pointer)(locate)
+        self.read = ctypes.PYFUNCTYPE(ctypes.c_int32, *[pointer] * 4, integer, pointer, ctypes.c_int32)(read)
+        self.moved = ctypes.PYFUNCTYPE(ctypes.c_int32, pointer, pointer, integer, pointer)(moved)
         self.bump = ctypes.PYFUNCTYPE(None, pointer, integer, pointer)(bump)
         self._new = _find(libraries, "aoti_torch_new_tensor_handle")
         self._delete = _find(libraries, "aoti_torch_delete_tensor_object")
