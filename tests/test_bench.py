@@ -37,7 +37,7 @@ def test_the_limit_moves_the_memory_of_the_step():
 
 
 def test_the_command_prints_and_writes_every_figure(tmp_path, monkeypatch):
-    small = dict.fromkeys(shapes.SETS, [(8,), (3, 3)])
+    small = {name: [(8,), (3, 3)] for name in shapes.SETS}
     monkeypatch.setattr(steps, "SETS", {**small, "one 50M tensor": [(64,)]})
     monkeypatch.setattr(training, "NETWORKS", {"MLP": training._mlp})
     monkeypatch.setattr(startup, "measure", lambda: [startup.StartupResult("import", 0.02, 0.05)])
