@@ -153,10 +153,7 @@ class Library:
     def __init__(self) -> None:
         home = Path(torch.__file__).parent / "lib"
         libraries = [ctypes.CDLL(str(home / name)) for name in ("libtorch_cpu.so", "libc10.so")]
-        found = [_find(libraries, name) for name in _FUNCTIONS]
-        self._functions = np.array(
-            [ctypes.cast(function, ctypes.c_void_p).value for function in found], np.int64
-        )
+        self._functions = machine.addresses_of([_find(libraries, name) for name in _FUNCTIONS])
         self.functions = self._functions.ctypes.data
         self.strided = libraries[0].aoti_torch_layout_strided()
         pointer, integer = ctypes.c_void_p, ctypes.c_int64

@@ -7,11 +7,15 @@ nor the code generator of LLVM.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from thalweg.files import write_atomically
 
@@ -113,6 +117,11 @@ def compile_to_address(text: str, functions: tuple[str, ...]) -> tuple[int, ...]
     library = builder.link(_jit(), name)
     _LIBRARIES.append(library)
     return tuple(library[function] for function in functions)
+
+
+def addresses_of(functions: Sequence[Any]) -> np.ndarray:
+    """Return where ctypes functions lie, int64, as the table that compiled loops call them from."""
+    return np.array([ctypes.cast(f, ctypes.c_void_p).value for f in functions], np.int64)
 
 
 # A library is unloaded when its Python object dies.

@@ -128,10 +128,7 @@ class _Loops:
     """The compiled loops. They keep the GIL, and raise what Python raises in them."""
 
     def __init__(self) -> None:
-        addresses = [
-            ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value for name in _FUNCTIONS
-        ]
-        self._functions = np.array(addresses, np.int64)
+        self._functions = machine.addresses_of([getattr(ctypes.pythonapi, name) for name in _FUNCTIONS])
         self.functions = self._functions.ctypes.data
         names = ("same_values", "same_items", "attributes")
         values, items, attributes = machine.compile_to_address(_ASSEMBLY, names)
