@@ -1,6 +1,8 @@
 """The commands. Each is one function that imports what it needs when it is called."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -28,7 +30,7 @@ def number(text: str) -> float:
         raise typer.BadParameter(f"{text!r} is not a number") from None
 
 
-LAB = ("optuna", "plotly", "rich", "scipy", "sklearn")
+LAB = ("cloudpickle", "optuna", "plotly", "rich", "scipy", "sklearn")
 """What the lab imports beyond the optimizers' own dependencies."""
 
 app = typer.Typer(
@@ -55,66 +57,126 @@ def thalweg(
 
 @app.command()
 def compare(
-    workload: Annotated[str, typer.Argument(help="What to train: digits.", metavar="WORKLOAD")],
+    task: Annotated[
+        str,
+        typer.Argument(
+            help="What to train: digits, fashion-mnist, cifar10, text, speech, or my_task.py[:name].",
+            metavar="TASK",
+        ),
+    ],
     optimizers: Annotated[
-        str, typer.Option(help="Optimizers to compare, separated by commas.")
+        str, typer.Option(help="Optimizers to compare, separated by commas; dotted paths too.")
     ] = "sgd,rmsprop,adamw",
     trials: Annotated[
-        int,
-        typer.Option(help="Learning rates to try for each optimizer.", parser=whole, metavar="N"),
-    ] = 16,
+        int | None,
+        typer.Option(
+            help="Configurations to try for each optimizer; 16 by default.", parser=whole, metavar="N"
+        ),
+    ] = None,
     seeds: Annotated[
-        int,
-        typer.Option(help="Fresh seeds to measure each optimizer on.", parser=whole, metavar="N"),
-    ] = 20,
+        int | None,
+        typer.Option(
+            help="Fresh seeds to measure each optimizer on; 10 by default.", parser=whole, metavar="N"
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Time to spend, such as 10m; chooses trials and seeds.", metavar="TIME"),
+    ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for the report and the results; by default compare-WORKLOAD."),
+        typer.Option(help="Folder for the report and the results; by default compare-TASK."),
     ] = None,
     workers: Annotated[
         int | None,
         typer.Option(help="Processes to train in; by default one for each core.", parser=whole, metavar="N"),
     ] = None,
-    margin: Annotated[
-        float | None,
+    storage: Annotated[
+        str | None,
         typer.Option(
-            help="Smallest difference worth having; by default the workload's (0.5).",
-            parser=number,
+            help="File or postgresql:// address that keeps the study; several machines may share it. "
+            "By default study.db in the folder.",
+            metavar="PLACE",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Where the data of a built-in task lie, if not in the usual place.")
+    ] = None,
+    margin: Annotated[
+        str | None,
+        typer.Option(
+            help="Smallest difference worth having, in the metric's unit or as 2%; by default the task's.",
             metavar="X",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Fixes all that is random.", parser=whole, metavar="N")] = 0,
+    limit: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds after which a run is ended as hung; by default ten times the slowest so far.",
+            parser=number,
+            metavar="S",
+        ),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget what an earlier run of the same comparison measured.")
+    ] = False,
 ) -> None:
-    """Tune and compare optimizers on a workload; write a report and the raw results.
+    """Tune and compare optimizers on a task; write a report and the raw results.
 
-    Every optimizer gets the same number of trials, each with another learning rate. The rate that
-    is best on validation is then measured on the test split, on the same fresh seeds for all.
+    Every optimizer gets the same number of trials. The best two configurations of each, chosen on
+    validation, are run on three more seeds, and the better one is measured on the test split, on fresh seeds
+    that are the same for all. Stopped at any moment, the same command goes on from what there is.
     """
-    missing = [name for name in LAB if find_spec(name) is None]
-    if missing:
-        fail(f"the lab needs {', '.join(missing)}: pip install 'thalweg[lab]'")
+    need_lab()
     from thalweg.lab import command
-    from thalweg.lab.pool import WorkerDiedError
 
-    try:
-        request = command.check(
-            workload=workload,
-            optimizers=optimizers,
-            trials=trials,
-            seeds=seeds,
-            out=out,
-            workers=workers,
-            margin=margin,
-            seed=seed,
-        )
-    except ValueError as error:
-        fail(str(error))
-    try:
-        command.run(request)
-    except KeyboardInterrupt:
-        fail("interrupted", 130)
-    except (OSError, WorkerDiedError) as error:
-        fail(str(error), 1)
+    request = command.Request(
+        task=task,
+        optimizers=optimizers,
+        trials=trials,
+        seeds=seeds,
+        budget=budget,
+        margin=margin,
+        seed=seed,
+        out=out,
+        workers=workers,
+        storage=storage,
+        data=data,
+        fresh=fresh,
+        limit=limit,
+    )
+    with failures():
+        if not command.run(request):
+            fail("interrupted; the same command goes on from here", 130)
+
+
+@app.command()
+def trial(
+    results: Annotated[Path, typer.Argument(help="The results.json of a comparison, or its folder.")],
+    number: Annotated[
+        int, typer.Option("--id", help="Which of its runs, as numbered in the report.", parser=whole)
+    ],
+) -> None:
+    """Run one trial of a comparison again, alone, and see that it gives the same numbers."""
+    need_lab()
+    from thalweg.lab import command
+
+    with failures():
+        if not command.repeat(results, number):
+            raise SystemExit(1)
+
+
+@app.command()
+def new_task(
+    path: Annotated[Path, typer.Argument(help="The file to write, such as my_task.py.")],
+) -> None:
+    """Write a commented, working task to start from."""
+    from thalweg.lab import template
+
+    with failures():
+        template.write(path)
+    typer.echo(f"wrote {path}; edit it, then: thalweg compare {path}")
 
 
 @app.command()
@@ -138,6 +200,39 @@ def bench(
         fail(str(error))
     except KeyboardInterrupt:
         fail("interrupted", 130)
+
+
+def need_lab() -> None:
+    """Ends the program with one line if the lab's packages are not installed."""
+    missing = [name for name in LAB if find_spec(name) is None]
+    if missing:
+        fail(f"the lab needs {', '.join(missing)}: pip install 'thalweg[lab]'")
+
+
+@contextmanager
+def failures() -> Iterator[None]:
+    """Turns what may go wrong in a comparison into a line on stderr and a status.
+
+    Bad input ends with 2, a run that could not go on with 1, Ctrl-C with 130.
+    """
+    from thalweg.lab.errors import StoreError, TrialError, WorkerDiedError
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
+    except TrialError as error:
+        fail_at_length(str(error))
+    except ValueError as error:
+        fail(str(error))
+    except (OSError, StoreError, WorkerDiedError) as error:
+        fail(str(error), 1)
+
+
+def fail_at_length(message: str) -> NoReturn:
+    """Ends the program with an error that keeps its lines, such as one in a user's own file."""
+    sys.stderr.write(f"thalweg: {message.rstrip()}\n")
+    raise SystemExit(1)
 
 
 def fail(message: str, status: int = 2) -> NoReturn:

@@ -1,28 +1,28 @@
 """A workload that trains in milliseconds, and studies with made-up results."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from thalweg.lab import spaces
-from thalweg.lab.study import Settings, Study, seeds
-from thalweg.lab.trial import Point, Record, Timing, Trial
-from thalweg.lab.workload import Evaluation, Split
+from thalweg.lab import protocol, spaces
+from thalweg.lab.record import Failure, Point, Record, Timing, Trial
+from thalweg.lab.spaces import Space
+from thalweg.lab.study import Margin, Settings, Study
+from thalweg.lab.workload import Evaluation, Split, Workload
 
 
-class Line:
+class Line(Workload):
     """Fits a line to noisy points. With a large `scale`, SGD overflows and the others do not."""
 
     name = "line"
     title = "a line through noisy points"
     metric = "error"
-    unit = ""
-    difference_unit = ""
-    higher_is_better = False
     margin = 0.01
     steps = 40
     evaluate_every = 8
+    batch_size = 8
 
     def __init__(self, scale: float = 1.0) -> None:
         self.scale = scale
@@ -61,34 +61,67 @@ class Scores(Line):
     margin = 0.5
 
 
-def record(trial: Trial, validation: float | None, test: float | None = None) -> Record:
-    """A record with these metrics; None means that it diverged."""
+DIVERGED = Failure("diverged", "the training loss is nan at step 3", 3)
+
+Metrics = Callable[[Trial], float | None]
+"""The metric that a trial is made up to have; None means that it diverged."""
+
+
+def record(
+    trial: Trial, validation: float | None, test: float | None = None, *, falls: bool = False
+) -> Record:
+    """A record with these metrics; None means that it diverged.
+
+    Its learning curve comes ever closer to the validation metric: all, 1/2, 1/4, .. of it are missing
+    or, where it `falls`, too much.
+    """
+    steps = range(0, Line.steps + 1, Line.evaluate_every)
+    end, sign = 10.0 if validation is None else validation, 1 if falls else -1
     curve = tuple(
-        Point(step, 1.0 if step else None, 10.0 + step)
-        for step in range(0, Line.steps + 1, Line.evaluate_every)
+        Point(step, 1.0 if step else None, end * (1 + sign * 0.5**place) if step < Line.steps else end)
+        for place, step in enumerate(steps)
     )
+    failed = validation is None
     return Record(
         trial=trial,
-        curve=curve if validation is not None else curve[:1],
+        curve=curve[:1] if failed else curve,
         validation=None if validation is None else Evaluation(validation, 1.0),
-        test=None if test is None else Evaluation(test, 1.0),
-        diverged_at=3 if validation is None else None,
+        test=None if failed or test is None else Evaluation(test, 1.0),
+        failure=DIVERGED if failed else None,
         state_bytes=8,
-        timing=Timing(1.0, 0.1),
+        timing=Timing(1.0, 1.2, 0.1, tuple(step / Line.steps for step in steps), "here"),
     )
+
+
+def complete(study: Study, tuning: Metrics, tests: Metrics) -> Study:
+    """Runs the protocol to its end with made-up metrics; in final runs, validation is like test."""
+    records: list[Record] = []
+    while True:
+        study = study.holding(records)
+        done = {record.trial.key for record in records}
+        due = [trial for trial in protocol.due(study) if trial.key not in done]
+        if not due:
+            return study
+        falls = not study.workload.higher_is_better
+        for trial in due:
+            final = trial.stage == "final"
+            metric = tests(trial) if final else tuning(trial)
+            records.append(record(trial, metric, metric if final else None, falls=falls))
 
 
 def study(
     tests: Mapping[str, Sequence[float | None]],
     *,
     tuning: Mapping[str, Sequence[float | None]] | None = None,
-    margin: float = 0.5,
-    workload: Line | None = None,
+    margin: float | Margin = 0.5,
+    workload: Workload | None = None,
+    own: Sequence[Space] = (),
 ) -> Study:
-    """A study in which each optimizer has these test metrics, seed by seed (None: diverged).
+    """A complete study in which each optimizer has these test metrics, seed by seed (None: diverged).
 
-    `tuning` holds the validation metrics from the lowest learning rate up; by default the middle
-    one of three is the best.
+    `tuning` holds the validation metrics from the lowest learning rate up; by default the middle one
+    of three is the best. Trials beyond the first range have the worst of them, and confirmation runs
+    what the same configuration had in tuning.
     """
     workload = workload or Scores()
     best = (50.0, 90.0, 60.0) if workload.higher_is_better else (3.0, 1.0, 2.0)
@@ -96,22 +129,27 @@ def study(
     settings = Settings(
         trials=len(next(iter(tuning.values()))),
         seeds=len(next(iter(tests.values()))),
-        margin=margin,
+        margin=margin if isinstance(margin, Margin) else Margin(margin),
     )
-    tuning_seed, fresh = seeds(settings)
-    asked = [spaces.find(name) for name in tests]
-    return Study(
-        workload=workload,
-        settings=settings,
-        spaces=asked,
-        tuning=[
-            record(Trial("tune", space, 0.001 * 2**place, tuning_seed), metric)
-            for space in asked
-            for place, metric in enumerate(tuning[space.name])
-        ],
-        final=[
-            record(Trial("final", space, 0.002, seed), None if metric is None else 90.0, metric)
-            for space in asked
-            for seed, metric in zip(fresh, tests[space.name], strict=True)
-        ],
+    empty = Study(workload, settings, [spaces.find(name, own) for name in tests])
+    _, _, fresh = protocol.seeds(settings)
+    found = {
+        replace(trial, seed=0, stage="tune").key: metric
+        for space in empty.spaces
+        for trial, metric in zip(_by_rate(empty, space), tuning[space.name], strict=True)
+    }
+    worst = {
+        name: min((m for m in metrics if m is not None), key=empty.better, default=None)
+        for name, metrics in tuning.items()
+    }
+    return complete(
+        empty,
+        lambda trial: found.get(replace(trial, seed=0, stage="tune").key, worst[trial.name]),
+        lambda trial: tests[trial.name][fresh.index(trial.seed)],
     )
+
+
+def _by_rate(empty: Study, space: Space) -> list[Trial]:
+    """The trials of an optimizer's first range, from the lowest learning rate up."""
+    trials = [trial for trial in protocol.due(empty) if trial.name == space.name]
+    return sorted(trials, key=lambda trial: trial.lr)

@@ -1,111 +1,140 @@
-"""The `thalweg compare` command behind its options: checks, study, console, files."""
+"""The `thalweg compare` and `thalweg trial` commands behind their options."""
 
-import time
+import shlex
+import sys
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from thalweg import files
-from thalweg.lab import spaces, workloads
 from thalweg.lab.pool import MOST_BY_DEFAULT, Pool, available_cores
-from thalweg.lab.spaces import Space
 
 
 @dataclass(frozen=True)
 class Request:
-    """A comparison that was asked for and found possible; `margin` None is the workload's."""
+    """What was asked for on the command line; see `thalweg compare --help`."""
 
-    workload: str
-    spaces: list[Space]
-    trials: int
-    seeds: int
+    task: str
+    optimizers: str
+    trials: int | None
+    seeds: int | None
+    budget: str | None
+    margin: str | None
     seed: int
-    margin: float | None
-    workers: int
-    folder: Path
+    out: Path | None
+    workers: int | None
+    storage: str | None
+    data: Path | None
+    fresh: bool
+    limit: float | None
 
 
-def check(
-    *,
-    workload: str,
-    optimizers: str,
-    trials: int,
-    seeds: int,
-    out: Path | None,
-    workers: int | None,
-    margin: float | None,
-    seed: int,
-) -> Request:
-    """Turns options into a request, before anything heavy is imported or trained.
-
-    Raises:
-        ValueError: an option cannot be met; the message is one line for the user.
-    """
-    for option, count in (("--trials", trials), ("--seeds", seeds), ("--workers", workers)):
-        if count is not None and count < 1:
-            raise ValueError(f"{option} must be a whole number of at least 1, not {count}")
-    if seed < 0:
-        raise ValueError(f"--seed must be a whole number of at least 0, not {seed}")
-    if margin is not None and not 0 <= margin < float("inf"):
-        raise ValueError(f"--margin must be a finite number of at least 0, not {margin:g}")
-    if workload not in workloads.WORKLOADS:
-        known = ", ".join(workloads.WORKLOADS)
-        raise ValueError(f"WORKLOAD: unknown workload {workload!r}; choose from: {known}")
-    chosen = _spaces(optimizers)
-    folder = Path(f"compare-{workload}") if out is None else out
-    try:
-        files.prepare_folder(folder)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ValueError(f"--out: cannot write in {str(folder)!r}: {reason}") from None
-    runs = len(chosen) * max(trials, seeds)
-    workers = workers or min(available_cores(), MOST_BY_DEFAULT)
-    return Request(workload, chosen, trials, seeds, seed, margin, min(workers, runs), folder)
-
-
-def run(request: Request) -> None:
+def run(request: Request) -> bool:
     """Runs the comparison, writes the files and shows the answer.
 
     A disk that has filled up meanwhile does not take the answer away, nor does a reader of the answer
     who stops early (``| head``) take the files away.
 
+    Returns:
+        Whether it came to its end; not after Ctrl-C, which leaves a report on what there is.
+
     Raises:
+        ValueError: an option cannot be met; the message is for the user.
         OSError: a file cannot be written.
-        thalweg.lab.pool.WorkerDiedError: a training process was killed.
+        thalweg.lab.errors.TrialError: the task raised an exception.
+        thalweg.lab.errors.WorkerDiedError: a training process could not start.
+        thalweg.lab.errors.StoreError: the storage failed.
     """
-    started, clock = datetime.now().astimezone(), time.monotonic()
-    with Pool(request.workers) as pool:
+    folder = _folder(request)
+    if request.workers is not None and request.workers < 1:
+        raise ValueError(f"--workers must be a whole number of at least 1, not {request.workers}")
+    with Pool(request.workers or min(available_cores(), MOST_BY_DEFAULT)) as pool:
         # Imported here, while the processes of the pool start.
-        from thalweg.lab import console, report, results, study, verdict
+        from thalweg.lab import comparison, console
+        from thalweg.lab.budget import seconds
 
-        workload = workloads.find(request.workload)
-        margin = workload.margin if request.margin is None else request.margin
-        settings = study.Settings(request.trials, request.seeds, margin, request.seed)
-        runs = len(request.spaces) * (request.trials + request.seeds)
-        with console.progress(runs) as done:
-            finished = study.compare(workload, request.spaces, settings, pool=pool, done=done)
-    judged = verdict.judge(finished)
-    seconds = time.monotonic() - clock
-    provenance = results.Provenance(started, seconds, request.workers, results.environment())
-    texts = {
-        "report.html": report.render(finished, judged, provenance),
-        "results.json": results.to_json(finished, judged, provenance),
-    }
+        options = comparison.Options(
+            trials=request.trials,
+            seeds=request.seeds,
+            budget=None if request.budget is None else seconds(request.budget),
+            margin=comparison.parse_margin("--margin", request.margin),
+            seed=request.seed,
+            storage=request.storage or str(folder / "study.db"),
+            fresh=request.fresh,
+            limit=request.limit,
+            command=_command_line(),
+        )
+        comparison.check(options, prefix="--")
+        task = comparison.find(request.task, request.data)
+        spaces = comparison.choose(request.optimizers.split(","), task.workload, "--optimizers")
+        with console.progress() as screen:
+            try:
+                result = comparison.compare(task, spaces, options, pool, say=screen.say, watch=screen.watch)
+                finished = True
+            except comparison.Interrupted as interrupted:
+                result, finished = interrupted.result, False
     try:
-        for name, text in texts.items():
-            files.write_atomically(request.folder / name, text.encode())
+        result.save(folder)
     finally:
-        console.show(finished, judged)
-    console.show_written(request.folder / name for name in texts)
+        console.show(result.study, result.verdict)
+    console.show_written(folder / name for name in ("report.html", "results.json"))
+    return finished
 
 
-def _spaces(names: str) -> list[Space]:
-    """The spaces named in a comma-separated list, each once, in that order."""
+def repeat(results_at: Path, number: int) -> bool:
+    """Runs one trial of a comparison again and prints it beside its record.
+
+    Returns:
+        Whether it gave the same numbers, bit for bit.
+
+    Raises:
+        ValueError: the results, the record or its task cannot be found.
+    """
+    import torch
+
+    from thalweg.lab import comparison, results, trial
+    from thalweg.lab.console import print_line
+    from thalweg.lab.pool import device_for
+
+    document = results.load(results_at)
+    record = results.record(document, number)
+    if not document["task"]:
+        raise ValueError("these results are of an object passed from Python, which cannot be found again")
+    task = comparison.find(document["task"], document["data"] and Path(document["data"]))
+    torch.set_num_threads(1)
+    again = trial.run(record.trial, task.workload, device_for(0))
+    settings = ", ".join(f"{key}={value!r}" for key, value in record.trial.settings.items())
+    print_line(
+        f"{record.trial.optimizer}({settings}), seed {record.trial.seed}, stage {record.trial.stage}",
+        error=False,
+    )
+    for name in ("validation", "test", "failure"):
+        print_line(f"  {name:<10}  {getattr(again, name)}", error=False)
+    same = again == record
+    print_line(
+        "the same as recorded, bit for bit" if same else f"not as recorded: {_differing(again, record)}",
+        error=False,
+    )
+    return same
+
+
+def _differing(again: object, record: object) -> str:
+    names = ("curve", "validation", "test", "failure", "state_bytes")
+    return "; ".join(
+        f"{name} was {getattr(record, name)}"
+        for name in names
+        if getattr(again, name) != getattr(record, name)
+    )
+
+
+def _folder(request: Request) -> Path:
+    name = Path(request.task.partition(":")[0]).stem
+    folder = Path(f"compare-{name}") if request.out is None else request.out
     try:
-        found = [spaces.find(name.strip().lower()) for name in names.split(",")]
-    except ValueError as error:
-        raise ValueError(f"--optimizers: {error}") from None
-    unique = list({space.name: space for space in found}.values())
-    if len(unique) < 2:
-        raise ValueError(f"--optimizers: a comparison takes at least two, not {names!r}")
-    return unique
+        files.prepare_folder(folder)
+    except OSError as error:
+        raise ValueError(f"--out: cannot write in {str(folder)!r}: {error.strerror or error}") from None
+    return folder
+
+
+def _command_line() -> str:
+    return shlex.join(["thalweg", *sys.argv[1:]])

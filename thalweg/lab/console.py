@@ -1,52 +1,83 @@
 """What a comparison shows in the terminal: progress on stderr, the answer on stdout."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from thalweg.lab import measures, protocol
+from thalweg.lab.record import Stage, Trial
+from thalweg.lab.spaces import Space
 from thalweg.lab.statistics import Row
 from thalweg.lab.study import Study
-from thalweg.lab.trial import Record
 from thalweg.lab.verdict import Verdict
 from thalweg.lab.wording import Numbers
 
 NARROWEST = 80
 """The width of tables where there is no terminal to ask."""
 
+_DOING: dict[Stage, str] = {
+    "tune": "tuning",
+    "extend": "tuning beyond a range's border",
+    "confirm": "confirming the best two of each",
+    "final": "measuring on fresh seeds",
+}
+
+
+class Screen:
+    """Shows a comparison while it runs: a live table on a terminal, else a line at every tenth."""
+
+    def __init__(self, console: Console | None, live: Live | None) -> None:
+        self._console, self._live = console, live
+        self._started: float | None = None
+        self._before = self._tenths = 0
+
+    def say(self, line: str) -> None:
+        """Shows a line that stays."""
+        if self._console is not None:
+            self._console.print(Text(line), soft_wrap=True)
+
+    def watch(self, study: Study, running: Sequence[Trial]) -> None:
+        """Shows how far a study is."""
+        if self._console is None:
+            return
+        done, total = len(study.records), _expected(study)
+        if self._started is None:
+            self._started, self._before = time.monotonic(), done
+            if self._live is None:
+                self.say(f"{total - done} runs to go")
+        gone = time.monotonic() - self._started
+        if self._live is not None:
+            self._live.update(_progress(study, running, total, gone, self._left(gone, done, total)))
+        elif done * 10 // total > self._tenths and running:
+            self._tenths = done * 10 // total
+            left = self._left(gone, done, total)
+            ahead = "" if left is None else f", about {left:.0f} s left"
+            self.say(f"{done}/{total} runs, {gone:.0f} s gone{ahead}")
+
+    def _left(self, gone: float, done: int, total: int) -> float | None:
+        made = done - self._before
+        return gone / made * (total - done) if made else None
+
 
 @contextmanager
-def progress(total: int) -> Iterator[Callable[[Record], None]]:
-    """Shows how many of `total` runs have ended; call what it yields as each one ends."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _plain_lines(total)
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TextColumn("runs,"),
-        TimeElapsedColumn(),
-        TextColumn("gone,"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("starting", total=total)
-        yield lambda record: bar.update(task, advance=1, description=_doing(record))
+def progress(*, shown: bool = True) -> Iterator[Screen]:
+    """A screen on stderr, cleared in the end; one that stays silent if not `shown`."""
+    console = Console(stderr=True, highlight=False)
+    if not shown:
+        yield Screen(None, None)
+    elif not console.is_terminal:
+        yield Screen(console, None)
+    else:
+        with Live(console=console, transient=True, refresh_per_second=4) as live:
+            yield Screen(console, live)
 
 
 def show(study: Study, verdict: Verdict) -> None:
@@ -54,7 +85,7 @@ def show(study: Study, verdict: Verdict) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, NARROWEST)
-    console.print(_table(study, verdict.ranking))
+    console.print(_table(study, verdict))
     console.print()
     console.print(Text(f"{verdict.headline}.", style="bold"))
     console.print(Text(verdict.sentence))
@@ -78,55 +109,69 @@ def print_line(line: str, *, error: bool = True) -> None:
     Console(stderr=error, highlight=False).print(Text(line), soft_wrap=True)
 
 
-def _plain_lines(total: int) -> Callable[[Record], None]:
-    """A line at every tenth of the runs, for logs and pipes."""
-    started, ended = time.monotonic(), 0
-    print_line(f"{total} runs to go")
-
-    def done(record: Record) -> None:
-        nonlocal ended
-        ended += 1
-        if ended * 10 // total > (ended - 1) * 10 // total:
-            gone = time.monotonic() - started
-            left = gone / ended * (total - ended)
-            print_line(f"{ended}/{total} runs, {gone:.0f} s gone, about {left:.0f} s left")
-
-    return done
+def _expected(study: Study) -> int:
+    """How many runs the study takes, as far as that is known."""
+    extended = sum(record.trial.stage == "extend" for record in study.records)
+    return max(protocol.runs_at_least(len(study.spaces), study.settings) + extended, len(study.records), 1)
 
 
-def _doing(record: Record) -> str:
-    return "tuning learning rates" if record.trial.stage == "tune" else "measuring on fresh seeds"
+def _progress(study: Study, running: Sequence[Trial], total: int, gone: float, left: float | None) -> Group:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("optimizer", no_wrap=True)
+    for title in ("runs", "failed", f"best val. {study.workload.metric}", "at lr", "now"):
+        table.add_column(title, justify="right", no_wrap=True)
+    at = Counter(trial.name for trial in running)
+    for space in study.spaces:
+        table.add_row(space.title, *_standing(study, space), "●" * at[space.name])
+    stage = _DOING[running[0].stage] if running else "done"
+    ahead = "" if left is None else f", about {_clock(left)} left"
+    status = Text(f"{stage}: {len(study.records)}/{total} runs, {_clock(gone)} gone{ahead}", style="dim")
+    # A bar does not end its line; a grid does.
+    bar = Table.grid()
+    bar.add_row(ProgressBar(total=total, completed=len(study.records), width=60))
+    return Group(table, bar, status)
 
 
-def _table(study: Study, ranking: Sequence[Row]) -> Table:
+def _standing(study: Study, space: Space) -> list[str]:
+    records = study.of(space, "tune", "extend", "confirm", "final")
+    failed = sum(record.failure is not None for record in records)
+    best = protocol.candidates(study, space)[:1]
+    metric = best[0].validation.metric if best and best[0].validation else None
+    return [
+        str(len(records)),
+        str(failed or ""),
+        "" if metric is None else f"{metric:.4g}",
+        f"{best[0].trial.lr:.3g}" if best else "",
+    ]
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02}"
+
+
+def _table(study: Study, verdict: Verdict) -> Table:
     unit = f" {study.workload.unit}" if study.workload.unit else ""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("optimizer", no_wrap=True)
-    for title in (
-        "lr",
-        f"test{unit}",
-        "95 % interval",
-        f"val.{unit}",
-        "run s",
-        "step ms",
-        "state B",
-    ):
+    for title in (f"test{unit}", "95 % interval", "lr", "to target", "step ms", "state B"):
         table.add_column(title, justify="right", no_wrap=True)
-    for row in ranking:
-        table.add_row(*map(Text, _cells(study, row)))
+    level = measures.target(study)
+    for row in verdict.ranking:
+        table.add_row(*map(Text, _cells(study, verdict, row, level)))
     return table
 
 
-def _cells(study: Study, row: Row) -> list[str]:
-    numbers, chosen = Numbers(study), row.chosen
-    validation = chosen.validation if chosen else None
+def _cells(study: Study, verdict: Verdict, row: Row, level: float | None) -> list[str]:
+    numbers, chosen = Numbers(study, verdict.margin), row.chosen
+    reached = None if level is None else measures.reached(study, row.space, level)
+    missing = "failed" if row.failures else ""
     return [
-        row.space.optimizer,
+        row.space.title,
+        numbers.plain(row.test.mean) if row.test else missing,
+        numbers.interval(row.test) if row.test else f"{row.failures} of {row.measured}",
         f"{chosen.trial.lr:g}" if chosen else "none",
-        numbers.plain(row.test.mean) if row.test else "failed",
-        numbers.interval(row.test) if row.test else f"{row.failures} of {study.settings.seeds}",
-        numbers.plain(validation.metric) if validation else "",
-        "" if row.seconds is None else f"{row.seconds:.2f}",
+        "never" if reached is None or reached.seconds is None else f"{reached.seconds:.2g} s",
         "" if row.step_ms is None else f"{row.step_ms:.3f}",
         "" if row.state_bytes is None else f"{row.state_bytes:,}",
     ]

@@ -1,36 +1,39 @@
-"""Runs trials side by side, in processes with one torch thread each.
+"""Runs trials side by side, in processes of one torch thread each.
 
 Each trial depends on its own fields only and each process computes on one thread, so the records
-are the same, bit for bit, for every number of workers.
+are the same, bit for bit, for every number of workers. A process that dies or hangs costs the trial it
+was at: that is recorded as a failure, and another process takes its place.
 """
 
 import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import lru_cache
+from multiprocessing import connection
+from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 
+import cloudpickle
 import torch
 
 import thalweg
 from thalweg.lab import trial as trials
-from thalweg.lab.trial import Record, Trial
+from thalweg.lab.errors import TrialError, WorkerDiedError
+from thalweg.lab.record import Failure, Record, Trial, failed
 from thalweg.lab.workload import Workload
 
 MOST_BY_DEFAULT = 16
 """More processes than this are started only on request: each takes a few hundred megabytes."""
-
-
-class WorkerDiedError(RuntimeError):
-    """A process that was training ended before its time."""
 
 
 def available_cores() -> int:
@@ -40,11 +43,42 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+@dataclass(frozen=True)
+class _Raised:
+    """What a worker sends in place of a record when the workload raised an exception."""
+
+    text: str
+
+
+class _Worker:
+    """One process, and the trial it is at."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.trial: Trial | None = None
+        self.deadline = float("inf")
+        self.limit = float("inf")
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        with _ctrl_c_ignored(), _main_module_hidden():
+            self.process = context.Process(target=_serve, args=(theirs, index), daemon=True)
+            self.process.start()
+        theirs.close()
+
+    def start(self, path: Path, trial: Trial, limit: float) -> None:
+        self.trial, self.limit, self.deadline = trial, limit, time.monotonic() + limit
+        # A process that has died meanwhile is noticed, like any that dies, by who waits for it.
+        with suppress(BrokenPipeError):
+            self.connection.send((path, trial))
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
 class Pool:
     """Processes that run trials; use it as a context, which starts them and ends them.
-
-    A single worker is the calling process itself. If the context is left by an exception (Ctrl-C
-    among them), the processes are ended at once.
 
     Args:
         workers: how many processes, at least 1.
@@ -54,76 +88,84 @@ class Pool:
         self.workers = workers
 
     def __enter__(self) -> "Pool":
-        self._others = set(multiprocessing.active_children())
         self._folder = tempfile.TemporaryDirectory(prefix="thalweg-")
-        self._executor: ProcessPoolExecutor | None = None
-        if self.workers > 1:
-            self._executor = ProcessPoolExecutor(
-                self.workers,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_start_worker,
-            )
-            # An executor starts a process when work arrives. These empty tasks start all of them
-            # now, so that they import torch while the caller prepares its first trials.
-            with _ctrl_c_ignored():
-                for _ in range(self.workers):
-                    self._executor.submit(int)
+        self._processes = [_Worker(index) for index in range(self.workers)]
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._executor is not None:
-            if error is not None:
-                for process in set(multiprocessing.active_children()) - self._others:
-                    process.terminate()
-            self._executor.shutdown(cancel_futures=True)
+        for worker in self._processes:
+            worker.end()
         self._folder.cleanup()
 
-    def run(self, workload: Workload, todo: Sequence[Trial], done: Callable[[Record], None]) -> list[Record]:
-        """Runs trials of a workload.
+    def load(self, workload: Workload, file: Path | None = None) -> None:
+        """Makes `workload` what is trained; `file` is the user's own that it comes from, if one."""
+        # By way of a file, the workload is pickled once and travels once to each process.
+        self._path = Path(self._folder.name) / "workload.pickle"
+        self._path.write_bytes(pickle.dumps((cloudpickle.dumps(workload), file)))
 
-        Args:
-            workload: what they train.
-            todo: the trials.
-            done: called in this process as each trial ends, in whatever order they do.
+    @property
+    def idle(self) -> int:
+        """How many processes wait for a trial."""
+        return sum(worker.trial is None for worker in self._processes)
 
-        Returns:
-            The records in the order of the trials.
+    @property
+    def running(self) -> list[Trial]:
+        """The trials under way."""
+        return [worker.trial for worker in self._processes if worker.trial is not None]
+
+    def start(self, trial: Trial, limit: float = float("inf")) -> None:
+        """Gives a trial to an idle process; past `limit` seconds it is ended as a failure."""
+        next(worker for worker in self._processes if worker.trial is None).start(self._path, trial, limit)
+
+    def wait(self, timeout: float) -> list[Record]:
+        """The records of the trials that end within `timeout` seconds, as soon as there is one.
 
         Raises:
-            WorkerDiedError: a process was killed.
+            TrialError: the workload raised an exception.
+            WorkerDiedError: a process ended before it was given work.
         """
-        if self._executor is None:
-            return _run_here(workload, todo, done)
-        # By way of a file, the workload is pickled once and travels once to each process.
-        path = Path(self._folder.name) / "workload.pickle"
-        path.write_bytes(pickle.dumps(workload))
+        busy = {worker.connection: worker for worker in self._processes if worker.trial is not None}
+        nearest = min((worker.deadline for worker in busy.values()), default=float("inf"))
+        ready = connection.wait(list(busy), max(0.0, min(timeout, nearest - time.monotonic())))
+        records = [self._receive(busy[end]) for end in ready if isinstance(end, Connection)]
+        now = time.monotonic()
+        return records + [
+            self._replace(worker, Failure("time limit", f"stopped after its limit of {worker.limit:.0f} s"))
+            for worker in busy.values()
+            if worker.trial is not None and worker.deadline <= now
+        ]
+
+    def _receive(self, worker: _Worker) -> Record:
         try:
-            futures = [self._executor.submit(_run_there, path, trial) for trial in todo]
-            for future in as_completed(futures):
-                done(future.result())
-            return [future.result() for future in futures]
-        except BrokenProcessPool:
-            raise WorkerDiedError(
-                "a training process was killed; if memory ran out, fewer workers need less"
-            ) from None
+            answer = worker.connection.recv()
+        except (EOFError, ConnectionResetError):
+            worker.process.join()
+            if worker.process.exitcode == _NEVER_STARTED:
+                raise WorkerDiedError("a training process could not start; see its message above") from None
+            return self._replace(worker, Failure("killed", _ending(worker.process.exitcode)))
+        if isinstance(answer, _Raised):
+            raise TrialError(answer.text)
+        worker.trial, worker.deadline = None, float("inf")
+        record: Record = answer
+        return record
+
+    def _replace(self, worker: _Worker, failure: Failure) -> Record:
+        assert worker.trial is not None
+        record = failed(worker.trial, failure)
+        worker.end()
+        self._processes[self._processes.index(worker)] = _Worker(worker.index)
+        return record
 
 
-def _run_here(workload: Workload, todo: Sequence[Trial], done: Callable[[Record], None]) -> list[Record]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        records = []
-        for trial in todo:
-            records.append(trials.run(trial, workload))
-            done(records[-1])
-        return records
-    finally:
-        torch.set_num_threads(threads)
+_NEVER_STARTED = 1
+
+
+def _ending(code: int | None) -> str:
+    if code == -signal.SIGKILL:
+        return "the process was killed (signal 9), as it is when memory runs out"
+    return f"the process ended with {'signal' if code and code < 0 else 'status'} {abs(code or 0)}"
 
 
 @contextmanager
@@ -139,17 +181,60 @@ def _ctrl_c_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
 
 
-def _start_worker() -> None:
+@contextmanager
+def _main_module_hidden() -> Iterator[None]:
+    """Processes started meanwhile do not run the caller's script again.
+
+    Nothing in them is needed: what a script or a notebook defines travels by value. So a script that
+    compares needs no ``if __name__ == "__main__"``.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _serve(end: Connection, index: int) -> None:
+    """What a process does: it runs the trials that it is sent, one after the other."""
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     # The first optimizer of a process makes torch import its compiler, which takes seconds.
     thalweg.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    device = device_for(index)
+    with suppress(EOFError, BrokenPipeError):
+        while True:
+            path, trial = end.recv()
+            end.send(_run(path, trial, device))
+
+
+def device_for(index: int) -> torch.device:
+    """Where the process of this number trains: GPUs in turn where there are any, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", index % torch.cuda.device_count())
+    return trials.CPU
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 @lru_cache(maxsize=1)
-def _load(path: Path) -> Workload:
-    workload: Workload = pickle.loads(path.read_bytes())
-    return workload
+def _load(path: Path) -> tuple[Workload, Path | None]:
+    workload, file = pickle.loads(path.read_bytes())
+    return pickle.loads(workload), file
 
 
-def _run_there(path: Path, trial: Trial) -> Record:
-    return trials.run(trial, _load(path))
+def _run(path: Path, trial: Trial, device: torch.device) -> Record | _Raised:
+    file = None
+    try:
+        workload, file = _load(path)
+        return trials.run(trial, workload, device)
+    except Exception as error:
+        from thalweg.lab import tasks
+
+        return _Raised(tasks.explain(error, file) if file else traceback.format_exc())

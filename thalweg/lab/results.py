@@ -12,13 +12,16 @@ from typing import Any
 import torch
 
 import thalweg
+from thalweg.lab import record as records
 from thalweg.lab.pool import available_cores
+from thalweg.lab.protocol import is_complete
+from thalweg.lab.record import Record
+from thalweg.lab.spaces import Space, code
 from thalweg.lab.statistics import Comparison, Row
 from thalweg.lab.study import Study
-from thalweg.lab.trial import Record
 from thalweg.lab.verdict import Verdict
 
-SCHEMA = 1
+SCHEMA = 2
 """The version of the JSON's layout; it grows when a reader of the old one would go wrong."""
 
 
@@ -27,20 +30,32 @@ class Provenance:
     """Where, when and with what a study was run.
 
     Attributes:
-        started: when it began, with the offset from UTC.
+        started: when this command began, with the offset from UTC.
         seconds: its wall-clock time.
         workers: processes that trained side by side.
         environment: versions and machine, by name.
+        command: what was typed or called.
+        task: the workload as `thalweg.lab.tasks.load` or `thalweg.lab.workloads.find` finds it
+            again; empty for an object that was passed from Python.
+        data: where its data lie, if that was said.
+        bought: what a budget bought; empty without one.
+        found: runs that had been made before this command began.
     """
 
     started: datetime
     seconds: float
     workers: int
     environment: Mapping[str, str]
+    command: str = ""
+    task: str = ""
+    data: str | None = None
+    bought: str = ""
+    found: int = 0
 
 
 def environment() -> dict[str, str]:
     """The versions and the machine that results depend on."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "thalweg": thalweg.__version__,
         "torch": torch.__version__,
@@ -48,6 +63,7 @@ def environment() -> dict[str, str]:
         "system": platform.platform(),
         "processor": _processor(),
         "cores": str(available_cores()),
+        **({"GPUs": ", ".join(gpus)} if gpus else {}),
     }
 
 
@@ -56,10 +72,9 @@ def to_json(study: Study, verdict: Verdict, provenance: Provenance) -> str:
     workload = study.workload
     document = {
         "schema": SCHEMA,
+        **asdict(provenance),
         "started": provenance.started.isoformat(timespec="seconds"),
         "seconds": round(provenance.seconds, 1),
-        "workers": provenance.workers,
-        "environment": dict(provenance.environment),
         "workload": {
             "name": workload.name,
             "title": workload.title,
@@ -67,9 +82,11 @@ def to_json(study: Study, verdict: Verdict, provenance: Provenance) -> str:
             "unit": workload.unit,
             "higher_is_better": workload.higher_is_better,
             "steps": workload.steps,
+            "batch_size": workload.batch_size,
             "facts": dict(workload.facts()),
         },
         "settings": asdict(study.settings),
+        "complete": is_complete(study),
         "verdict": {
             "kind": verdict.kind,
             "leaders": [row.space.name for row in verdict.leaders],
@@ -78,34 +95,56 @@ def to_json(study: Study, verdict: Verdict, provenance: Provenance) -> str:
             "conditions": verdict.conditions,
             "notes": list(verdict.notes),
             "code": verdict.code,
-            "comparisons": [_comparison(comparison) for comparison in verdict.comparisons],
+            "margin": verdict.margin,
         },
-        "ranking": [_row(study, row) for row in verdict.ranking],
-        "records": [_record(record) for record in (*study.tuning, *study.final)],
+        "comparisons": [_comparison(comparison) for comparison in verdict.comparisons],
+        "ranking": [_row(row) for row in verdict.ranking],
+        "spaces": [_space(study, space) for space in study.spaces],
+        "records": [{"id": i, **records.to_json(record)} for i, record in enumerate(study.records)],
     }
     return json.dumps(_finite(document), indent=1, allow_nan=False) + "\n"
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Reads results back.
+    """Reads results back, from their file or the folder it lies in.
 
     Raises:
-        ValueError: the file is no JSON of this schema.
+        ValueError: there is no such file, or it is no JSON of this schema.
     """
-    document = json.loads(path.read_text(encoding="utf-8"))
+    file = path / "results.json" if path.is_dir() else path
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read {str(file)!r}: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{str(file)!r} is no JSON: {error}") from None
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise ValueError(f"{path} does not hold results of schema {SCHEMA}")
+        raise ValueError(f"{str(file)!r} does not hold results of schema {SCHEMA}")
     return document
 
 
-def _row(study: Study, row: Row) -> dict[str, Any]:
+def record(document: Mapping[str, Any], number: int) -> Record:
+    """The record of this id in loaded results.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found: list[dict[str, Any]] = document["records"]
+    if not 0 <= number < len(found):
+        raise ValueError(f"--id must be from 0 to {len(found) - 1}, not {number}")
+    return records.from_json(found[number])
+
+
+def _row(row: Row) -> dict[str, Any]:
+    trial = row.chosen.trial if row.chosen else None
     return {
-        **asdict(row.space),
-        "lr": row.chosen.trial.lr if row.chosen else None,
-        "on_border": study.on_border(row.space),
-        "code": row.space.code(row.chosen.trial.lr) if row.chosen else None,
+        "name": row.space.name,
+        "optimizer": row.space.optimizer,
+        "settings": trial and dict(trial.settings),
+        "code": trial and code(trial.optimizer, trial.settings),
         "validation": row.chosen.validation._asdict() if row.chosen and row.chosen.validation else None,
         "test": asdict(row.test) if row.test else None,
+        "measured": row.measured,
         "failures": row.failures,
         "seconds": row.seconds,
         "step_ms": row.step_ms,
@@ -113,30 +152,18 @@ def _row(study: Study, row: Row) -> dict[str, Any]:
     }
 
 
+def _space(study: Study, space: Space) -> dict[str, Any]:
+    return {
+        "name": space.name,
+        "optimizer": space.optimizer,
+        "fixed": dict(space.fixed),
+        "searched": [asdict(axis) for axis in study.searched(space)],
+        "source": space.source,
+    }
+
+
 def _comparison(comparison: Comparison) -> dict[str, Any]:
-    return {
-        "first": comparison.first.name,
-        "second": comparison.second.name,
-        "difference": asdict(comparison.difference),
-        "wins": comparison.wins,
-        "losses": comparison.losses,
-        "relation": comparison.relation,
-    }
-
-
-def _record(record: Record) -> dict[str, Any]:
-    return {
-        "stage": record.trial.stage,
-        "optimizer": record.trial.space.name,
-        "lr": record.trial.lr,
-        "seed": record.trial.seed,
-        "validation": record.validation._asdict() if record.validation else None,
-        "test": record.test._asdict() if record.test else None,
-        "diverged_at": record.diverged_at,
-        "state_bytes": record.state_bytes,
-        **asdict(record.timing),
-        "curve": [point._asdict() for point in record.curve],
-    }
+    return {**asdict(comparison), "first": comparison.first.name, "second": comparison.second.name}
 
 
 def _finite(value: Any) -> Any:

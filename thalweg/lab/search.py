@@ -1,12 +1,15 @@
-"""The learning rates to try: a scrambled Sobol sequence over the logarithm of a range."""
+"""The hyperparameters to try: scrambled Sobol points, spread over the logarithms of the ranges."""
 
+import math
 import warnings
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 
-from thalweg.lab.spaces import Space
+from thalweg.lab.spaces import Axis
 
 
 class _Sobol(optuna.samplers.QMCSampler):
@@ -20,14 +23,28 @@ class _Sobol(optuna.samplers.QMCSampler):
         return self._space
 
 
-def learning_rates(space: Space, count: int, seed: int) -> list[float]:
-    """`count` learning rates from `space`, log-uniform, each rounded to three significant digits.
+def points(axes: Sequence[Axis], count: int, seed: int, skip: int = 0) -> list[dict[str, float]]:
+    """`count` points, log-uniform on each axis, each value rounded to three significant digits.
 
-    They are rounded so that the printed rate is exactly the rate that was measured. Equal seeds put
-    the trials of different optimizers at equal places of their ranges, so that luck of the draw is
-    the same for all. The first n of a longer sequence are the shorter sequence.
+    They are rounded so that what is printed is exactly what was measured. Equal seeds put the points of
+    different optimizers with as many axes at equal places of their ranges, so that luck of the draw
+    is the same for all. The first n of a longer sequence are the shorter sequence; `skip` leaves out
+    the first so many.
     """
-    distributions: dict[str, BaseDistribution] = {"lr": FloatDistribution(space.low, space.high, log=True)}
+    unit = _unit_points(len(axes), skip + count, seed)[skip:]
+    return [{axis.name: _at(axis, x) for axis, x in zip(axes, point, strict=True)} for point in unit]
+
+
+def _at(axis: Axis, x: float) -> float:
+    low, high = math.log(axis.low), math.log(axis.high)
+    return float(f"{math.exp(low + x * (high - low)):.3g}")
+
+
+@lru_cache(maxsize=32)
+def _unit_points(dimensions: int, count: int, seed: int) -> tuple[tuple[float, ...], ...]:
+    distributions: dict[str, BaseDistribution] = {
+        f"x{i:02}": FloatDistribution(0.0, 1.0) for i in range(dimensions)
+    }
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -37,4 +54,4 @@ def learning_rates(space: Space, count: int, seed: int) -> list[float]:
         trials = [study.ask(distributions) for _ in range(count)]
     finally:
         optuna.logging.set_verbosity(verbosity)
-    return [float(f"{trial.params['lr']:.3g}") for trial in trials]
+    return tuple(tuple(trial.params[name] for name in distributions) for trial in trials)

@@ -1,17 +1,52 @@
-"""Each optimizer the lab can compare: its fixed settings and its range of learning rates.
+"""Each optimizer that the lab knows, with its hyperparameters and the ranges they are searched in.
 
-Every range is three decades wide. The trials are spread evenly over the logarithm of the range, so
-equal numbers of trials give every optimizer the same number of trials per decade: none is searched
-more finely than another.
+The ranges are the same for every workload. All are searched log-uniformly. How many hyperparameters are
+searched depends on the trials there are: see `Axis.trials`.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
-import thalweg
+FEW, SOME, MANY = 1, 10, 25
+"""Trials from which the learning rate, then momentum, then all else is searched."""
+
+Point = Mapping[str, float]
+"""The searched hyperparameters of one trial by the names of their axes."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One hyperparameter that is searched, log-uniformly.
+
+    Attributes:
+        name: of the hyperparameter, for example ``lr`` or ``1 - beta1``.
+        low: the smallest value to try, above 0.
+        high: the largest.
+        default: the value while there are too few trials to search this axis; None to leave the
+            argument out.
+        trials: the fewest trials with which this axis is searched.
+    """
+
+    name: str
+    low: float
+    high: float
+    default: float | None = None
+    trials: int = FEW
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low < self.high < float("inf"):
+            raise ValueError(
+                f"axis {self.name!r}: a range needs 0 < low < high, not {self.low} and {self.high}"
+            )
+
+
+def _as_named(point: Point) -> dict[str, Any]:
+    return dict(point)
 
 
 @dataclass(frozen=True)
@@ -20,72 +55,189 @@ class Space:
 
     Attributes:
         name: what the user types, for example ``adamw``.
-        optimizer: the public class in `thalweg`, for example ``AdamW``.
-        low: the smallest learning rate that may be tried.
-        high: the largest.
-        source: why this range.
-        fixed: constructor arguments that are not tuned; all others keep their defaults.
+        optimizer: where the class lies, for example ``thalweg.AdamW``.
+        axes: the hyperparameters that are searched; the learning rate, or what stands for it, comes
+            first.
+        fixed: constructor arguments that are not searched; all others keep their defaults.
+        arguments: turns the values of the axes into constructor arguments; by default an axis is
+            the argument of its name.
+        source: why these ranges.
     """
 
     name: str
     optimizer: str
-    low: float
-    high: float
-    source: str
-    fixed: Mapping[str, float] = field(default_factory=dict)
+    axes: Sequence[Axis]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Callable[[Point], dict[str, Any]] = _as_named
+    source: str = ""
 
-    def build(self, parameters: Iterable[nn.Parameter], lr: float) -> Optimizer:
-        """The optimizer for these parameters at this learning rate."""
-        optimizer: Optimizer = getattr(thalweg, self.optimizer)(parameters, lr=lr, **self.fixed)
-        return optimizer
+    def __post_init__(self) -> None:
+        if not self.axes:
+            raise ValueError(f"space {self.name!r}: axes must hold at least the learning rate")
 
-    def code(self, lr: float) -> str:
-        """The line of Python that builds the same optimizer for a model called ``model``."""
-        settings = {"lr": lr, **self.fixed}
-        arguments = ", ".join(f"{key}={value!r}" for key, value in settings.items())
-        return f"thalweg.{self.optimizer}(model.parameters(), {arguments})"
+    @property
+    def title(self) -> str:
+        """The name in texts and pictures: ``AdamW`` for ours, the whole path for another's."""
+        return self.optimizer.removeprefix("thalweg.")
+
+    def searched(self, trials: int) -> list[Axis]:
+        """The axes that are searched with this many trials."""
+        return [axis for axis in self.axes if trials >= axis.trials]
+
+    def settings(self, point: Point) -> dict[str, Any]:
+        """All constructor arguments for a point; axes that it lacks take their defaults."""
+        values = {axis.name: point.get(axis.name, axis.default) for axis in self.axes}
+        known = {name: value for name, value in values.items() if value is not None}
+        return {**self.arguments(known), **self.fixed}
 
 
-_ADAM = "from a tenth of the default 0.001 of Kingma and Ba (2015) to a hundred times it"
+def build(optimizer: str, parameters: Iterable[nn.Parameter], settings: Mapping[str, Any]) -> Optimizer:
+    """The optimizer that lies at a dotted path, for these parameters and with these settings.
+
+    Raises:
+        ValueError: there is no such class.
+    """
+    module, _, name = optimizer.rpartition(".")
+    try:
+        kind: Callable[..., Optimizer] = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"no optimizer at {optimizer!r}: {error}") from None
+    return kind(parameters, **settings)
+
+
+def code(optimizer: str, settings: Mapping[str, Any]) -> str:
+    """The line of Python that builds the same optimizer for a model called ``model``."""
+    arguments = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+    return f"{optimizer}(model.parameters(), {arguments})"
+
+
+def _rest(value: float) -> float:
+    """1 - value without the noise of the last bit, so that it prints as short as it was meant."""
+    return round(1 - value, 12)
+
+
+def _sgd(point: Point) -> dict[str, Any]:
+    others = dict(point)
+    effective, one_minus_momentum = others.pop("lr / (1 - momentum)"), others.pop("1 - momentum")
+    lr = float(f"{effective * one_minus_momentum:.4g}")
+    return {"lr": lr, "momentum": _rest(one_minus_momentum), **others}
+
+
+def _averaged(point: Point) -> dict[str, Any]:
+    """An axis ``1 - x`` is the argument x; beta1 and beta2 are the pair ``betas``."""
+    settings: dict[str, Any] = {}
+    for name, value in point.items():
+        argument = name.removeprefix("1 - ")
+        if argument.startswith("beta"):
+            settings["betas"] = (*settings.get("betas", ()), _rest(value))
+        else:
+            settings[argument] = _rest(value) if argument != name else value
+    return settings
+
+
+_EPS = Axis("eps", 1e-10, 1.0, trials=MANY)
+_L2 = Axis("weight_decay", 1e-6, 1e-2, trials=MANY)
+_DECOUPLED = Axis("weight_decay", 1e-4, 0.5, trials=MANY)
+
+
+def _adam(name: str, optimizer: str, source: str, *, lr: float = 1e-3, decay: Axis) -> Space:
+    """A space around Adam's defaults; `lr` is the default that the range of learning rates surrounds."""
+    axes = (
+        Axis("lr", round(0.03 * lr, 6), round(30 * lr, 6)),
+        Axis("1 - beta1", 1e-2, 1.0, 0.1, SOME),
+        Axis("1 - beta2", 1e-4, 0.1, 1e-3, MANY),
+        _EPS,
+        decay,
+    )
+    return Space(name, optimizer, axes, arguments=_averaged, source=source)
+
 
 SPACES = {
     space.name: space
     for space in (
         Space(
             "sgd",
-            "SGD",
-            1e-3,
-            1.0,
-            "around 0.1 and 0.01, the usual first tries with momentum 0.9",
-            {"momentum": 0.9},
+            "thalweg.SGD",
+            (
+                Axis("lr / (1 - momentum)", 1e-3, 10.0),
+                Axis("1 - momentum", 1e-2, 1.0, 0.1, SOME),
+                _L2,
+            ),
+            arguments=_sgd,
+            source="the effective rate lr / (1 - momentum) is what momentum leaves comparable "
+            "(Choi et al. 2019)",
         ),
-        Space("rmsprop", "RMSprop", 1e-4, 1e-1, "around 0.001 of Hinton's lecture 6e and 0.01"),
-        Space("adam", "Adam", 1e-4, 1e-1, _ADAM),
-        Space("adamw", "AdamW", 1e-4, 1e-1, _ADAM),
-        Space("adagrad", "Adagrad", 1e-3, 1.0, "around 0.01; its steps shrink, so it starts higher"),
-        Space("adadelta", "Adadelta", 1e-2, 10.0, "around 1.0, the method of Zeiler (2012) unscaled"),
-        Space("adamax", "Adamax", 1e-4, 1e-1, "around 0.002 of Kingma and Ba (2015)"),
-        Space("nadam", "NAdam", 1e-4, 1e-1, "around 0.002 of Dozat (2016)"),
-        Space("radam", "RAdam", 1e-4, 1e-1, "around 0.001 of Liu et al. (2020)"),
+        Space(
+            "rmsprop",
+            "thalweg.RMSprop",
+            (
+                Axis("lr", 1e-5, 3e-2),
+                Axis("1 - momentum", 1e-2, 1.0, trials=SOME),
+                Axis("1 - alpha", 1e-3, 0.3, trials=MANY),
+                _EPS,
+                _L2,
+            ),
+            arguments=_averaged,
+            source="around the default 0.01 and the 0.001 of Hinton's lecture 6e",
+        ),
+        _adam("adam", "thalweg.Adam", "around the default 0.001 (Kingma and Ba 2015)", decay=_L2),
+        _adam("adamw", "thalweg.AdamW", "around the default 0.001 (Kingma and Ba 2015)", decay=_DECOUPLED),
+        Space(
+            "adagrad",
+            "thalweg.Adagrad",
+            (Axis("lr", 1e-3, 1.0), _EPS, _L2),
+            source="around the default 0.01 and above, since its steps shrink",
+        ),
+        Space(
+            "adadelta",
+            "thalweg.Adadelta",
+            (Axis("lr", 1e-2, 10.0), Axis("1 - rho", 1e-3, 0.3, trials=MANY), _EPS, _L2),
+            arguments=_averaged,
+            source="around 1, the method of Zeiler (2012) unscaled",
+        ),
+        _adam("adamax", "thalweg.Adamax", "around the default 0.002", lr=2e-3, decay=_L2),
+        _adam("nadam", "thalweg.NAdam", "around the default 0.002", lr=2e-3, decay=_L2),
+        _adam("radam", "thalweg.RAdam", "around the default 0.001 (Liu et al. 2020)", decay=_L2),
         Space(
             "lion",
-            "Lion",
-            1e-5,
-            1e-2,
-            "a tenth of AdamW's: Chen et al. (2023) advise 3 to 10 times less",
+            "thalweg.Lion",
+            (
+                Axis("lr", 3e-6, 3e-3),
+                Axis("1 - beta1", 1e-2, 1.0, 0.1, SOME),
+                Axis("1 - beta2", 1e-3, 0.3, 1e-2, MANY),
+                Axis("weight_decay", 1e-3, 5.0, trials=MANY),
+            ),
+            arguments=_averaged,
+            source="a tenth of AdamW's rate and ten times its decay: Chen et al. (2023) advise 3 to 10",
         ),
     )
 }
-"""Every space by name. A range is this project's choice; `Space.source` says around what."""
+"""Every space by name. The ranges, of three to four decades, are our choice; `Space.source` says why."""
 
 
-def find(name: str) -> Space:
-    """The space called `name`.
+def find(name: str, own: Sequence[Space] = ()) -> Space:
+    """The space called `name`, or of the optimizer at that dotted path.
+
+    Those of the task come first, then ours. An optimizer of torch that shares its name with one of ours
+    is searched like ours.
+
+    Args:
+        name: what the user typed, for example ``adamw`` or ``torch.optim.Adam``.
+        own: the spaces that a task brings.
 
     Raises:
-        ValueError: there is none; the message lists those that exist.
+        ValueError: there is none; the message says what is missing.
     """
-    known = [space.name for space in SPACES.values() if hasattr(thalweg, space.optimizer)]
-    if name not in known:
-        raise ValueError(f"unknown optimizer {name!r}; choose from: {', '.join(known)}")
-    return SPACES[name]
+    for space in own:
+        if name in (space.name, space.optimizer):
+            return space
+    if name.lower() in SPACES:
+        return SPACES[name.lower()]
+    if "." not in name:
+        known = ", ".join([*(space.name for space in own), *SPACES])
+        raise ValueError(f"unknown optimizer {name!r}; choose from: {known}; or give a dotted path")
+    package, _, kind = name.rpartition(".")
+    ours = {space.title: space for space in SPACES.values()}
+    if package in ("torch.optim", "thalweg") and kind in ours:
+        return replace(ours[kind], name=name, optimizer=name)
+    raise ValueError(f"no search space for {name!r}: give one in the task's `spaces`")

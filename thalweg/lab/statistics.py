@@ -1,23 +1,22 @@
-"""Intervals, the ranking, and pairwise differences."""
+"""Intervals, the ranking, and paired differences with what can be said of them."""
 
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
 from scipy import stats
 
+from thalweg.lab.protocol import chosen
+from thalweg.lab.record import Record
 from thalweg.lab.spaces import Space
 from thalweg.lab.study import Study
-from thalweg.lab.trial import Record
 
 CONFIDENCE = 0.95
 RESAMPLES = 9_999
-
-FEWEST_SEEDS = 6
-"""With fewer pairs no difference can be told: even if all n agree, 2 / 2**n is above 0.05."""
 
 Relation = Literal["ahead", "behind", "equivalent", "unresolved"]
 
@@ -37,9 +36,10 @@ class Row:
 
     Attributes:
         space: the optimizer.
-        chosen: the tuning record that gave its learning rate; None if every trial diverged.
-        test: the test metric over the fresh seeds; None if any of them has none.
-        failures: fresh seeds on which it diverged (all of them if it has no learning rate).
+        chosen: the tuning record that gave its configuration; None if every trial failed.
+        test: the test metric over the fresh seeds; None if it failed on one or has not been measured.
+        measured: fresh seeds on which it ran.
+        failures: those of them on which it failed.
         seconds: median seconds of training of one final run.
         step_ms: median milliseconds of one optimizer step.
         state_bytes: bytes of optimizer state.
@@ -48,6 +48,7 @@ class Row:
     space: Space
     chosen: Record | None
     test: Interval | None
+    measured: int
     failures: int
     seconds: float | None
     step_ms: float | None
@@ -56,25 +57,48 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far one optimizer is ahead of another, over paired seeds.
+    """How far one optimizer is ahead of another, over the seeds on which both were measured.
 
     Attributes:
         first: one optimizer.
         second: the other.
         difference: of the test metric, in its unit; positive where `first` is better.
+        pairs: the seeds.
         wins: seeds on which `first` is better.
         losses: seeds on which `second` is better.
-        relation: of `first` to `second`; ``ahead`` when the whole interval lies above the margin,
-            ``behind`` when it lies below minus the margin, ``equivalent`` when it lies within
-            them, ``unresolved`` otherwise or when there are too few seeds.
+        p: of Wilcoxon's signed-rank test, two-sided, exact.
+        p_holm: the same after Holm's adjustment over all pairs of optimizers.
+        relation: of `first` to `second`; ``ahead`` when the whole interval lies above the margin
+            and `p_holm` is at most 0.05, ``behind`` likewise below minus the margin,
+            ``equivalent`` when the interval lies within the margin, ``unresolved`` otherwise or
+            when there are too few seeds.
     """
 
     first: Space
     second: Space
     difference: Interval
+    pairs: int
     wins: int
     losses: int
+    p: float
+    p_holm: float
     relation: Relation
+
+    def turned(self) -> "Comparison":
+        """The same comparison seen from the other side."""
+        low, high = self.difference.low, self.difference.high
+        mirror: dict[Relation, Relation] = {"ahead": "behind", "behind": "ahead"}
+        return replace(
+            self,
+            first=self.second,
+            second=self.first,
+            difference=Interval(
+                -self.difference.mean, None if high is None else -high, None if low is None else -low
+            ),
+            wins=self.losses,
+            losses=self.wins,
+            relation=mirror.get(self.relation, self.relation),
+        )
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
@@ -96,63 +120,116 @@ def mean_interval(values: Sequence[float]) -> Interval:
     return Interval(mean, float(low), float(high))
 
 
-def relate(difference: Interval, margin: float, pairs: int) -> Relation:
-    """See `Comparison.relation`."""
-    if difference.low is None or difference.high is None or pairs < FEWEST_SEEDS:
+def signed_rank(differences: Sequence[float]) -> float:
+    """The two-sided p of Wilcoxon's signed-rank test, of shape (n,) with n >= 1.
+
+    Accuracies tie often, and with ties or zeros the usual tables do not hold. The null distribution is
+    therefore taken over the signs themselves: all of them up to 13 differences, else a seeded sample
+    of them. Zeros keep their rank and count half for either side (``zsplit``).
+    """
+    if not any(differences):
+        return 1.0
+    signs = stats.PermutationMethod(n_resamples=RESAMPLES, rng=np.random.default_rng(0))
+    return float(stats.wilcoxon(differences, zero_method="zsplit", method=signs).pvalue)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Adjusted p values: at most a level where Holm's procedure rejects at that level (Holm 1979)."""
+    order = sorted(range(len(ps)), key=lambda i: ps[i])
+    adjusted, highest = [0.0] * len(ps), 0.0
+    for place, i in enumerate(order):
+        highest = max(highest, min(1.0, (len(ps) - place) * ps[i]))
+        adjusted[i] = highest
+    return adjusted
+
+
+def fewest_seeds(optimizers: int) -> int:
+    """The fewest seeds with which a difference can be told: all agree, and Holm still rejects."""
+    pairs = max(1, math.comb(optimizers, 2))
+    return math.ceil(math.log2(2 * pairs / (1 - CONFIDENCE)))
+
+
+def relate(difference: Interval, p_holm: float, margin: float) -> Relation:
+    """See `Comparison.relation`; the caller has seen to it that there are seeds enough."""
+    if difference.low is None or difference.high is None:
+        return "unresolved"
+    if -margin <= difference.low and difference.high <= margin:
+        return "equivalent"
+    if p_holm > 1 - CONFIDENCE:
         return "unresolved"
     if difference.low > margin:
         return "ahead"
-    if difference.high < -margin:
-        return "behind"
-    if -margin <= difference.low and difference.high <= margin:
-        return "equivalent"
-    return "unresolved"
-
-
-def final_metrics(study: Study, space: Space) -> list[float]:
-    """The test metric of each final run that did not diverge, in the order of the seeds."""
-    return [record.test.metric for record in study.final_of(space) if record.test is not None]
-
-
-def compare(study: Study, first: Space, second: Space) -> Comparison:
-    """Compares two optimizers, both of which have a test metric on every seed."""
-    sign = 1 if study.workload.higher_is_better else -1
-    pairs = zip(final_metrics(study, first), final_metrics(study, second), strict=True)
-    differences = [sign * (a - b) for a, b in pairs]
-    interval = mean_interval(differences)
-    return Comparison(
-        first,
-        second,
-        interval,
-        wins=sum(difference > 0 for difference in differences),
-        losses=sum(difference < 0 for difference in differences),
-        relation=relate(interval, study.settings.margin, len(differences)),
-    )
+    return "behind" if difference.high < -margin else "unresolved"
 
 
 def rank(study: Study) -> list[Row]:
-    """The optimizers from best to worst mean test metric; those that failed on a seed come last.
+    """The optimizers from best to worst mean test metric; those that failed or have none come last.
 
     Equal means are in the order of the names, so that the ranking does not depend on the order in which
     the optimizers were asked for.
     """
-    sign = -1 if study.workload.higher_is_better else 1
 
-    def badness(row: Row) -> tuple[int, float, str]:
-        return row.failures, sign * row.test.mean if row.test else 0.0, row.space.name
+    def badness(row: Row) -> tuple[bool, int, float, str]:
+        quality = study.better(row.test.mean) if row.test else 0.0
+        return row.test is None, row.failures, -quality, row.space.name
 
     return sorted((_row(study, space) for space in study.spaces), key=badness)
 
 
+def margin(study: Study, ranking: Sequence[Row]) -> float:
+    """The smallest difference worth having, in the metric's unit."""
+    level = ranking[0].test.mean if ranking and ranking[0].test else 0.0
+    return study.settings.margin.at(level)
+
+
+def compare(study: Study, ranking: Sequence[Row]) -> list[Comparison]:
+    """All pairs of the optimizers that never failed, the one with the better mean first."""
+    sound = [row.space for row in ranking if row.test is not None]
+    pairs = [(a, b, _differences(study, a, b)) for a, b in combinations(sound, 2)]
+    pairs = [pair for pair in pairs if pair[2]]
+    ps = [signed_rank(differences) for _, _, differences in pairs]
+    least, enough = margin(study, ranking), fewest_seeds(len(study.spaces))
+    comparisons = []
+    for (first, second, differences), p, p_holm in zip(pairs, ps, holm(ps), strict=True):
+        interval = mean_interval(differences)
+        few = len(differences) < enough
+        comparisons.append(
+            Comparison(
+                first,
+                second,
+                interval,
+                pairs=len(differences),
+                wins=sum(difference > 0 for difference in differences),
+                losses=sum(difference < 0 for difference in differences),
+                p=p,
+                p_holm=p_holm,
+                relation="unresolved" if few else relate(interval, p_holm, least),
+            )
+        )
+    return comparisons
+
+
+def final_metrics(study: Study, space: Space) -> dict[int, float]:
+    """The test metric of each final run that came to its end, by seed."""
+    return {r.trial.seed: r.test.metric for r in study.final_of(space) if r.test is not None}
+
+
+def _differences(study: Study, first: Space, second: Space) -> list[float]:
+    ours, others = final_metrics(study, first), final_metrics(study, second)
+    return [study.better(ours[seed]) - study.better(others[seed]) for seed in ours if seed in others]
+
+
 def _row(study: Study, space: Space) -> Row:
     final, values = study.final_of(space), final_metrics(study, space)
-    failures = study.settings.seeds - len(values)
+    failures = len(final) - len(values)
+    timings = [record.timing for record in final if record.timing is not None]
     return Row(
         space=space,
-        chosen=study.chosen(space),
-        test=None if failures else mean_interval(values),
+        chosen=chosen(study, space),
+        test=mean_interval(list(values.values())) if values and not failures else None,
+        measured=len(final),
         failures=failures,
-        seconds=statistics.median(r.timing.seconds for r in final) if final else None,
-        step_ms=statistics.median(r.timing.step_ms for r in final) if final else None,
-        state_bytes=final[0].state_bytes if final else None,
+        seconds=statistics.median(timing.seconds for timing in timings) if timings else None,
+        step_ms=statistics.median(timing.step_ms for timing in timings) if timings else None,
+        state_bytes=max(record.state_bytes for record in final) if final else None,
     )

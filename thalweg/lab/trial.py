@@ -1,83 +1,25 @@
-"""One training run: what goes in (`Trial`) and what comes out (`Record`)."""
+"""One training run."""
 
 import math
+import platform
 import statistics
 import time
-from dataclasses import dataclass, field
 from itertools import islice
-from typing import Literal, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map
 
-from thalweg.lab.spaces import Space
+from thalweg.lab.record import Failure, Point, Record, Timing, Trial
+from thalweg.lab.spaces import build
 from thalweg.lab.workload import Evaluation, Split, Workload
 
 WARM_UP = 0.05
 """The share of all steps over which the learning rate climbs to its full value."""
 
-Stage = Literal["tune", "final"]
-"""A run that helps to choose a learning rate, or one that measures the chosen rate on test."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """Everything that fixes a run of a workload, so that it can be repeated bit for bit."""
-
-    stage: Stage
-    space: Space
-    lr: float
-    seed: int
-
-
-class Point(NamedTuple):
-    """One point of a learning curve.
-
-    `loss` is the mean training loss since the point before (None at step 0, before training);
-    `metric` is measured on the validation split.
-    """
-
-    step: int
-    loss: float | None
-    metric: float
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Wall-clock time of one run on one thread.
-
-    Attributes:
-        seconds: all forward and backward passes and optimizer steps; no evaluation.
-        step_ms: median milliseconds of one ``optimizer.step()``, so that a first step that
-            compiles a kernel does not count.
-    """
-
-    seconds: float
-    step_ms: float
-
-
-@dataclass(frozen=True)
-class Record:
-    """What one run gave. Two records are equal when all but their timing is.
-
-    Attributes:
-        trial: what was run.
-        curve: the learning curve, from before the first step to the last finite point.
-        validation: evaluation after the last step; None if the run diverged.
-        test: the same on the test split, of final runs only.
-        diverged_at: the first step whose training or validation loss was not finite, or None.
-        state_bytes: bytes of optimizer state beside the parameters, after the last step.
-        timing: how long it took.
-    """
-
-    trial: Trial
-    curve: tuple[Point, ...]
-    validation: Evaluation | None
-    test: Evaluation | None
-    diverged_at: int | None
-    state_bytes: int
-    timing: Timing = field(compare=False)
+CPU = torch.device("cpu")
 
 
 def schedule(step: int, steps: int) -> float:
@@ -90,73 +32,140 @@ def schedule(step: int, steps: int) -> float:
     return min(step / warm_up, (steps + 1 - step) / (steps + 1 - warm_up))
 
 
-def run(trial: Trial, workload: Workload) -> Record:
-    """Trains once and evaluates; a loss that is not finite ends the run and is recorded.
+def run(trial: Trial, workload: Workload, device: torch.device = CPU) -> Record:
+    """Trains once and evaluates.
+
+    A loss that is not finite, or too little memory, ends the run and is recorded as its failure.
 
     Raises:
         ValueError: the workload gave fewer batches than the steps it states.
     """
-    with torch.random.fork_rng(devices=[]):
+    started = time.perf_counter()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(trial.seed)
-        model = workload.model(trial.seed)
+        model = workload.model(trial.seed).to(device)
         # Seeded again, so that what a model draws while it trains (dropout) does not depend on how
         # many numbers its initialisation drew.
         torch.manual_seed(trial.seed)
-        return _train(trial, workload, model)
+        course = _Course(trial, workload, model)
+        try:
+            course.train()
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            course.fail("out of memory", str(error).splitlines()[0] if str(error) else "out of memory")
+        return course.record(time.perf_counter() - started)
 
 
-def _train(trial: Trial, workload: Workload, model: nn.Module) -> Record:
-    optimizer = trial.space.build(model.parameters(), trial.lr)
-    curve = [Point(0, None, _evaluate(workload, model, "validation").metric)]
-    validation: Evaluation | None = None
-    diverged_at: int | None = None
-    losses: list[float] = []
-    seconds: list[float] = []
-    step_seconds: list[float] = []
-    step = 0
-    for step, batch in enumerate(islice(workload.batches(trial.seed), workload.steps), start=1):
-        for group in optimizer.param_groups:
-            group["lr"] = trial.lr * schedule(step, workload.steps)
-        started = time.perf_counter()
-        optimizer.zero_grad()
-        loss = workload.loss(model, batch)
+class _Course:
+    """A run under way: what it has measured so far."""
+
+    def __init__(self, trial: Trial, workload: Workload, model: nn.Module) -> None:
+        self._trial, self._workload, self._model = trial, workload, model
+        self._device = next(model.parameters()).device
+        self._optimizer = build(trial.optimizer, model.parameters(), trial.settings)
+        self._curve: list[Point] = []
+        self._at: list[float] = []
+        self._seconds: list[float] = []
+        self._step_seconds: list[float] = []
+        self._step = 0
+        self._validation: Evaluation | None = None
+        self._test: Evaluation | None = None
+        self._failure: Failure | None = None
+
+    def train(self) -> None:
+        """All steps, with the evaluations between them and at the end."""
+        workload = self._workload
+        rates = [group["lr"] for group in self._optimizer.param_groups]
+        losses: list[float] = []
+        if not self._evaluate(None):
+            return
+        for batch in islice(workload.batches(self._trial.seed), workload.steps):
+            self._step += 1
+            factor = schedule(self._step, workload.steps)
+            for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+            losses.append(self._one_step(tree_map(self._to_device, batch)))
+            if not math.isfinite(losses[-1]):
+                self.fail("diverged", f"the training loss is {losses[-1]} at step {self._step}")
+                return
+            if self._step % workload.evaluate_every == 0 or self._step == workload.steps:
+                if not self._evaluate(statistics.fmean(losses)):
+                    return
+                losses = []
+        if self._step < workload.steps:
+            raise ValueError(
+                f"workload {workload.name!r} gave {self._step} batches but states {workload.steps} steps"
+            )
+        if self._trial.stage == "final":
+            self._test = self._evaluation("test")
+
+    def fail(self, kind: Any, text: str) -> None:
+        """Records that the run ends here without a result."""
+        self._failure = Failure(kind, text, self._step)
+
+    def record(self, total: float) -> Record:
+        """What has been measured."""
+        finished = self._failure is None
+        return Record(
+            trial=self._trial,
+            curve=tuple(self._curve),
+            validation=self._validation if finished else None,
+            test=self._test if finished else None,
+            failure=self._failure,
+            state_bytes=_state_bytes(self._optimizer),
+            timing=Timing(
+                seconds=sum(self._seconds),
+                total=total,
+                step_ms=1000 * statistics.median(self._step_seconds or [0.0]),
+                at=tuple(self._at),
+                machine=platform.node(),
+            ),
+        )
+
+    def _one_step(self, batch: Any) -> float:
+        started = self._now()
+        self._optimizer.zero_grad()
+        loss = self._workload.loss(self._model, batch)
         loss.backward()
-        before_step = time.perf_counter()
-        optimizer.step()
-        ended = time.perf_counter()
-        seconds.append(ended - started)
-        step_seconds.append(ended - before_step)
-        losses.append(loss.item())
-        if not math.isfinite(losses[-1]):
-            diverged_at = step
-            break
-        if step % workload.evaluate_every == 0 or step == workload.steps:
-            validation = _evaluate(workload, model, "validation")
-            if not all(map(math.isfinite, validation)):
-                diverged_at = step
-                break
-            curve.append(Point(step, statistics.fmean(losses), validation.metric))
-            losses = []
-    if diverged_at is None and step < workload.steps:
-        raise ValueError(f"workload {workload.name!r} gave {step} batches but states {workload.steps} steps")
-    finished = diverged_at is None
-    return Record(
-        trial=trial,
-        curve=tuple(curve),
-        validation=validation if finished else None,
-        test=_evaluate(workload, model, "test") if finished and trial.stage == "final" else None,
-        diverged_at=diverged_at,
-        state_bytes=_state_bytes(optimizer),
-        timing=Timing(sum(seconds), 1000 * statistics.median(step_seconds)),
-    )
+        if self._workload.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._model.parameters(), self._workload.clip_norm)
+        before_step = self._now()
+        self._optimizer.step()
+        ended = self._now()
+        self._seconds.append(ended - started)
+        self._step_seconds.append(ended - before_step)
+        return loss.item()
+
+    def _evaluate(self, loss: float | None) -> bool:
+        """Adds a point to the curve, unless what it would show is not finite."""
+        self._validation = self._evaluation("validation")
+        if not all(map(math.isfinite, self._validation)):
+            self.fail("diverged", f"the validation loss is not finite after step {self._step}")
+            return False
+        self._curve.append(Point(self._step, loss, self._validation.metric))
+        self._at.append(sum(self._seconds))
+        return True
+
+    def _evaluation(self, split: Split) -> Evaluation:
+        self._model.eval()
+        with torch.no_grad():
+            evaluation = self._workload.evaluate(self._model, split)
+        self._model.train()
+        return evaluation
+
+    def _to_device(self, value: Any) -> Any:
+        return value.to(self._device) if isinstance(value, Tensor) else value
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
 
 
-def _evaluate(workload: Workload, model: nn.Module, split: Split) -> Evaluation:
-    model.eval()
-    with torch.no_grad():
-        evaluation = workload.evaluate(model, split)
-    model.train()
-    return evaluation
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, which torch's CPU allocator says only in words."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _state_bytes(optimizer: Optimizer) -> int:

@@ -1,11 +1,16 @@
 """What the numbers allow one to say, in words."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from thalweg.lab.statistics import FEWEST_SEEDS, Comparison, Row, compare, rank
+from torch import nn
+
+from thalweg.lab.protocol import border, is_complete, rate_range
+from thalweg.lab.spaces import code
+from thalweg.lab.statistics import Comparison, Row, compare, fewest_seeds, margin, rank
 from thalweg.lab.study import Study
 from thalweg.lab.wording import Numbers, listed
 
@@ -23,10 +28,11 @@ class Verdict:
             that never failed where there are too few seeds.
         headline: a few words.
         sentence: the headline's reasons with their intervals and the margin.
-        conditions: under what budget this was found.
+        conditions: data, model and budget under which this was found.
         notes: what a careful reader should also know, a sentence each.
         ranking: all optimizers, best first.
-        comparisons: the best mean against each other optimizer that never failed.
+        comparisons: all pairs of those that never failed.
+        margin: the smallest difference worth having, in the metric's unit.
     """
 
     kind: Kind
@@ -37,94 +43,123 @@ class Verdict:
     notes: Sequence[str]
     ranking: Sequence[Row]
     comparisons: Sequence[Comparison]
+    margin: float
 
     @property
     def code(self) -> list[str]:
         """For each leader, the line of Python that builds it as it was measured."""
-        return [row.space.code(row.chosen.trial.lr) for row in self.leaders if row.chosen]
+        trials = [row.chosen.trial for row in self.leaders if row.chosen]
+        return [code(trial.optimizer, trial.settings) for trial in trials]
+
+    @property
+    def against(self) -> list[Comparison]:
+        """The comparisons of the best mean with each other optimizer."""
+        return [c for c in self.comparisons if self.leaders and c.first == self.leaders[0].space]
 
 
 def judge(study: Study) -> Verdict:
-    """Ranks the optimizers of a finished study and says what can be said of the first place.
+    """Ranks the optimizers of a study, finished or not, and says what can be said of the first place.
 
     Every other optimizer is compared with the one that has the best mean. Those that are not
     behind it by surely more than the margin tie with it.
     """
     ranking = rank(study)
+    least = margin(study, ranking)
+    comparisons = compare(study, ranking)
     sound = [row for row in ranking if row.test is not None]
-    comparisons = [compare(study, sound[0].space, row.space) for row in sound[1:]]
-    tied = [
-        row for row, comparison in zip(sound[1:], comparisons, strict=True) if comparison.relation != "ahead"
-    ]
-    leaders = [*sound[:1], *tied]
-    kind = _kind(study, leaders)
+    behind = {
+        c.second.name for c in comparisons if sound and c.first == sound[0].space and c.relation == "ahead"
+    }
+    leaders = [row for row in sound if row.space.name not in behind]
+    kind = _kind(study, leaders, comparisons)
+    numbers = Numbers(study, least)
+    against = [c for c in comparisons if sound and c.first == sound[0].space]
     return Verdict(
         kind=kind,
         leaders=leaders,
         headline=_headline(study, kind, leaders),
-        sentence=_sentence(study, kind, leaders, comparisons),
+        sentence=_sentence(study, kind, leaders, against, numbers),
         conditions=_conditions(study),
-        notes=[*_cost(kind, leaders), *_cautions(study, ranking)],
+        notes=[*_cost(kind, leaders), *_cautions(study, ranking, least)],
         ranking=ranking,
         comparisons=comparisons,
+        margin=least,
     )
 
 
+def norm_layers(model: nn.Module) -> list[str]:
+    """The kinds of normalisation layers in a model, for example ``BatchNorm2d``."""
+    kinds = Counter(type(module).__name__ for module in model.modules())
+    return sorted(kind for kind in kinds if "norm" in kind.lower())
+
+
 def _names(rows: Sequence[Row]) -> str:
-    return listed([row.space.optimizer for row in rows])
+    return listed([row.space.title for row in rows])
 
 
-def _kind(study: Study, leaders: Sequence[Row]) -> Kind:
-    if not leaders or study.settings.seeds < FEWEST_SEEDS:
+def _pairs(comparisons: Sequence[Comparison]) -> int:
+    return min((comparison.pairs for comparison in comparisons), default=0)
+
+
+def _kind(study: Study, leaders: Sequence[Row], comparisons: Sequence[Comparison]) -> Kind:
+    measured = _pairs(comparisons) if comparisons else min((row.measured for row in leaders), default=0)
+    if not leaders or measured < fewest_seeds(len(study.spaces)):
         return "none"
     return "winner" if len(leaders) == 1 else "tie"
 
 
 def _headline(study: Study, kind: Kind, leaders: Sequence[Row]) -> str:
+    if kind != "none":
+        return f"{_names(leaders)} wins" if kind == "winner" else f"Tie between {_names(leaders)}"
+    if not is_complete(study):
+        return "No verdict yet: the comparison is not finished"
     if not leaders:
-        return "No verdict: every optimizer diverged"
-    if kind == "none":
-        return f"No verdict: {FEWEST_SEEDS} seeds are the fewest that can tell, not {study.settings.seeds}"
-    return f"{_names(leaders)} wins" if kind == "winner" else f"Tie between {_names(leaders)}"
+        return "No verdict: every optimizer failed"
+    fewest = fewest_seeds(len(study.spaces))
+    return f"No verdict: {fewest} seeds are the fewest that can tell, not {study.settings.seeds}"
 
 
-def _sentence(study: Study, kind: Kind, leaders: Sequence[Row], comparisons: Sequence[Comparison]) -> str:
+def _sentence(
+    study: Study, kind: Kind, leaders: Sequence[Row], against: Sequence[Comparison], numbers: Numbers
+) -> str:
     if not leaders:
-        return "No optimizer finished training on every seed, so none can be recommended."
-    if not comparisons:
+        if is_complete(study):
+            return "No optimizer finished training on every seed, so none can be recommended."
+        return "No optimizer has been measured on a fresh seed."
+    if not against:
         return f"Only {_names(leaders)} finished training on every seed."
-    numbers = Numbers(study)
-    best = leaders[0].space.optimizer
     claims = [
-        f"{numbers.difference(comparison.difference.mean)} ahead of {comparison.second.optimizer}"
+        f"{numbers.difference(comparison.difference.mean)} ahead of {comparison.second.title}"
         f" (95 % interval {numbers.interval(comparison.difference)})"
-        for comparison in comparisons
+        for comparison in against
     ]
-    margin = numbers.margin(study.settings.margin)
     return (
-        f"On test {study.workload.metric} {best} is {listed(claims)}; "
-        f"{_reason(study, kind, comparisons, margin)}."
+        f"On test {study.workload.metric} {leaders[0].space.title} is {listed(claims)}; "
+        f"{_reason(kind, against, numbers)}."
     )
 
 
-def _reason(study: Study, kind: Kind, comparisons: Sequence[Comparison], margin: str) -> str:
+def _reason(kind: Kind, against: Sequence[Comparison], numbers: Numbers) -> str:
     if kind == "none":
         return "with so few seeds that may be luck"
     if kind == "winner":
-        which = "the whole interval lies" if len(comparisons) == 1 else "all intervals lie"
-        return f"{which} beyond the margin of {margin}"
-    close = [c for c in comparisons if c.relation != "ahead"]
-    names = listed([c.second.optimizer for c in close])
+        which = "the whole interval lies" if len(against) == 1 else "all intervals lie"
+        return f"{which} beyond the margin of {numbers.margin}"
+    close = [c for c in against if c.relation != "ahead"]
+    names = listed([c.second.title for c in close])
     if all(c.relation == "equivalent" for c in close):
-        return f"against {names} that is within the margin of {margin}"
-    return f"against {names} that is not surely more than the margin of {margin}"
+        return f"against {names} that is within the margin of {numbers.margin}"
+    return f"against {names} that is not surely more than the margin of {numbers.margin}"
 
 
 def _conditions(study: Study) -> str:
-    settings = study.settings
+    settings, workload = study.settings, study.workload
+    layers = norm_layers(workload.model(0))
+    clipping = "" if workload.clip_norm is None else f", gradients clipped to norm {workload.clip_norm:g}"
     return (
-        f"Measured on {study.workload.name} with {settings.trials} learning rates tried for each "
-        f"optimizer, then {settings.seeds} paired seeds; {study.workload.steps} steps a run. "
+        f"Measured on {workload.name}: batches of {workload.batch_size}, "
+        f"{listed(layers) if layers else 'no norm layers'}{clipping}, {workload.steps:,} steps a run; "
+        f"{settings.trials} configurations tried for each optimizer, then {settings.seeds} paired seeds. "
         "Another model, data set or budget may rank them differently."
     )
 
@@ -138,32 +173,41 @@ def _cost(kind: Kind, leaders: Sequence[Row]) -> list[str]:
     if fastest.state_bytes != least or fastest.step_ms is None:
         return []
     return [
-        f"Of those that tie, {fastest.space.optimizer} is the cheapest: {fastest.step_ms:.2g} ms "
+        f"Of those that tie, {fastest.space.title} is the cheapest: {fastest.step_ms:.2g} ms "
         f"a step and {least:,} bytes of state."
     ]
 
 
-def _cautions(study: Study, ranking: Sequence[Row]) -> list[str]:
-    cautions = []
-    for row in ranking:
-        name = row.space.optimizer
-        diverged = sum(record.validation is None for record in study.tuning_of(row.space))
-        if diverged:
-            cautions.append(f"{name} diverged in {diverged} of {study.settings.trials} trials.")
-        if row.chosen is None:
-            cautions.append(f"{name} has no learning rate: it diverged at all that were tried.")
-        elif row.failures:
-            cautions.append(f"{name} diverged on {row.failures} of {study.settings.seeds} seeds.")
-        if row.chosen is not None and study.on_border(row.space):
-            cautions.append(
-                f"{name}'s best learning rate, {row.chosen.trial.lr:g}, is at the border of those "
-                f"tried ({row.space.low:g} to {row.space.high:g}); a better one may lie beyond."
-            )
-    if len(ranking) > 2:
-        cautions.append(
-            "Each 95 % interval stands by itself: nothing is adjusted for making "
-            f"{len(ranking) - 1} comparisons."
-        )
-    if study.settings.margin == 0:
+def _cautions(study: Study, ranking: Sequence[Row], least: float) -> list[str]:
+    cautions = [caution for row in ranking for caution in _cautions_about(study, row)]
+    if not is_complete(study):
+        made = len(study.records)
+        cautions.insert(0, f"Not finished: {made} runs were made. The same command goes on from there.")
+    if least == 0:
         cautions.append("The margin is zero: any difference that is sure to exist decides.")
+    return cautions
+
+
+def _cautions_about(study: Study, row: Row) -> list[str]:
+    cautions, name = [], row.space.title
+    tuning = study.tuning_of(row.space)
+    failures = Counter(record.failure.kind for record in tuning if record.failure)
+    if failures:
+        kinds = listed([f"{kind} {count}" for kind, count in failures.items()])
+        cautions.append(f"{name} failed in {failures.total()} of {len(tuning)} tuning trials ({kinds}).")
+    if tuning and row.chosen is None:
+        cautions.append(f"{name} has no configuration: it failed in every trial.")
+    elif row.failures:
+        cautions.append(f"{name} failed on {row.failures} of {row.measured} fresh seeds.")
+    first, wide, side = row.space.axes[0], rate_range(study, row.space), border(study, row.space)
+    if (wide.low, wide.high) != (first.low, first.high):
+        cautions.append(
+            f"{name}'s best {first.name} was on the border of {first.low:g} to {first.high:g}, so the range "
+            f"was extended to {wide.low:.3g} to {wide.high:.3g}."
+        )
+    if side is not None and len(tuning) > 1:
+        end = "highest" if side == "high" else "lowest"
+        cautions.append(
+            f"{name}'s best {first.name} is still the {end} that was tried; a better one may lie beyond."
+        )
     return cautions

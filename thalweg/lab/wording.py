@@ -8,13 +8,18 @@ from thalweg.lab.study import Study
 
 
 class Numbers:
-    """Writes values and differences of a study's metric, to a digit beyond the margin's first."""
+    """Writes values and differences of a study's metric, to a digit beyond the margin's first.
 
-    def __init__(self, study: Study) -> None:
+    Args:
+        study: whose metric.
+        margin: the smallest difference worth having, in the metric's unit.
+    """
+
+    def __init__(self, study: Study, margin: float) -> None:
         self._unit = study.workload.unit
         self._difference_unit = study.workload.difference_unit
-        margin = study.settings.margin or study.workload.margin
-        self.decimals = min(6, max(0, 1 - math.floor(math.log10(margin))))
+        self._margin, self._share = margin, study.settings.margin
+        self.decimals = min(6, max(0, 1 - math.floor(math.log10(margin)))) if margin else 3
 
     def plain(self, value: float) -> str:
         """A value without its unit."""
@@ -28,10 +33,13 @@ class Numbers:
         """A difference with its unit, for example ``0.39 points``."""
         return f"{self.plain(value)} {self._difference_unit}".rstrip()
 
-    def margin(self, value: float) -> str:
-        """A difference that somebody chose, without padding: ``0.5 points``, ``1 point``."""
-        unit = self._difference_unit.removesuffix("s") if value == 1 else self._difference_unit
-        return f"{value:g} {unit}".rstrip()
+    @property
+    def margin(self) -> str:
+        """The margin as it was chosen: ``0.5 points``, ``1 point``, ``2 % (0.086)``."""
+        if self._share.relative:
+            return f"{100 * self._share.value:g} % ({self.difference(self._margin)})"
+        unit = self._difference_unit.removesuffix("s") if self._margin == 1 else self._difference_unit
+        return f"{self._margin:g} {unit}".rstrip()
 
     def interval(self, interval: Interval) -> str:
         """The two ends, for example ``0.12 to 0.66``."""

@@ -1,13 +1,16 @@
 """What the lab trains, as a contract that any object may fulfil.
 
-A workload is pickled once for each worker process, so it should hold its data as NumPy arrays (or
-load them on first use) and must be importable there.
+Deriving a class from `Workload` gives it the defaults of all that is optional; an object of any other class
+with the same attributes and methods serves as well. Worker processes receive a pickled copy.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
+
+from thalweg.lab.spaces import Space
 
 Split = Literal["validation", "test"]
 """The held-out parts of the data: one to choose on, one to report on."""
@@ -30,38 +33,61 @@ class Workload(Protocol):
     Everything random must come from the `seed` that a method is given or from torch's global
     generator, which is seeded with the same number at the start of each run. Equal seeds then give
     every optimizer the same initial weights and the same batches in the same order.
+
+    The lab moves models, and the tensors inside training batches, to the device it trains on. `evaluate`
+    finds that device with `device_of`.
     """
 
     name: str
     """What the user types, for example ``digits``."""
-    title: str
-    """One line for a reader: the model and the data."""
-    metric: str
-    """The name of the metric, for example ``accuracy``."""
-    unit: str
-    """The unit of one value, put directly after the number: ``%`` or an empty string."""
-    difference_unit: str
-    """The unit of a difference of two values, in the plural: ``points``."""
-    higher_is_better: bool
-    """Whether a larger metric is a better one."""
-    margin: float
-    """The smallest difference of the metric that is worth having, in the unit of the metric."""
     steps: int
-    """How many optimizer steps one run takes."""
+    """How many optimizer steps one run takes, at least 1."""
     evaluate_every: int
-    """Steps between two evaluations on the validation split."""
+    """Steps between two evaluations on the validation split, at least 1."""
+    batch_size: int
+    """Examples in one training batch: a condition of the verdict."""
+
+    title: str = ""
+    """One line for a reader: the model and the data."""
+    metric: str = "loss"
+    """The name of the metric, for example ``accuracy``."""
+    unit: str = ""
+    """The unit of one value, put directly after the number: ``%`` or an empty string."""
+    difference_unit: str = ""
+    """The unit of a difference of two values, in the plural: ``points``."""
+    higher_is_better: bool = False
+    """Whether a larger metric is a better one."""
+    margin: float | None = None
+    """The smallest difference worth having, in the unit of the metric; None for 0.5 where that is
+    ``%``, else 2 % of the best mean."""
+    target: float | None = None
+    """The validation metric that counts as done; None for what every optimizer reaches in the end."""
+    clip_norm: float | None = None
+    """The Euclidean norm that gradients are clipped to, for every optimizer alike; None for no clipping."""
+    spaces: Sequence[Space] = ()
+    """Search spaces for optimizers that the lab does not know, or in place of its own."""
 
     def model(self, seed: int) -> nn.Module:
-        """A new model; equal seeds give equal weights, bit for bit."""
+        """A new model on the CPU; equal seeds give equal weights, bit for bit."""
+        ...
 
     def batches(self, seed: int) -> Iterator[Any]:
-        """`steps` training batches; equal seeds give equal batches in equal order."""
+        """At least `steps` training batches; equal seeds give equal batches in equal order."""
+        ...
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """The training loss of one batch: a scalar to differentiate."""
+        ...
 
     def evaluate(self, model: nn.Module, split: Split) -> Evaluation:
         """Metric and mean loss on a whole split; called without gradients, in evaluation mode."""
+        ...
 
     def facts(self) -> Mapping[str, str]:
-        """What a reader must know to repeat the measurement: data, splits, model, batch size."""
+        """What a reader must know to repeat the measurement: data, splits, model."""
+        return {}
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of a model's parameters."""
+    return next(model.parameters()).device

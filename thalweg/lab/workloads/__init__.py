@@ -1,21 +1,40 @@
 """The workloads that ship with the package, by name."""
 
 from importlib import import_module
+from pathlib import Path
 
 from thalweg.lab.workload import Workload
 
-WORKLOADS = {"digits": "thalweg.lab.workloads.digits:Digits"}
+WORKLOADS = {
+    "digits": "thalweg.lab.workloads.digits:Digits",
+    "fashion-mnist": "thalweg.lab.workloads.fashion_mnist:FashionMnist",
+    "cifar10": "thalweg.lab.workloads.cifar10:Cifar10",
+    "text": "thalweg.lab.workloads.text:Text",
+    "speech": "thalweg.lab.workloads.speech:Speech",
+}
 """Name to ``module:class``; a module is imported only when its workload is asked for."""
 
+TAKES_DATA = ("fashion-mnist", "cifar10", "speech")
+"""The workloads whose data the user may point at."""
 
-def find(name: str) -> Workload:
-    """The workload called `name`.
+
+def find(name: str, data: Path | None = None) -> Workload:
+    """The workload called `name`, with its data loaded.
+
+    Args:
+        name: a key of `WORKLOADS`.
+        data: a file or folder with the data, in place of where they are looked for.
 
     Raises:
-        ValueError: there is none; the message lists those that exist.
+        ValueError: there is no such workload, the message lists those that exist; or it takes no `data`.
+        thalweg.lab.data.MissingDataError: its data are not there; the message says how to get them. It is
+            a ValueError too.
     """
     if name not in WORKLOADS:
         raise ValueError(f"unknown workload {name!r}; choose from: {', '.join(WORKLOADS)}")
+    if data is not None and name not in TAKES_DATA:
+        raise ValueError(f"--data: workload {name!r} brings its own data")
     module, _, attribute = WORKLOADS[name].partition(":")
-    workload: Workload = getattr(import_module(module), attribute)()
+    kind = getattr(import_module(module), attribute)
+    workload: Workload = kind() if data is None else kind(data)
     return workload

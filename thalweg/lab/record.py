@@ -1,0 +1,154 @@
+"""What goes into one training run (`Trial`) and what comes out of it (`Record`), and both as JSON."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+from thalweg.lab.workload import Evaluation
+
+Stage = Literal["tune", "extend", "confirm", "final"]
+"""Why a run is made: to search, to search beyond a range, to choose between the best two, to measure."""
+
+FailureKind = Literal["diverged", "out of memory", "time limit", "killed"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Everything that fixes a run of a workload, so that it can be repeated bit for bit.
+
+    Attributes:
+        stage: why it is run.
+        name: of the optimizer's search space, for example ``adamw``.
+        optimizer: where the class lies, for example ``thalweg.AdamW``.
+        settings: all constructor arguments.
+        point: the searched hyperparameters by the names of their axes.
+        seed: gives the initial weights and the order of the data.
+    """
+
+    stage: Stage
+    name: str
+    optimizer: str
+    settings: Mapping[str, Any]
+    point: Mapping[str, float]
+    seed: int
+
+    @cached_property
+    def key(self) -> str:
+        """Tells this trial from all others of a study; equal trials have equal keys."""
+        return json.dumps([self.stage, self.name, self.optimizer, self.settings, self.seed], sort_keys=True)
+
+    @property
+    def lr(self) -> float:
+        """The learning rate."""
+        return float(self.settings["lr"])
+
+
+class Point(NamedTuple):
+    """One point of a learning curve.
+
+    `loss` is the mean training loss since the point before (None at step 0, before training);
+    `metric` is measured on the validation split.
+    """
+
+    step: int
+    loss: float | None
+    metric: float
+
+
+class Failure(NamedTuple):
+    """Why a run did not come to its end; `step` is where, if that is known."""
+
+    kind: FailureKind
+    text: str
+    step: int | None = None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Wall-clock time of one run.
+
+    Attributes:
+        seconds: all forward and backward passes and optimizer steps; no evaluation.
+        total: the whole run, evaluations and the making of model and batches among it.
+        step_ms: median milliseconds of one optimizer step.
+        at: `seconds` gone at each point of the learning curve.
+        machine: where it ran.
+    """
+
+    seconds: float
+    total: float
+    step_ms: float
+    at: tuple[float, ...]
+    machine: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one run gave. Two records are equal when all but their timing is.
+
+    Attributes:
+        trial: what was run.
+        curve: the learning curve, from before the first step to the last finite point.
+        validation: evaluation after the last step; None if the run failed.
+        test: the same on the test split, of final runs only.
+        failure: why it did not come to its end; None if it did.
+        state_bytes: bytes of optimizer state beside the parameters, after the last step.
+        timing: how long it took; None if it never came back.
+    """
+
+    trial: Trial
+    curve: tuple[Point, ...]
+    validation: Evaluation | None
+    test: Evaluation | None
+    failure: Failure | None
+    state_bytes: int
+    timing: Timing | None = field(compare=False)
+
+
+def failed(trial: Trial, failure: Failure) -> Record:
+    """The record of a run that never came back."""
+    return Record(trial, (), None, None, failure, 0, None)
+
+
+def to_json(record: Record) -> dict[str, Any]:
+    """A record as JSON's types; `from_json` gives it back, bit for bit."""
+    return {
+        **asdict(record.trial),
+        "curve": [list(point) for point in record.curve],
+        "validation": record.validation and record.validation._asdict(),
+        "test": record.test and record.test._asdict(),
+        "failure": record.failure and record.failure._asdict(),
+        "state_bytes": record.state_bytes,
+        "timing": record.timing and asdict(record.timing),
+    }
+
+
+def trial_from_json(document: Mapping[str, Any]) -> Trial:
+    """The trial inside what `to_json` gave."""
+    settings = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in document["settings"].items()
+    }
+    return Trial(
+        document["stage"],
+        document["name"],
+        document["optimizer"],
+        settings,
+        document["point"],
+        document["seed"],
+    )
+
+
+def from_json(document: Mapping[str, Any]) -> Record:
+    """The record that `to_json` was given."""
+    timing = document["timing"]
+    return Record(
+        trial=trial_from_json(document),
+        curve=tuple(Point(*point) for point in document["curve"]),
+        validation=document["validation"] and Evaluation(**document["validation"]),
+        test=document["test"] and Evaluation(**document["test"]),
+        failure=document["failure"] and Failure(**document["failure"]),
+        state_bytes=document["state_bytes"],
+        timing=timing and Timing(**{**timing, "at": tuple(timing["at"])}),
+    )

@@ -1,0 +1,173 @@
+"""The page as a whole."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from string import Template
+
+from thalweg.lab.figures import Figure, draw
+from thalweg.lab.figures.look import COLOURS, DARK
+from thalweg.lab.report import method, tables
+from thalweg.lab.report.library import plotly
+from thalweg.lab.results import Provenance
+from thalweg.lab.statistics import Row
+from thalweg.lab.study import Study
+from thalweg.lab.verdict import Verdict
+
+FALLBACK = (
+    "The picture needs scripts, and a browser of 2023 or later; what it shows is in the tables and in "
+    "results.json."
+)
+
+MOST_NOTES = 4
+"""Notes that are read without opening the others."""
+
+MOST_CODE = 4
+"""Leaders whose code is shown on top; that of all is under the ranking."""
+
+
+def render(study: Study, verdict: Verdict, provenance: Provenance) -> str:
+    """The whole report as text; everything that comes from a workload is escaped."""
+    sections = [
+        _section("ranking", "Ranking", tables.ranking(study, verdict), tables.settings(verdict)),
+        _section("pictures", "In pictures", _figures(draw(study, verdict))),
+        _section("pairs", "Every pair of optimizers", tables.pairs(study, verdict)),
+        _section("trials", "All trials", _trials_note(study, provenance), tables.trials(study, verdict)),
+        _section("method", "How it was measured", *_method(study, verdict, provenance)),
+    ]
+    return _page(study, verdict, sections)
+
+
+def summary(study: Study, verdict: Verdict) -> str:
+    """The part that fits in a notebook: verdict, code, ranking and pictures."""
+    sections = [
+        _section("ranking", "Ranking", tables.ranking(study, verdict), tables.settings(verdict)),
+        _section("pictures", "In pictures", _figures(draw(study, verdict))),
+    ]
+    return _page(study, verdict, sections)
+
+
+def _page(study: Study, verdict: Verdict, sections: Iterable[str]) -> str:
+    library = plotly()
+    return Template(_resource("page.html")).substitute(
+        headline=escape(verdict.headline),
+        sentence=prose(verdict.sentence),
+        conditions=prose(verdict.conditions),
+        workload=escape(study.workload.name),
+        style=_resource("page.css") + tables.key_colours(study),
+        script=_resource("page.js"),
+        dark=json.dumps(dict(zip(COLOURS, DARK, strict=True))),
+        library=library.text,
+        library_bytes=library.compressed,
+        code=_code(study, verdict),
+        notes=_notes(verdict.notes),
+        sections="\n".join(filter(None, sections)),
+    )
+
+
+def _resource(name: str) -> str:
+    return files("thalweg.lab.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _section(name: str, title: str, *parts: str) -> str:
+    """A section of the page; nothing where there is nothing to show."""
+    body = "\n".join(filter(None, parts))
+    if not body:
+        return ""
+    heading = f'<h2 id="{name}-title">{escape(title)}</h2>'
+    return f'<section aria-labelledby="{name}-title">{heading}\n{body}\n</section>'
+
+
+def _code(study: Study, verdict: Verdict) -> str:
+    """The lines to paste, each under the name of its optimizer where there are several."""
+    leaders = [row for row in verdict.leaders if row.chosen is not None]
+    blocks = [
+        _line(study, row, line, named=len(leaders) > 1)
+        for row, line in zip(leaders[:MOST_CODE], verdict.code, strict=False)
+    ]
+    if not blocks:
+        return ""
+    more = " Those of the others are under the ranking." if len(leaders) > MOST_CODE else ""
+    note = f'<p class="aside">Measured with this training: {prose(method.training(study))}.{more}</p>'
+    return "\n".join([*blocks, note])
+
+
+def _line(study: Study, row: Row, line: str, *, named: bool) -> str:
+    name = f'<p class="of">{tables.named(study, row.space)}</p>' if named else ""
+    return f'{name}<pre class="paste"><code>{escape(line)}</code></pre>'
+
+
+def _notes(notes: Sequence[str]) -> str:
+    """The notes; where they are many, all but the first ones are to be opened."""
+    first, others = notes[:MOST_NOTES], notes[MOST_NOTES:]
+    if len(others) < 2:
+        return _items(notes)
+    more = f"<details><summary>{len(others)} more notes</summary>{_items(others)}</details>"
+    return _items(first) + more
+
+
+def _items(notes: Sequence[str]) -> str:
+    items = "".join(f"<li>{prose(note)}</li>" for note in notes)
+    return f'<ul class="notes">{items}</ul>' if items else ""
+
+
+def prose(text: str) -> str:
+    """Text as HTML, in which a number and its percent sign stay on one line."""
+    return escape(text).replace(" %", "&nbsp;%")
+
+
+def _figures(figures: Sequence[Figure]) -> str:
+    return f'<div class="figures">{"".join(map(_figure, figures))}</div>' if figures else ""
+
+
+def _figure(figure: Figure) -> str:
+    views = "\n".join(_view(figure, name) for name in figure.views)
+    kind = ' class="wide"' if figure.wide else ""
+    return (
+        f'<figure id="{figure.name}"{kind}><h3>{prose(figure.title)}</h3>\n{views}\n'
+        f"<figcaption>{prose(figure.caption)}</figcaption></figure>\n"
+    )
+
+
+def _view(figure: Figure, name: str) -> str:
+    plot = figure.views[name]
+    label = f"{figure.title} ({name})" if name else figure.title
+    # "<" is escaped, so that no text inside can end the element.
+    data = plot.to_json().replace("<", "\\u003c")
+    return (
+        f'<div class="view" data-view="{name}"><div class="picture" role="img" '
+        f'style="min-height:{plot.layout.height}px" aria-label="{escape(label)}">'
+        f'<p class="fallback">{FALLBACK}</p></div>'
+        f'<script type="application/json">{data}</script></div>'
+    )
+
+
+def _trials_note(study: Study, provenance: Provenance) -> str:
+    """How to repeat a run; an object that was passed from Python cannot be found again."""
+    if not study.records or not provenance.task:
+        return ""
+    return (
+        '<p class="aside"><code>thalweg trial FOLDER --id N</code> repeats the run with that id; FOLDER is '
+        "where this report was written.</p>"
+    )
+
+
+def _method(study: Study, verdict: Verdict, provenance: Provenance) -> list[str]:
+    return [
+        "<h3>The task</h3>",
+        _definitions(method.task(study)),
+        "<h3>The protocol</h3>",
+        _definitions(method.protocol(study)),
+        "<h3>The search spaces</h3>",
+        tables.spaces(study),
+        "<h3>The statistics</h3>",
+        _definitions(method.analysis(study, verdict)),
+        "<h3>The run</h3>",
+        _definitions(method.run(study, provenance)),
+    ]
+
+
+def _definitions(facts: Mapping[str, str]) -> str:
+    items = (f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>\n" for term, text in facts.items())
+    return f"<dl>{''.join(items)}</dl>"
