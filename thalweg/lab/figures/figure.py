@@ -1,5 +1,6 @@
 """A picture as the report holds it."""
 
+import math
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,20 +37,24 @@ class Figure:
 
     def _titled(self, plot: go.Figure) -> go.Figure:
         lines = textwrap.wrap(escape(self.title, quote=False), 72)
-        titled = go.Figure(plot)
-        height = 40 + 20 * len(lines)
-        legend = 26 if any(trace.showlegend is not False and trace.name for trace in plot.data) else 0
-        return titled.update_layout(
+        entries = sum(trace.showlegend is not False and bool(trace.name) for trace in plot.data)
+        top, bottom = 28 + 20 * len(lines), 22 * math.ceil(entries / 3)
+        return go.Figure(plot).update_layout(
             title={
                 "text": "<br>".join(lines),
+                "font_size": 15,
                 "x": 0,
                 "xref": "container",
-                "xanchor": "left",
                 "pad_l": 14,
-                "font_size": 15,
+                "y": 1,
+                "yref": "container",
+                "yanchor": "top",
+                "pad_t": 14,
             },
-            height=plot.layout.height + height + legend,
-            margin_t=height + legend,
+            # Below the plot, where the title does not need the place.
+            legend={"y": 0, "yref": "container", "yanchor": "bottom"},
+            margin={"t": top, "b": 50 + bottom},
+            height=plot.layout.height + top + bottom,
             paper_bgcolor="#ffffff",
             plot_bgcolor="#ffffff",
         )

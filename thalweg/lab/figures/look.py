@@ -56,6 +56,7 @@ MARKERS = (
 )
 DASHES = ("solid", "dash", "dot", "dashdot")
 NEUTRAL = "#888888"
+GRID = "#DDE2E7"
 
 LONGEST = 18
 """Characters of a name beside an axis or in a legend; of a longer one the end is shown."""
@@ -140,7 +141,7 @@ def padded(low: float, high: float, share: float = 0.06) -> list[float]:
 
 def plot(height: int = 350, entries: int = 0) -> go.Figure:
     """An empty plot that takes the width it is given; `entries` in its legend make it higher."""
-    return go.Figure(layout=layout(height + LEGEND_ROW * (entries // 3)))
+    return go.Figure(layout=layout(height + LEGEND_ROW * (entries // 2)))
 
 
 def layout(height: int) -> dict[str, object]:
@@ -153,7 +154,7 @@ def layout(height: int) -> dict[str, object]:
         "paper_bgcolor": "rgba(0, 0, 0, 0)",
         "plot_bgcolor": "rgba(0, 0, 0, 0)",
         "font": {"family": "system-ui, sans-serif", "size": 13},
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "maxheight": 0.9},
         "hovermode": "closest",
         "dragmode": False,
         "xaxis": axis(),
@@ -167,7 +168,7 @@ def axis() -> dict[str, object]:
         "zeroline": False,
         "automargin": True,
         "fixedrange": True,
-        "gridcolor": NEUTRAL,
+        "gridcolor": GRID,
         "title_standoff": 8,
     }
 

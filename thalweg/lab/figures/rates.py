@@ -55,6 +55,8 @@ def _grid(study: Study, spaces: Sequence[Space], scale: Scale) -> go.Figure:
     figure.update_xaxes(axis() | {"type": "log", "range": _rate_limits(study, spaces), "tickfont_size": 11})
     figure.update_xaxes(dtick=1, exponentformat="power")
     figure.update_yaxes(axis() | {"range": _limits(scale), "nticks": 4, "automargin": False})
+    if all(best_of(study, space) is None for space in spaces):
+        figure.update_yaxes(showticklabels=False)
     plain = all(space.axes[0].name == "lr" for space in spaces)
     title = "learning rate" if plain else "learning rate, or what stands for it"
     figure.update_xaxes(title_text=title, row=n, col=1)

@@ -40,12 +40,11 @@ def _view(study: Study, spaces: Sequence[Space], level: float, *, seconds: bool)
     found = [measures.reached(study, space, level) for space in spaces]
     late = [f"{r.of - r.runs} of {r.of} never" if r.runs < r.of else "" for r in found]
     figure = rows(study, spaces, row=46, notes=late)
-    unit = "s" if seconds else "steps"
     for place, (space, reached) in enumerate(zip(spaces, found, strict=True)):
         middle = reached.seconds if seconds else reached.steps
         _add_runs(figure, study, space, level, place, seconds=seconds)
         if middle is not None:
-            _add_median(figure, study, space, middle, place, unit)
+            _add_median(figure, study, space, middle, place)
     figure.update_xaxes(
         title_text="seconds of training" if seconds else "optimizer steps",
         range=_room(study, spaces, level, seconds=seconds),
@@ -86,13 +85,13 @@ def _add_runs(
     )
 
 
-def _add_median(figure: go.Figure, study: Study, space: Space, middle: float, place: int, unit: str) -> None:
+def _add_median(figure: go.Figure, study: Study, space: Space, middle: float, place: int) -> None:
     drawn = look(study, space)
     figure.add_scatter(
         x=short([middle]),
         y=[place + BELOW],
         mode="markers+text",
-        text=[f" {amount(middle)} {unit}"],
+        text=[f" {amount(middle)}"],
         textposition="middle right",
         marker={"symbol": drawn.marker, "size": 11, "color": drawn.colour},
         cliponaxis=False,
@@ -113,7 +112,10 @@ def _time(study: Study, record: Record, level: float, *, seconds: bool) -> float
 def _why(study: Study) -> str:
     if study.workload.target is not None:
         return "That is the target that the task states."
-    return "The task states no target; this is what the optimizer that gets least far reaches on average."
+    return (
+        "The task states no target; this is where the worst of those that never failed ends on average, "
+        "less the margin."
+    )
 
 
 def _never(study: Study, spaces: Sequence[Space], level: float) -> str:

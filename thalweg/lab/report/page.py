@@ -8,8 +8,9 @@ from string import Template
 
 from thalweg.lab.figures import Figure, draw
 from thalweg.lab.figures.look import COLOURS, DARK
-from thalweg.lab.report import method, tables
+from thalweg.lab.report import method, ranking, runs
 from thalweg.lab.report.library import plotly
+from thalweg.lab.report.table import key_colours, named
 from thalweg.lab.results import Provenance
 from thalweg.lab.statistics import Row
 from thalweg.lab.study import Study
@@ -30,10 +31,10 @@ MOST_CODE = 4
 def render(study: Study, verdict: Verdict, provenance: Provenance) -> str:
     """The whole report as text; everything that comes from a workload is escaped."""
     sections = [
-        _section("ranking", "Ranking", tables.ranking(study, verdict), tables.settings(verdict)),
+        _section("ranking", "Ranking", ranking.ranking(study, verdict), ranking.settings(verdict)),
         _section("pictures", "In pictures", _figures(draw(study, verdict))),
-        _section("pairs", "Every pair of optimizers", tables.pairs(study, verdict)),
-        _section("trials", "All trials", _trials_note(study, provenance), tables.trials(study, verdict)),
+        _section("pairs", "Every pair of optimizers", ranking.pairs(study, verdict)),
+        _section("trials", "All trials", _trials_note(study, provenance), runs.trials(study, verdict)),
         _section("method", "How it was measured", *_method(study, verdict, provenance)),
     ]
     return _page(study, verdict, sections)
@@ -42,7 +43,7 @@ def render(study: Study, verdict: Verdict, provenance: Provenance) -> str:
 def summary(study: Study, verdict: Verdict) -> str:
     """The part that fits in a notebook: verdict, code, ranking and pictures."""
     sections = [
-        _section("ranking", "Ranking", tables.ranking(study, verdict), tables.settings(verdict)),
+        _section("ranking", "Ranking", ranking.ranking(study, verdict), ranking.settings(verdict)),
         _section("pictures", "In pictures", _figures(draw(study, verdict))),
     ]
     return _page(study, verdict, sections)
@@ -55,7 +56,7 @@ def _page(study: Study, verdict: Verdict, sections: Iterable[str]) -> str:
         sentence=prose(verdict.sentence),
         conditions=prose(verdict.conditions),
         workload=escape(study.workload.name),
-        style=_resource("page.css") + tables.key_colours(study),
+        style=_resource("page.css") + key_colours(study),
         script=_resource("page.js"),
         dark=json.dumps(dict(zip(COLOURS, DARK, strict=True))),
         library=library.text,
@@ -83,7 +84,7 @@ def _code(study: Study, verdict: Verdict) -> str:
     """The lines to paste, each under the name of its optimizer where there are several."""
     leaders = [row for row in verdict.leaders if row.chosen is not None]
     blocks = [
-        _line(study, row, line, named=len(leaders) > 1)
+        _line(study, row, line, several=len(leaders) > 1)
         for row, line in zip(leaders[:MOST_CODE], verdict.code, strict=False)
     ]
     if not blocks:
@@ -93,8 +94,8 @@ def _code(study: Study, verdict: Verdict) -> str:
     return "\n".join([*blocks, note])
 
 
-def _line(study: Study, row: Row, line: str, *, named: bool) -> str:
-    name = f'<p class="of">{tables.named(study, row.space)}</p>' if named else ""
+def _line(study: Study, row: Row, line: str, *, several: bool) -> str:
+    name = f'<p class="of">{named(study, row.space)}</p>' if several else ""
     return f'{name}<pre class="paste"><code>{escape(line)}</code></pre>'
 
 
@@ -160,7 +161,7 @@ def _method(study: Study, verdict: Verdict, provenance: Provenance) -> list[str]
         "<h3>The protocol</h3>",
         _definitions(method.protocol(study)),
         "<h3>The search spaces</h3>",
-        tables.spaces(study),
+        runs.spaces(study),
         "<h3>The statistics</h3>",
         _definitions(method.analysis(study, verdict)),
         "<h3>The run</h3>",
