@@ -10,7 +10,7 @@ Read the modules in this order:
 - `store`, `pool`, `execution`: where records are kept, the processes that train, the loop over both.
 - `budget`: what a time budget buys.
 - `statistics`, `measures`: intervals, ranking, differences; what else the records tell.
-- `verdict`, `wording`: what the numbers allow one to say, and how it is said.
+- `verdict`, `wording`, `quantities`: what the numbers allow one to say, and how it is said.
 - `results`, `findings`, `figures`, `report`, `result`, `console`: what is written and shown.
 - `comparison`: all of it in a row; `api`, `command`: for Python and for the command line.
 

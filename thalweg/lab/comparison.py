@@ -10,7 +10,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import torch
 
 import thalweg
@@ -90,12 +89,13 @@ def find(reference: str, data: Path | None = None) -> Task:
     Raises:
         ValueError: there is none, or it is not what a task must be.
     """
-    if reference.partition(":")[0].endswith(".py"):
+    if tasks.is_file(reference):
         if data is not None:
             raise ValueError(f"--data is for the built-in workloads; {reference!r} finds its own data")
-        path, colon, name = reference.partition(":")
-        file = Path(path).absolute()
-        return Task(tasks.load(f"{file}{colon}{name}"), f"{file}{colon}{name}", file)
+        path, name = tasks.parse(reference)
+        file = path.absolute()
+        whole = f"{file}:{name}" if name else str(file)
+        return Task(tasks.load(whole), whole, file)
     return Task(workloads.find(reference, data), reference, data=data)
 
 
@@ -188,12 +188,15 @@ def compare(
         watch: called with the study so far and the trials under way.
 
     Raises:
+        thalweg.lab.tasks.TaskError: a user's own workload cannot be trained; nothing was written.
         Interrupted: Ctrl-C; it holds the result so far.
         thalweg.lab.errors.TrialError: the workload raised an exception.
         thalweg.lab.errors.StoreError: the storage failed.
     """
     started, clock = datetime.now().astimezone(), time.monotonic()
     workload = task.workload
+    if task.file is not None or not task.reference:
+        tasks.smoke(workload, task.file)
     pool.load(workload, task.file)
     name = f"{workload.name}-{fingerprint(task, spaces, options)}"
     store = Store(options.storage, name, higher_is_better=workload.higher_is_better, fresh=options.fresh)
@@ -240,7 +243,7 @@ def fingerprint(task: Task, spaces: Sequence[Space], options: Options) -> str:
         "thalweg": thalweg.__version__,
         "torch": torch.__version__,
         "workload": workload.name,
-        "source": _source(task),
+        "source": [_source(task), dict(workload.facts())],
         "steps": [workload.steps, workload.evaluate_every, workload.batch_size, workload.clip_norm],
         "spaces": [
             [space.name, space.optimizer, [repr(axis) for axis in space.axes], repr(space.fixed)]
@@ -252,13 +255,13 @@ def fingerprint(task: Task, spaces: Sequence[Space], options: Options) -> str:
 
 
 def _source(task: Task) -> str:
-    """The text that a workload comes from or, of an object without any, its pickled bytes."""
+    """The text that a workload comes from or, where there is none to be found, nothing."""
     if task.file is not None:
         return task.file.read_text(encoding="utf-8")
     try:
         return inspect.getsource(type(task.workload))
     except (OSError, TypeError):
-        return hashlib.sha256(cloudpickle.dumps(task.workload)).hexdigest()
+        return ""
 
 
 def _spend(workload: Workload, spaces: Sequence[Space], options: Options, workers: int) -> dict[str, Any]:

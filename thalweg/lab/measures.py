@@ -31,7 +31,7 @@ class Reached:
     Attributes:
         runs: how many do.
         of: out of how many.
-        steps: median steps; None if fewer than half of the runs reach it.
+        steps: median steps; None unless more than half of the runs reach it.
         seconds: median seconds of training, likewise.
     """
 

@@ -5,6 +5,7 @@ are the same, bit for bit, for every number of workers. A process that dies or h
 was at: that is recorded as a failure, and another process takes its place.
 """
 
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -56,6 +57,7 @@ class _Worker:
     def __init__(self, index: int) -> None:
         self.index = index
         self.trial: Trial | None = None
+        self.ready = False
         self.deadline = float("inf")
         self.limit = float("inf")
         context = multiprocessing.get_context("spawn")
@@ -86,6 +88,7 @@ class Pool:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
+        self._loaded = itertools.count()
 
     def __enter__(self) -> "Pool":
         self._folder = tempfile.TemporaryDirectory(prefix="thalweg-")
@@ -102,7 +105,7 @@ class Pool:
     def load(self, workload: Workload, file: Path | None = None) -> None:
         """Makes `workload` what is trained; `file` is the user's own that it comes from, if one."""
         # By way of a file, the workload is pickled once and travels once to each process.
-        self._path = Path(self._folder.name) / "workload.pickle"
+        self._path = Path(self._folder.name) / f"workload-{next(self._loaded)}.pickle"
         self._path.write_bytes(pickle.dumps((cloudpickle.dumps(workload), file)))
 
     @property
@@ -129,7 +132,8 @@ class Pool:
         busy = {worker.connection: worker for worker in self._processes if worker.trial is not None}
         nearest = min((worker.deadline for worker in busy.values()), default=float("inf"))
         ready = connection.wait(list(busy), max(0.0, min(timeout, nearest - time.monotonic())))
-        records = [self._receive(busy[end]) for end in ready if isinstance(end, Connection)]
+        answers = [self._receive(busy[end]) for end in ready if isinstance(end, Connection)]
+        records = [answer for answer in answers if answer is not None]
         now = time.monotonic()
         return records + [
             self._replace(worker, Failure("time limit", f"stopped after its limit of {worker.limit:.0f} s"))
@@ -137,16 +141,20 @@ class Pool:
             if worker.trial is not None and worker.deadline <= now
         ]
 
-    def _receive(self, worker: _Worker) -> Record:
+    def _receive(self, worker: _Worker) -> Record | None:
+        """The record that a process sends; None while it only says that it is ready for work."""
         try:
             answer = worker.connection.recv()
         except (EOFError, ConnectionResetError):
             worker.process.join()
-            if worker.process.exitcode == _NEVER_STARTED:
+            if not worker.ready and worker.process.exitcode == _NEVER_STARTED:
                 raise WorkerDiedError("a training process could not start; see its message above") from None
             return self._replace(worker, Failure("killed", _ending(worker.process.exitcode)))
         if isinstance(answer, _Raised):
             raise TrialError(answer.text)
+        if answer is None:
+            worker.ready = True
+            return None
         worker.trial, worker.deadline = None, float("inf")
         record: Record = answer
         return record
@@ -154,6 +162,7 @@ class Pool:
     def _replace(self, worker: _Worker, failure: Failure) -> Record:
         assert worker.trial is not None
         record = failed(worker.trial, failure)
+        worker.trial = None
         worker.end()
         self._processes[self._processes.index(worker)] = _Worker(worker.index)
         return record
@@ -204,6 +213,8 @@ def _serve(end: Connection, index: int) -> None:
     thalweg.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     device = device_for(index)
     with suppress(EOFError, BrokenPipeError):
+        # Who has said that it is ready and ends with any status was ended by a trial.
+        end.send(None)
         while True:
             path, trial = end.recv()
             end.send(_run(path, trial, device))
@@ -226,6 +237,10 @@ def _leave_with_parent() -> None:
 @lru_cache(maxsize=1)
 def _load(path: Path) -> tuple[Workload, Path | None]:
     workload, file = pickle.loads(path.read_bytes())
+    if file is not None:
+        from thalweg.lab import tasks
+
+        tasks.make_importable(file)
     return pickle.loads(workload), file
 
 

@@ -116,13 +116,16 @@ def chosen(study: Study, space: Space) -> Record | None:
 def border(study: Study, space: Space) -> Side | None:
     """On which side the best learning rate in tuning is the outermost that was tried, if on one.
 
-    Rates at which training failed count as tried: there is nothing to be found beyond them.
+    Rates at which training failed count as tried: there is nothing to be found beyond them. A single
+    rate is on no border, since nothing says on which side a better one may lie.
     """
     best = candidates(study, space)[:1]
     if not best:
         return None
     axis = space.axes[0].name
     tried = [record.trial.point[axis] for record in study.tuning_of(space)]
+    if min(tried) == max(tried):
+        return None
     if best[0].trial.point[axis] == max(tried):
         return "high"
     return "low" if best[0].trial.point[axis] == min(tried) else None

@@ -41,8 +41,8 @@ class Trial:
 
     @property
     def lr(self) -> float:
-        """The learning rate."""
-        return float(self.settings["lr"])
+        """The learning rate or, of an optimizer that takes none, what is searched in its place."""
+        return float(self.settings["lr"] if "lr" in self.settings else next(iter(self.point.values())))
 
 
 class Point(NamedTuple):

@@ -130,6 +130,8 @@ def record(document: Mapping[str, Any], number: int) -> Record:
         ValueError: there is none.
     """
     found: list[dict[str, Any]] = document["records"]
+    if not found:
+        raise ValueError("these results hold no records: the comparison was ended before its first run")
     if not 0 <= number < len(found):
         raise ValueError(f"--id must be from 0 to {len(found) - 1}, not {number}")
     return records.from_json(found[number])

@@ -77,8 +77,9 @@ class Space:
 
     @property
     def title(self) -> str:
-        """The name in texts and pictures: ``AdamW`` for ours, the whole path for another's."""
-        return self.optimizer.removeprefix("thalweg.")
+        """The name in texts and pictures: ``AdamW`` for ours, else what the space is called."""
+        ours = self.optimizer.removeprefix("thalweg.")
+        return ours if ours.lower() == self.name.lower() else self.name
 
     def searched(self, trials: int) -> list[Axis]:
         """The axes that are searched with this many trials."""

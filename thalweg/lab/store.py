@@ -8,6 +8,8 @@ transaction as soon as its run has ended.
 import json
 import os
 import platform
+import random
+import re
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -39,9 +41,18 @@ def address(storage: str) -> str:
     """The SQLAlchemy address of a storage that a user names: a database's address or a file's path.
 
     A PostgreSQL address without a driver gets psycopg's.
+
+    Raises:
+        StoreError: it is an address that cannot be read.
     """
     if "://" not in storage:
         return f"sqlite:///{Path(storage).absolute()}"
+    try:
+        sqlalchemy.make_url(storage)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        raise StoreError(
+            f"storage {hidden(storage)!r}: not an address such as postgresql://user@host/database"
+        ) from None
     scheme, _, rest = storage.partition("://")
     return f"postgresql+psycopg://{rest}" if scheme in ("postgresql", "postgres") else storage
 
@@ -61,7 +72,8 @@ class Store:
 
     def __init__(self, storage: str, name: str, *, higher_is_better: bool, fresh: bool = False) -> None:
         with _clear_errors(storage), _quietly():
-            self._storage: BaseStorage = get_storage(_connect(address(storage)))
+            self._connection = _connect(address(storage))
+            self._storage: BaseStorage = get_storage(self._connection)
             if fresh:
                 with suppress(KeyError):
                     optuna.delete_study(study_name=name, storage=self._storage)
@@ -80,15 +92,16 @@ class Store:
     def agreed(self) -> dict[str, Any] | None:
         """What `agree` was given by whoever began the study; None if nobody did."""
         with _clear_errors(self._storage_name):
-            attributes = self._storage.get_study_user_attrs(self._id)
-        # Of several who began it at the same moment, all take the word of the same one.
-        said = [key for key in attributes if key.startswith("agreed ")]
-        return attributes[min(said)] if said else None
+            said = [entry.user_attrs["agreed"] for entry in self._entries() if "agreed" in entry.user_attrs]
+        return said[0] if said else None
 
     def agree(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Keeps `facts` with the study for all who join it; returns those that count."""
+        # The storage numbers the entries one by one, so that of several who begin at once all see the same
+        # first word. It is entered as a trial without a key, for an attribute's last word would count.
+        word = create_trial(state=TrialState.FAIL, user_attrs={"agreed": dict(facts)})
         with _clear_errors(self._storage_name):
-            self._storage.set_study_user_attr(self._id, f"agreed {time.time_ns():020}", dict(facts))
+            self._storage.create_new_trial(self._id, word)
         return self.agreed() or dict(facts)
 
     def records(self) -> dict[str, Record]:
@@ -99,7 +112,8 @@ class Store:
                 if trial.number not in self._records and "record" in trial.user_attrs:
                     document = json.loads(trial.user_attrs["record"])
                     self._records[trial.number] = records.from_json(document)
-        return {record.trial.key: record for record in self._records.values()}
+        # Of two records of a trial the first that was entered counts, for all.
+        return {self._records[n].trial.key: self._records[n] for n in sorted(self._records, reverse=True)}
 
     def take(self, trials: Iterable[Trial]) -> Trial | None:
         """The first of `trials` that nobody has taken or finished, taken; None if there is none.
@@ -116,14 +130,21 @@ class Store:
     def finish(self, record: Record) -> None:
         """Keeps the record of a trial that was taken."""
         trial_id = self._ours.pop(record.trial.key)
+        text = json.dumps(records.to_json(record))
+        values = None if record.validation is None else [record.validation.metric]
+        state = TrialState.FAIL if values is None else TrialState.COMPLETE
         with _clear_errors(self._storage_name):
-            text = json.dumps(records.to_json(record))
-            self._storage.set_trial_user_attr(trial_id, "record", text)
-            if record.validation is None:
-                self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
-            else:
-                value = record.validation.metric
-                self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [value])
+            if self._has_record(record.trial):
+                # Others gave this machine up for dead, ran the trial again, and were quicker.
+                self._give_up(trial_id)
+                return
+            try:
+                self._storage.set_trial_user_attr(trial_id, "record", text)
+                self._storage.set_trial_state_values(trial_id, state, values)
+            except optuna.exceptions.UpdateFinishedTrialError:
+                # They gave it up, and nobody has run the trial again yet.
+                late = _entry(record.trial, state, values, record=text)
+                self._storage.create_new_trial(self._id, late)
 
     def beat(self) -> None:
         """Says that the trials which were taken are still under way; call it every ten seconds or so."""
@@ -135,7 +156,7 @@ class Store:
         """Gives up the trials that were taken and have no record; they will be offered again."""
         with _clear_errors(self._storage_name):
             for trial_id in self._ours.values():
-                self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+                self._give_up(trial_id)
         self._ours.clear()
 
     def release_dead(self) -> None:
@@ -145,15 +166,26 @@ class Store:
                 fail_stale_trials(self._study)
             for trial in self._trials():
                 if trial.state == TrialState.RUNNING and _is_dead(trial):
-                    # Somebody else may have been quicker to give it up.
-                    with suppress(optuna.exceptions.UpdateFinishedTrialError):
-                        self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+                    self._give_up(trial._trial_id)
 
     def close(self) -> None:
         """Ends the connection."""
         self._storage.remove_session()
+        self._connection.engine.dispose()
+
+    def _give_up(self, trial_id: int) -> None:
+        # Somebody else may have been quicker to give it up.
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+            self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+
+    def _has_record(self, trial: Trial) -> bool:
+        same = [entry for entry in self._trials() if entry.user_attrs["key"] == trial.key]
+        return any("record" in entry.user_attrs for entry in same)
 
     def _trials(self) -> list[FrozenTrial]:
+        return [entry for entry in self._entries() if "key" in entry.user_attrs]
+
+    def _entries(self) -> list[FrozenTrial]:
         return self._storage.get_all_trials(self._id, deepcopy=False)
 
     def _claim(self, trial: Trial) -> bool:
@@ -174,20 +206,39 @@ class Store:
 def _connect(url: str) -> RDBStorage:
     # SQLite lets one process write at a time; the others wait their turn instead of failing.
     options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-    return RDBStorage(
-        url,
-        engine_kwargs=options,
-        heartbeat_interval=HEARTBEAT_SECONDS,
-        grace_period=GRACE_SECONDS,
-    )
+    for attempt in range(_ATTEMPTS):
+        try:
+            return RDBStorage(
+                url,
+                engine_kwargs=options,
+                heartbeat_interval=HEARTBEAT_SECONDS,
+                grace_period=GRACE_SECONDS,
+            )
+        except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            if attempt == _ATTEMPTS - 1 or not _is_made_by_another(error):
+                raise
+            time.sleep(0.2 * random.random())
+    raise AssertionError
 
 
-def _entry(trial: Trial) -> FrozenTrial:
+_ATTEMPTS = 10
+
+
+def _is_made_by_another(error: Exception) -> bool:
+    """Whether somebody else was making the same tables at the same moment."""
+    causes = (error, error.__cause__)
+    return any(isinstance(c, sqlalchemy.exc.IntegrityError) or "already exists" in str(c) for c in causes)
+
+
+def _entry(
+    trial: Trial, state: TrialState = TrialState.RUNNING, values: Any = None, **attributes: Any
+) -> FrozenTrial:
     return create_trial(
-        state=TrialState.RUNNING,
+        state=state,
+        values=values,
         params=dict(trial.point),
         distributions={name: FloatDistribution(value, value) for name, value in trial.point.items()},
-        user_attrs={"key": trial.key, "owner": [platform.node(), os.getpid()]},
+        user_attrs={"key": trial.key, "owner": [platform.node(), os.getpid()], **attributes},
     )
 
 
@@ -216,19 +267,23 @@ def _clear_errors(storage: str) -> Iterator[None]:
         yield
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         cause = error.__cause__ or error
-        reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
-        raise StoreError(f"storage {hidden(storage)!r}: {reason}") from error
-    except ModuleNotFoundError as error:
-        raise StoreError(
-            f"storage {hidden(storage)!r} needs the package {error.name}: pip install 'thalweg[postgresql]'"
-        ) from error
+        reason = str(getattr(cause, "orig", None) or cause).strip() or type(cause).__name__
+        raise StoreError(f"storage {hidden(storage)!r}: {reason.splitlines()[0]}") from error
+    except ImportError as error:
+        # Optuna wraps the error that says which.
+        package = getattr(error.__cause__, "name", None) or error.name
+        cure = ": pip install 'thalweg[postgresql]'" if package == "psycopg" else ""
+        raise StoreError(f"storage {hidden(storage)!r} needs the package {package}{cure}") from error
 
 
 def hidden(storage: str) -> str:
     """A storage's name without the password that may be in it."""
     if "://" not in storage:
         return storage
-    return sqlalchemy.make_url(storage).render_as_string(hide_password=True)
+    try:
+        return sqlalchemy.make_url(storage).render_as_string(hide_password=True)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        return re.sub(r"(?<=://).*@", "***@", storage)
 
 
 @contextmanager

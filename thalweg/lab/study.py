@@ -75,7 +75,8 @@ class Study:
 
     def tuning_of(self, space: Space) -> list[Record]:
         """The runs in which an optimizer was searched, from the lowest learning rate to the highest."""
-        return sorted(self.of(space, "tune", "extend"), key=lambda r: (r.trial.lr, r.trial.key))
+        axis = space.axes[0].name
+        return sorted(self.of(space, "tune", "extend"), key=lambda r: (r.trial.point[axis], r.trial.key))
 
     def final_of(self, space: Space) -> list[Record]:
         """The runs in which an optimizer was measured, by seed."""

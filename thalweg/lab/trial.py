@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
-from thalweg.lab.record import Failure, Point, Record, Timing, Trial
+from thalweg.lab.record import Failure, Point, Record, Timing, Trial, failed
 from thalweg.lab.spaces import build
 from thalweg.lab.workload import Evaluation, Split, Workload
 
@@ -41,19 +41,23 @@ def run(trial: Trial, workload: Workload, device: torch.device = CPU) -> Record:
         ValueError: the workload gave fewer batches than the steps it states.
     """
     started = time.perf_counter()
+    course = None
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(trial.seed)
-        model = workload.model(trial.seed).to(device)
-        # Seeded again, so that what a model draws while it trains (dropout) does not depend on how
-        # many numbers its initialisation drew.
-        torch.manual_seed(trial.seed)
-        course = _Course(trial, workload, model)
         try:
+            torch.manual_seed(trial.seed)
+            model = workload.model(trial.seed).to(device)
+            # Seeded again, so that what a model draws while it trains (dropout) does not depend on how
+            # many numbers its initialisation drew.
+            torch.manual_seed(trial.seed)
+            course = _Course(trial, workload, model)
             course.train()
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
-            course.fail("out of memory", str(error).splitlines()[0] if str(error) else "out of memory")
+            reason = str(error).splitlines()[0] if str(error) else "out of memory"
+            if course is None:
+                return failed(trial, Failure("out of memory", reason, 0))
+            course.fail("out of memory", reason)
         return course.record(time.perf_counter() - started)
 
 
@@ -90,7 +94,8 @@ class _Course:
                 self.fail("diverged", f"the training loss is {losses[-1]} at step {self._step}")
                 return
             if self._step % workload.evaluate_every == 0 or self._step == workload.steps:
-                if not self._evaluate(statistics.fmean(losses)):
+                # Not statistics.fmean: it raises an error where the sum of large losses overflows.
+                if not self._evaluate(sum(losses) / len(losses)):
                     return
                 losses = []
         if self._step < workload.steps:
@@ -99,6 +104,8 @@ class _Course:
             )
         if self._trial.stage == "final":
             self._test = self._evaluation("test")
+            if not all(map(math.isfinite, self._test)):
+                self.fail("diverged", f"the test loss is not finite after step {self._step}")
 
     def fail(self, kind: Any, text: str) -> None:
         """Records that the run ends here without a result."""
@@ -140,6 +147,9 @@ class _Course:
     def _evaluate(self, loss: float | None) -> bool:
         """Adds a point to the curve, unless what it would show is not finite."""
         self._validation = self._evaluation("validation")
+        if loss is not None and not math.isfinite(loss):
+            self.fail("diverged", f"the mean training loss is {loss} at step {self._step}")
+            return False
         if not all(map(math.isfinite, self._validation)):
             self.fail("diverged", f"the validation loss is not finite after step {self._step}")
             return False
@@ -164,8 +174,13 @@ class _Course:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, which torch's CPU allocator says only in words."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Whether memory ran out, which torch's CPU allocator and CUDA's libraries say only in words."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(
+        words in str(error)
+        for words in ("can't allocate memory", "CUDA error: out of memory", "_ALLOC_FAILED")
+    )
 
 
 def _state_bytes(optimizer: Optimizer) -> int:

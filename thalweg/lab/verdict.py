@@ -12,9 +12,12 @@ from thalweg.lab.protocol import border, is_complete, rate_range
 from thalweg.lab.spaces import code
 from thalweg.lab.statistics import Comparison, Row, compare, fewest_seeds, margin, rank
 from thalweg.lab.study import Study
-from thalweg.lab.wording import Numbers, listed
+from thalweg.lab.wording import Numbers, counted, listed
 
 Kind = Literal["winner", "tie", "none"]
+
+SPELLED_OUT = 3
+"""Leads that the sentence gives with their intervals, the smallest; the table of pairs has all."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +133,12 @@ def _sentence(
         return f"Only {_names(leaders)} finished training on every seed."
     claims = [
         f"{numbers.difference(comparison.difference.mean)} ahead of {comparison.second.title}"
-        f" (95 % interval {numbers.interval(comparison.difference)})"
-        for comparison in against
+        f"{numbers.in_brackets(comparison.difference)}"
+        for comparison in against[:SPELLED_OUT]
     ]
+    further = against[SPELLED_OUT:]
+    if further:
+        claims.append(f"at least as far ahead of {listed([c.second.title for c in further])}")
     return (
         f"On test {study.workload.metric} {leaders[0].space.title} is {listed(claims)}; "
         f"{_reason(kind, against, numbers)}."
@@ -159,7 +165,8 @@ def _conditions(study: Study) -> str:
     return (
         f"Measured on {workload.name}: batches of {workload.batch_size}, "
         f"{listed(layers) if layers else 'no norm layers'}{clipping}, {workload.steps:,} steps a run; "
-        f"{settings.trials} configurations tried for each optimizer, then {settings.seeds} paired seeds. "
+        f"{counted(settings.trials, 'configuration')} tried for each optimizer, then "
+        f"{counted(settings.seeds, 'paired seed')}. "
         "Another model, data set or budget may rank them differently."
     )
 

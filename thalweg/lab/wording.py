@@ -47,6 +47,15 @@ class Numbers:
             return "unknown"
         return f"{self.plain(interval.low)} to {self.plain(interval.high)}"
 
+    def in_brackets(self, interval: Interval) -> str:
+        """The interval as it follows its mean in a sentence; nothing where there is none."""
+        return "" if interval.low is None else f" (95 % interval {self.interval(interval)})"
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things: ``1 seed``, ``2 seeds``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
 
 def listed(items: Sequence[str]) -> str:
     """The items as in a sentence: ``A``, ``A and B``, ``A, B and C``."""

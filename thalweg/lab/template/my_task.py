@@ -2,9 +2,9 @@
 
     thalweg compare my_task.py
 
-finds out which optimizer trains this model best, and how to set it. As it stands, the file tells two
-spirals of points from each other with a small network, and one run takes about a second. Replace the parts one
-by one; what the lab relies on is written in CAPITALS.
+finds out which optimizer trains this model best, and how to set it. As it stands, the file tells two spirals
+of points from each other with a small network; one run takes about a second. Replace the parts one by one;
+what the lab relies on is written in CAPITALS.
 """
 
 from collections.abc import Iterator
@@ -25,9 +25,9 @@ class MyTask(Workload):
     # REQUIRED. One run is `steps` optimizer steps; the learning rate climbs and falls over them. Choose the
     # number so that a run takes as long as you can afford some dozens of times.
     name = "my-task"
-    steps = 600
+    steps = 400
     batch_size = 50
-    evaluate_every = 60
+    evaluate_every = 40
 
     # OPTIONAL. The metric is what decides. Without these four lines it is a loss, of which less is better.
     title = "a small network on two spirals"

@@ -213,7 +213,8 @@ def _read_archive(path: Path, name: str) -> bytes:
     except KeyError:
         raise MissingDataError(f"no cifar-10-batches-py/{name} in {str(path)!r}; {ADVICE}") from None
     except (OSError, EOFError, tarfile.TarError, ValueError) as error:
-        raise MissingDataError(f"{str(path)!r} is not a whole archive: {error}; {ADVICE}") from None
+        reason = str(error).partition(":\n")[0]
+        raise MissingDataError(f"{str(path)!r} is not a whole archive: {reason}; {ADVICE}") from None
 
 
 def _examples(content: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:

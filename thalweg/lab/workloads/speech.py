@@ -89,7 +89,8 @@ class Speech(Classification):
             f"class, split seed {SPLIT_SEED}; all speakers are in all parts",
             "Model": f"GRU of {HIDDEN} units, one linear layer on its last state: 32,938 parameters, float32",
             "Training": f"batches of {self.batch_size}, {self.steps} steps "
-            f"({self.steps * self.batch_size / TRAIN:.1f} epochs), mean cross-entropy",
+            f"({self.steps * self.batch_size / TRAIN:.1f} epochs), mean cross-entropy, "
+            f"gradients clipped to norm {self.clip_norm:g}",
         }
 
 
