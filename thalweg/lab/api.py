@@ -55,7 +55,7 @@ def compare(
     options = Options(
         trials=trials,
         seeds=seeds,
-        budget=seconds(budget) if isinstance(budget, str) else budget,
+        budget=seconds(budget, "budget") if isinstance(budget, str) else budget,
         margin=comparison.parse_margin("margin", margin),
         seed=seed,
         storage=IN_MEMORY if storage is None else str(storage),

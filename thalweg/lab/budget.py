@@ -40,16 +40,16 @@ class Bought:
     text: str
 
 
-def seconds(text: str) -> float:
+def seconds(text: str, argument: str) -> float:
     """The seconds in a duration: ``90``, ``90s``, ``10m``, ``1h30m``.
 
     Raises:
-        ValueError: it is no duration, or none above zero.
+        ValueError: it is no duration, or none above zero; the message names the argument.
     """
     parts = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text.strip())
     total = parts and sum(int(n or 0) * unit for n, unit in zip(parts.groups(), (3600, 60, 1), strict=True))
     if not total:
-        raise ValueError(f"a duration looks like 90s, 10m or 1h30m, not {text!r}")
+        raise ValueError(f"{argument}: a duration looks like 90s, 10m or 1h30m, not {text!r}")
     return float(total)
 
 
@@ -81,8 +81,9 @@ def spread(runs: int, fewest: int) -> tuple[int, int]:
     trials = min(MOST_TRIALS, int((left - seeds) / 1.25))
     if trials >= CANDIDATES:
         return trials, seeds
-    trials = max(1, runs // 3)
-    return trials, max(1, runs - trials - (confirmation if trials >= CANDIDATES else 0))
+    trials = runs // 3
+    seeds = runs - trials - confirmation
+    return (trials, seeds) if trials >= CANDIDATES and seeds >= 1 else (1, max(1, runs - 1))
 
 
 def _cost(workload: Workload, space: Space) -> float:

@@ -55,7 +55,7 @@ def run(request: Request) -> bool:
         options = comparison.Options(
             trials=request.trials,
             seeds=request.seeds,
-            budget=None if request.budget is None else seconds(request.budget),
+            budget=None if request.budget is None else seconds(request.budget, "--budget"),
             margin=comparison.parse_margin("--margin", request.margin),
             seed=request.seed,
             storage=request.storage or str(folder / "study.db"),
@@ -88,11 +88,13 @@ def repeat(results_at: Path, number: int) -> bool:
 
     Raises:
         ValueError: the results, the record or its task cannot be found.
+        thalweg.lab.errors.TrialError: the task raised an exception.
     """
     import torch
 
     from thalweg.lab import comparison, results, trial
     from thalweg.lab.console import print_line
+    from thalweg.lab.errors import TrialError, told
     from thalweg.lab.pool import device_for
 
     document = results.load(results_at)
@@ -101,7 +103,10 @@ def repeat(results_at: Path, number: int) -> bool:
         raise ValueError("these results are of an object passed from Python, which cannot be found again")
     task = comparison.find(document["task"], document["data"] and Path(document["data"]))
     torch.set_num_threads(1)
-    again = trial.run(record.trial, task.workload, device_for(0))
+    try:
+        again = trial.run(record.trial, task.workload, device_for(0))
+    except Exception as error:
+        raise TrialError(told(error, task.file)) from error
     settings = ", ".join(f"{key}={value!r}" for key, value in record.trial.settings.items())
     print_line(
         f"{record.trial.optimizer}({settings}), seed {record.trial.seed}, stage {record.trial.stage}",
@@ -137,4 +142,6 @@ def _folder(request: Request) -> Path:
 
 
 def _command_line() -> str:
-    return shlex.join(["thalweg", *sys.argv[1:]])
+    from thalweg.lab.store import hidden
+
+    return shlex.join(["thalweg", *map(hidden, sys.argv[1:])])

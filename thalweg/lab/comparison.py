@@ -4,17 +4,22 @@ import hashlib
 import inspect
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 import thalweg
 from thalweg.lab import budget, execution, results, tasks, verdict, workloads
 from thalweg.lab import spaces as spaces_
+from thalweg.lab.errors import TrialError, told
 from thalweg.lab.pool import Pool
 from thalweg.lab.record import Trial
 from thalweg.lab.result import Result
@@ -24,6 +29,9 @@ from thalweg.lab.statistics import fewest_seeds
 from thalweg.lab.store import Store
 from thalweg.lab.study import Margin, Settings, Study, margin_of
 from thalweg.lab.workload import Workload
+
+MOST_SEED = 2**32 - 1
+"""The largest seed that the quasi-random points take."""
 
 Watch = Callable[[Study, list[Trial]], Any]
 
@@ -160,8 +168,8 @@ def check(options: Options, prefix: str = "") -> None:
         at_least_one(prefix + name, getattr(options, name))
         if options.budget is not None and getattr(options, name) is not None:
             raise ValueError(f"{prefix}{name} cannot be given with {prefix}budget, which chooses it")
-    if options.seed < 0:
-        raise ValueError(f"{prefix}seed must be a whole number of at least 0, not {options.seed}")
+    if not 0 <= options.seed <= MOST_SEED:
+        raise ValueError(f"{prefix}seed must be a whole number from 0 to {MOST_SEED}, not {options.seed}")
     for name in ("budget", "limit"):
         value = getattr(options, name)
         if value is not None and not 0 < value < float("inf"):
@@ -200,7 +208,7 @@ def compare(
     pool.load(workload, task.file)
     name = f"{workload.name}-{fingerprint(task, spaces, options)}"
     store = Store(options.storage, name, higher_is_better=workload.higher_is_better, fresh=options.fresh)
-    spent = store.agreed() or store.agree(_spend(workload, spaces, options, pool.workers))
+    spent = store.agreed() or store.agree(_spend(task, spaces, options, pool.workers))
     if spent["bought"]:
         say(spent["bought"])
     fewest = fewest_seeds(len(spaces))
@@ -244,6 +252,7 @@ def fingerprint(task: Task, spaces: Sequence[Space], options: Options) -> str:
         "torch": torch.__version__,
         "workload": workload.name,
         "source": [_source(task), dict(workload.facts())],
+        "object": [type(workload).__qualname__, _state(workload)],
         "steps": [workload.steps, workload.evaluate_every, workload.batch_size, workload.clip_norm],
         "spaces": [
             [space.name, space.optimizer, [repr(axis) for axis in space.axes], repr(space.fixed)]
@@ -254,21 +263,56 @@ def fingerprint(task: Task, spaces: Sequence[Space], options: Options) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
+def _state(workload: Workload) -> dict[str, str]:
+    """What tells an object from others of its class, by attribute.
+
+    What is computed when it is first asked for is left out, and so is what has no value to compare.
+    """
+    attributes: dict[str, Any] = getattr(workload, "__dict__", {})
+    return {
+        name: _digest(value)
+        for name, value in sorted(attributes.items())
+        if not isinstance(getattr(type(workload), name, None), cached_property)
+    }
+
+
+def _digest(value: Any) -> str:
+    """Equal for equal values, on every machine: of numbers, texts, arrays, and of what holds them."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        value = value.numpy() if value.dtype != torch.bfloat16 else value.float().numpy()
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return f"{value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_digest(key)}: {_digest(item)}' for key, item in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_digest, value))}]"
+    if isinstance(value, set | frozenset):
+        return f"set {sorted(map(_digest, value))}"
+    if value is None or isinstance(value, str | bytes | int | float | complex | PurePath | np.generic):
+        return repr(value)
+    return type(value).__qualname__
+
+
 def _source(task: Task) -> str:
     """The text that a workload comes from or, where there is none to be found, nothing."""
     if task.file is not None:
         return task.file.read_text(encoding="utf-8")
-    try:
-        return inspect.getsource(type(task.workload))
-    except (OSError, TypeError):
-        return ""
+    text = ""
+    for kind in type(task.workload).__mro__:
+        with suppress(OSError, TypeError):
+            text += inspect.getsource(kind) if kind is not Workload else ""
+    return text
 
 
-def _spend(workload: Workload, spaces: Sequence[Space], options: Options, workers: int) -> dict[str, Any]:
+def _spend(task: Task, spaces: Sequence[Space], options: Options, workers: int) -> dict[str, Any]:
     if options.budget is None:
         trials = TRIALS if options.trials is None else options.trials
         enough = max(SEEDS, fewest_seeds(len(spaces)))
         seeds = enough if options.seeds is None else options.seeds
         return {"trials": trials, "seeds": seeds, "bought": ""}
-    bought = budget.buy(workload, spaces, options.budget, workers)
+    try:
+        bought = budget.buy(task.workload, spaces, options.budget, workers)
+    except Exception as error:
+        raise TrialError(told(error, task.file)) from error
     return {"trials": bought.trials, "seeds": bought.seeds, "bought": bought.text}

@@ -14,7 +14,6 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ import torch
 
 import thalweg
 from thalweg.lab import trial as trials
-from thalweg.lab.errors import TrialError, WorkerDiedError
+from thalweg.lab.errors import TrialError, WorkerDiedError, told
 from thalweg.lab.record import Failure, Record, Trial, failed
 from thalweg.lab.workload import Workload
 
@@ -150,12 +149,12 @@ class Pool:
             if not worker.ready and worker.process.exitcode == _NEVER_STARTED:
                 raise WorkerDiedError("a training process could not start; see its message above") from None
             return self._replace(worker, Failure("killed", _ending(worker.process.exitcode)))
-        if isinstance(answer, _Raised):
-            raise TrialError(answer.text)
         if answer is None:
             worker.ready = True
             return None
         worker.trial, worker.deadline = None, float("inf")
+        if isinstance(answer, _Raised):
+            raise TrialError(answer.text)
         record: Record = answer
         return record
 
@@ -250,6 +249,4 @@ def _run(path: Path, trial: Trial, device: torch.device) -> Record | _Raised:
         workload, file = _load(path)
         return trials.run(trial, workload, device)
     except Exception as error:
-        from thalweg.lab import tasks
-
-        return _Raised(tasks.explain(error, file) if file else traceback.format_exc())
+        return _Raised(told(error, file))

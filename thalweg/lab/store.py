@@ -134,17 +134,14 @@ class Store:
         values = None if record.validation is None else [record.validation.metric]
         state = TrialState.FAIL if values is None else TrialState.COMPLETE
         with _clear_errors(self._storage_name):
-            if self._has_record(record.trial):
-                # Others gave this machine up for dead, ran the trial again, and were quicker.
-                self._give_up(trial_id)
-                return
             try:
                 self._storage.set_trial_user_attr(trial_id, "record", text)
                 self._storage.set_trial_state_values(trial_id, state, values)
             except optuna.exceptions.UpdateFinishedTrialError:
-                # They gave it up, and nobody has run the trial again yet.
-                late = _entry(record.trial, state, values, record=text)
-                self._storage.create_new_trial(self._id, late)
+                # Others gave this machine up for dead; perhaps they have run the trial again meanwhile.
+                if not self._has_record(record.trial):
+                    late = _entry(record.trial, state, values, record=text)
+                    self._storage.create_new_trial(self._id, late)
 
     def beat(self) -> None:
         """Says that the trials which were taken are still under way; call it every ten seconds or so."""
@@ -276,14 +273,10 @@ def _clear_errors(storage: str) -> Iterator[None]:
         raise StoreError(f"storage {hidden(storage)!r} needs the package {package}{cure}") from error
 
 
-def hidden(storage: str) -> str:
-    """A storage's name without the password that may be in it."""
-    if "://" not in storage:
-        return storage
-    try:
-        return sqlalchemy.make_url(storage).render_as_string(hide_password=True)
-    except (sqlalchemy.exc.ArgumentError, ValueError):
-        return re.sub(r"(?<=://).*@", "***@", storage)
+def hidden(text: str) -> str:
+    """A storage's address, or a word that it is part of, without the password that may be in it."""
+    text = re.sub(r"(://[^/:@]*:).*@", r"\1***@", text)
+    return re.sub(r"(?<=[?&]password=)[^&]*", "***", text)
 
 
 @contextmanager

@@ -1,0 +1,138 @@
+import time
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from samples import Line
+
+from thalweg.lab import budget, spaces
+from thalweg.lab.budget import MOST_SEEDS, MOST_TRIALS, START_SECONDS, buy, seconds, spread
+from thalweg.lab.protocol import CANDIDATES, CONFIRMATION_SEEDS, extension, runs_at_least
+from thalweg.lab.statistics import fewest_seeds
+from thalweg.lab.study import Settings
+
+SPACES = [spaces.find(name) for name in ("sgd", "rmsprop", "adamw")]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("90", 90),
+        ("90s", 90),
+        ("10m", 600),
+        ("1h30m", 5400),
+        ("2h", 7200),
+        (" 1h1m1s ", 3661),
+        ("10m30", 630),
+        ("0h5m", 300),
+    ],
+)
+def test_durations(text, expected):
+    assert seconds(text, "--budget") == expected
+
+
+@pytest.mark.parametrize("text", ["", "0", "0m", "m", "-5m", "1.5h", "5 m", "10x", "1m1h", "nan", "5min"])
+def test_what_is_no_duration_is_an_error_that_names_it(text):
+    with pytest.raises(ValueError, match="--budget: a duration looks like 90s, 10m or 1h30m, not") as caught:
+        seconds(text, "--budget")
+    assert repr(text) in str(caught.value)
+
+
+@given(st.integers(0, 500), st.integers(6, 12))
+@example(6, 7)
+@example(8, 7)
+@example(9, 7)
+@example(0, 6)
+def test_what_is_spread_was_bought_and_is_at_least_one_of_each(runs, fewest):
+    trials, seeds = spread(runs, fewest)
+    assert trials >= 1
+    assert seeds >= 1
+    if runs >= 2:
+        assert runs_at_least(1, Settings(trials=trials, seeds=seeds)) <= runs
+    if (trials, seeds) != (MOST_TRIALS, MOST_SEEDS) and runs >= 30:
+        # One extension is paid for, and little is left.
+        total = runs_at_least(1, Settings(trials=trials, seeds=seeds)) + extension(Settings(trials=trials))
+        assert total <= runs
+        assert seeds == MOST_SEEDS or trials == MOST_TRIALS or total >= runs - 2
+
+
+@given(st.integers(0, 500), st.integers(6, 12))
+def test_there_are_seeds_for_a_verdict_where_the_budget_allows(runs, fewest):
+    trials, seeds = spread(runs, fewest)
+    enough = fewest + CANDIDATES * CONFIRMATION_SEEDS + CANDIDATES + extension(Settings(trials=CANDIDATES))
+    if runs >= enough:
+        assert seeds >= fewest
+        assert trials >= CANDIDATES
+
+
+def test_no_more_is_spread_than_is_useful():
+    assert spread(10**6, 7) == (MOST_TRIALS, MOST_SEEDS)
+
+
+def costs(monkeypatch, **seconds_of: float) -> None:
+    monkeypatch.setattr(budget, "_cost", lambda workload, space: seconds_of[space.name])
+
+
+def test_a_budget_buys_what_fits_and_says_so(monkeypatch):
+    costs(monkeypatch, sgd=1.0, rmsprop=2.0, adamw=3.0)
+    bought = buy(Line(), SPACES, 300, workers=2)
+    runs = (300 - START_SECONDS) * 2 / 1.15 / 6
+    settings = Settings(trials=bought.trials, seeds=bought.seeds)
+    assert runs_at_least(1, settings) + extension(settings) <= runs
+    assert runs_at_least(1, settings) + extension(settings) >= runs - 3
+    assert bought.seeds >= fewest_seeds(3)
+    assert bought.text == (
+        f"a budget of 5 min buys {bought.trials} configurations and {bought.seeds} seeds for each of "
+        f"3 optimizers: {runs_at_least(3, settings)} runs of about 2 s, 2 at a time"
+    )
+
+
+def test_more_time_and_more_workers_buy_more(monkeypatch):
+    costs(monkeypatch, sgd=1.0, rmsprop=1.0, adamw=1.0)
+    small, large = buy(Line(), SPACES, 120, 1), buy(Line(), SPACES, 240, 1)
+    assert (small.trials, small.seeds) < (large.trials, large.seeds)
+    two = buy(Line(), SPACES, 120, 2)
+    assert (two.trials, two.seeds) > (small.trials, small.seeds)
+
+
+@pytest.mark.parametrize("total", [1, START_SECONDS, 6])
+def test_a_budget_that_is_too_small_buys_the_least(monkeypatch, total):
+    costs(monkeypatch, sgd=10.0, rmsprop=10.0, adamw=10.0)
+    bought = buy(Line(), SPACES, total, 1)
+    assert (bought.trials, bought.seeds) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("total", "text"), [(90, "1 min 30 s"), (3600, "1 h"), (3661, "1 h 1 min 1 s"), (5, "5 s")]
+)
+def test_a_budget_is_said_in_words(monkeypatch, total, text):
+    costs(monkeypatch, sgd=1.0, rmsprop=1.0, adamw=1.0)
+    assert buy(Line(), SPACES, total, 1).text.startswith(f"a budget of {text} buys")
+
+
+def test_the_cost_of_a_run_is_estimated_from_a_short_one():
+    class Slow(Line):
+        steps = 200
+        evaluate_every = 50
+
+        def loss(self, model, batch):
+            time.sleep(0.004)
+            return super().loss(model, batch)
+
+        def evaluate(self, model, split):
+            time.sleep(0.05)
+            return super().evaluate(model, split)
+
+    started = time.perf_counter()
+    cost = budget._cost(Slow(), spaces.find("sgd"))
+    # 200 steps of 4 ms and five evaluations of 50 ms, on a machine that may be busy.
+    assert 1.0 < cost < 2.5
+    assert time.perf_counter() - started < 3 * cost
+
+
+def test_a_workload_of_few_steps_has_a_cost():
+    class Few(Line):
+        steps = 3
+        evaluate_every = 100
+
+    assert 0 < budget._cost(Few(), spaces.find("adamw")) < 5

@@ -1,0 +1,638 @@
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from conftest import TASK
+from samples import Line
+from test_execution import Here
+
+from thalweg.cli import main
+from thalweg.lab import api, budget, comparison, results, spaces
+from thalweg.lab.comparison import Interrupted, Options, Task, check, choose, fingerprint, parse_margin
+from thalweg.lab.errors import TrialError
+from thalweg.lab.record import Record, from_json
+from thalweg.lab.spaces import Axis, Space
+from thalweg.lab.store import address
+from thalweg.lab.study import Margin
+from thalweg.lab.tasks import TaskError
+
+TWO = [spaces.find(name) for name in ("sgd", "adamw")]
+SMALL = Options(trials=2, seeds=2)
+
+
+def silent(*_) -> None:
+    pass
+
+
+class Quick(Line):
+    steps = 8
+    evaluate_every = 4
+
+
+def run(options: Options = SMALL, workload=None, chosen=TWO, *, say=silent, watch=silent):
+    """A comparison by a pool of this process; the result and the pool."""
+    pool = Here()
+    task = Task(workload or Quick())
+    return comparison.compare(task, chosen, options, pool, say=say, watch=watch), pool
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("text", "margin"),
+    [
+        (None, None),
+        ("0.5", Margin(0.5)),
+        (0.5, Margin(0.5)),
+        (2, Margin(2.0)),
+        ("0", Margin(0.0)),
+        ("2%", Margin(0.02, relative=True)),
+        (" 2.5 % ", Margin(0.025, relative=True)),
+        ("1e-3", Margin(0.001)),
+    ],
+)
+def test_margins(text, margin):
+    assert parse_margin("margin", text) == margin
+
+
+@pytest.mark.parametrize("text", ["", "%", "big", "-1", "-1%", "nan", "inf", "inf%", "2%%", float("nan")])
+def test_what_is_no_margin_is_an_error_that_names_it(text):
+    with pytest.raises(ValueError, match="--margin must be a finite number of at least 0, perhaps with %"):
+        parse_margin("--margin", text)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (Options(trials=0), "--trials must be a whole number of at least 1, not 0"),
+        (Options(seeds=-1), "--seeds must be a whole number of at least 1, not -1"),
+        (Options(trials=3, budget=60), "--trials cannot be given with --budget"),
+        (Options(seeds=3, budget=60), "--seeds cannot be given with --budget"),
+        (Options(seed=-1), "--seed must be a whole number from 0 to 4294967295, not -1"),
+        (Options(seed=2**32), "--seed must be a whole number from 0 to 4294967295, not 4294967296"),
+        (Options(budget=0.0), "--budget must be a number of seconds above 0, not 0.0"),
+        (Options(budget=float("inf")), "--budget must be a number of seconds above 0, not inf"),
+        (Options(limit=-2.0), "--limit must be a number of seconds above 0, not -2.0"),
+        (Options(limit=float("nan")), "--limit must be a number of seconds above 0, not nan"),
+    ],
+)
+def test_options_that_cannot_be_met_are_named(options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check(options, "--")
+
+
+def test_options_that_can_be_met():
+    check(Options())
+    check(Options(trials=1, seeds=1, seed=2**32 - 1, limit=0.5))
+    check(Options(budget=1.0))
+
+
+def test_optimizers_are_chosen_once_each_and_in_order():
+    own = Space("mine", "torch.optim.ASGD", [Axis("lr", 1e-3, 1.0)])
+
+    workload = valued(spaces=(own,))
+    chosen = choose(["adamw", " sgd ", "torch.optim.Adam", "mine", "AdamW"], workload)
+    assert [space.name for space in chosen] == ["adamw", "sgd", "torch.optim.Adam", "mine"]
+    assert choose([own, "sgd"], Line()) == [own, spaces.find("sgd")]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["sgd"], "--optimizers: a comparison takes at least two, not 'sgd'"),
+        (["sgd", "SGD"], "--optimizers: a comparison takes at least two, not 'sgd,sgd'"),
+        ([], "--optimizers: a comparison takes at least two, not ''"),
+        (["sgd", "x"], "--optimizers: unknown optimizer 'x'"),
+        (["sgd", "a.B"], "--optimizers: no search space for 'a.B'"),
+    ],
+)
+def test_optimizers_that_cannot_be_compared_are_named(names, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        choose(names, Line(), "--optimizers")
+
+
+def test_a_task_is_found_by_its_name_or_in_a_file(task_file):
+    file = task_file(more="\n\nother = Small()\nother.name = 'other'\n")
+    assert comparison.find("digits").workload.name == "digits"
+    found = comparison.find(f"{file}:Small")
+    assert (found.workload.name, found.file, found.reference) == ("small", file, f"{file}:Small")
+    assert comparison.find(f"{file}:other").workload.name == "other"
+    with pytest.raises(ValueError, match="--data is for the built-in workloads"):
+        comparison.find(str(file), file)
+    with pytest.raises(ValueError, match="unknown workload 'mnist'"):
+        comparison.find("mnist")
+
+
+# What makes two comparisons the same
+
+
+def mark(workload=None, options=SMALL, chosen=TWO, file=None) -> str:
+    return fingerprint(Task(workload or Line(), file=file), chosen, options)
+
+
+class Lazy(Line):
+    @cached_property
+    def data(self):
+        return torch.ones(3)
+
+
+def test_what_does_not_change_a_record_is_the_same_comparison():
+    same = mark()
+    for more in (
+        {"margin": Margin(9.0)},
+        {"fresh": True},
+        {"limit": 3.0},
+        {"command": "x"},
+        {"storage": "x"},
+    ):
+        assert mark(options=replace(SMALL, **more)) == same
+    workload = Lazy()
+    before = mark(workload)
+    assert workload.data.sum() == 3
+    assert mark(workload) == before == mark(Lazy())
+
+
+def valued(**attributes) -> Line:
+    workload = Line()
+    vars(workload).update(attributes)
+    return workload
+
+
+class Other(Line):
+    pass
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"workload": Line(scale=2.0)},
+        {"workload": Other()},
+        {"workload": valued(steps=41)},
+        {"workload": valued(clip_norm=1.0)},
+        {"workload": valued(data=torch.ones(2))},
+        {"workload": valued(data=np.ones(2))},
+        {"options": replace(SMALL, trials=3)},
+        {"options": replace(SMALL, seeds=3)},
+        {"options": replace(SMALL, seed=1)},
+        {"options": Options(budget=60.0)},
+        {"chosen": TWO[::-1]},
+        {"chosen": [*TWO, spaces.find("lion")]},
+        {"chosen": [TWO[0], replace(TWO[1], fixed={"eps": 1e-3})]},
+    ],
+)
+def test_what_changes_a_record_is_another_comparison(other):
+    assert mark(**other) != mark()
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ({"a": torch.zeros(3)}, {"a": torch.tensor([0.0, 0.0, 1.0])}),
+        ({"a": np.zeros(3)}, {"a": np.zeros(3, np.float32)}),
+        ({"a": [1, {"b": (2, 3)}]}, {"a": [1, {"b": (2, 4)}]}),
+        ({"a": Path("x")}, {"a": Path("y")}),
+        ({"a": {"x", "y"}}, {"a": {"x", "z"}}),
+        ({"a": torch.zeros(3, dtype=torch.bfloat16)}, {"a": torch.ones(3, dtype=torch.bfloat16)}),
+    ],
+)
+def test_objects_of_one_class_are_told_apart_by_their_attributes(one, two):
+    assert mark(valued(**one)) == mark(valued(**one))
+    assert mark(valued(**one)) != mark(valued(**two))
+
+
+def test_a_file_is_told_by_its_text_and_the_object_in_it(task_file):
+    more = """
+
+def wide():
+    made = Small()
+    made.width = 8
+    return made
+
+
+def narrow():
+    made = Small()
+    made.width = 4
+    return made
+"""
+
+    def marked(name, file):
+        return fingerprint(comparison.find(f"{file}:{name}"), TWO, SMALL)
+
+    file = task_file(more=more)
+    before = {name: marked(name, file) for name in ("wide", "narrow")}
+    assert before["wide"] == marked("wide", file)
+    assert len(set(before.values())) == 2
+    task_file(more=more + "# changed\n")
+    assert marked("wide", file) != before["wide"]
+
+
+PRINT_MARK = """
+import sys
+from thalweg.lab import comparison, spaces
+task = comparison.find(sys.argv[1])
+chosen = [spaces.find("sgd"), spaces.find("adamw")]
+print(comparison.fingerprint(task, chosen, comparison.Options(trials=2, seeds=2)))
+"""
+
+
+def test_the_same_comparison_is_the_same_in_another_process(task_file):
+    file = task_file(
+        more="\n\nmade = Small()\nmade.kinds = {'a', 'b', 'c'}\nmade.table = {'x': torch.ones(2)}\n"
+    )
+    expected = fingerprint(comparison.find(f"{file}:made"), TWO, SMALL)
+    done = subprocess.run(
+        [sys.executable, "-c", PRINT_MARK, f"{file}:made"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONHASHSEED": "123"},
+    )
+    assert done.stdout.strip() == expected
+
+
+# A comparison from Python
+
+
+def test_a_comparison_says_how_it_was_made():
+    result, pool = run(replace(SMALL, command="typed"))
+    provenance = result.provenance
+    assert (provenance.workers, provenance.command, provenance.found, provenance.bought) == (
+        1,
+        "typed",
+        0,
+        "",
+    )
+    assert provenance.task == ""
+    assert len(result.study.records) == len(pool.made) >= 2 * (2 + 6 + 2)
+    assert result.study.settings.margin == Margin(Line.margin)
+
+
+def test_the_same_call_goes_on_and_fresh_starts_anew(tmp_path):
+    options = replace(SMALL, storage=str(tmp_path / "study.db"))
+    first, pool = run(options)
+    said = []
+    again, idle = run(replace(options, margin=Margin(5.0)), say=said.append)
+    assert idle.made == []
+    assert again.study.records == first.study.records
+    assert again.provenance.found == len(pool.made)
+    assert f"going on from {len(pool.made)} runs that were made before" in said
+    anew, busy = run(replace(options, fresh=True))
+    assert len(busy.made) == len(pool.made)
+    assert (anew.provenance.found, anew.study.records) == (0, first.study.records)
+    other, busy = run(options, Quick(scale=3.0))
+    assert len(busy.made) >= len(pool.made)
+    assert other.study.records != first.study.records
+
+
+@pytest.mark.parametrize("at", [0, 9])
+def test_ctrl_c_leaves_a_result_and_the_same_call_goes_on(tmp_path, at):
+    options = replace(SMALL, storage=str(tmp_path / "study.db"))
+
+    def interrupt(study, running):
+        if len(study.records) == at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted) as caught:
+        run(options, watch=interrupt)
+    part = caught.value.result
+    assert len(part.study.records) == at
+    assert part.verdict.kind == "none"
+    part.save(tmp_path)
+    assert results.load(tmp_path)["complete"] is False
+    finished, pool = run(options)
+    whole, _ = run()
+    assert finished.study.records == whole.study.records
+    assert len(pool.made) == len(whole.study.records) - at
+
+
+def test_a_notebook_gets_the_result_so_far(monkeypatch):
+    class Pressed(Here):
+        def wait(self, timeout):
+            if len(self.made) == 3:
+                raise KeyboardInterrupt
+            return super().wait(timeout)
+
+    monkeypatch.setattr(api, "Pool", Pressed)
+    assert len(api.compare(Line(), ["sgd", "adamw"], trials=2, seeds=2, progress=False).study.records) == 3
+
+
+def test_a_notebook_call_takes_what_the_command_takes(monkeypatch, capfd):
+    monkeypatch.setattr(api, "Pool", Here)
+    own = Space("mine", "torch.optim.ASGD", [Axis("lr", 1e-3, 1.0)])
+    result = api.compare(Line(), ["torch.optim.Adam", own], trials=1, seeds=1, margin="2%", progress=False)
+    assert {r.trial.optimizer for r in result.study.records} == {"torch.optim.Adam", "torch.optim.ASGD"}
+    assert result.study.settings.margin == Margin(0.02, relative=True)
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(ValueError, match="workers must be a whole number of at least 1, not 0"):
+        api.compare(Line(), workers=0)
+    with pytest.raises(ValueError, match="budget: a duration looks like"):
+        api.compare(Line(), budget="soon")
+    with pytest.raises(ValueError, match="trials cannot be given with budget"):
+        api.compare(Line(), budget=60, trials=2)
+
+
+def test_too_few_seeds_for_a_verdict_are_said_before(tmp_path):
+    said = []
+    run(say=said.append)
+    assert "2 optimizers need 6 seeds for a verdict, not 2" in said
+
+
+def test_without_being_asked_there_are_seeds_enough_for_a_verdict(monkeypatch):
+    names = list(spaces.SPACES)
+    chosen = [spaces.find(name) for name in names[:10]]
+
+    def stop(study, running):
+        raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted) as caught:
+        run(Options(), chosen=chosen, watch=stop)
+    assert (caught.value.result.study.settings.trials, caught.value.result.study.settings.seeds) == (16, 11)
+
+
+def test_what_a_budget_bought_holds_for_all_who_join(tmp_path, monkeypatch):
+    options = Options(budget=60.0, storage=str(tmp_path / "study.db"))
+    bought = iter([budget.Bought(2, 2, "a budget of 1 min buys little"), budget.Bought(9, 9, "much")])
+    monkeypatch.setattr(budget, "buy", lambda *_: next(bought))
+    said = []
+    first, _ = run(options, say=said.append)
+    second, pool = run(options, say=said.append)
+    assert first.study.settings == second.study.settings
+    assert (first.study.settings.trials, pool.made) == (2, [])
+    assert second.provenance.bought == "a budget of 1 min buys little"
+    assert said.count("a budget of 1 min buys little") == 2
+
+
+def test_an_error_while_the_cost_is_measured_is_the_tasks():
+    class Breaks(Line):
+        def loss(self, model, batch):
+            self.calls = getattr(self, "calls", 0) + 1
+            if self.calls > 3:
+                raise LookupError("the data are gone")
+            return super().loss(model, batch)
+
+    with pytest.raises(TrialError, match="LookupError: the data are gone"):
+        run(Options(budget=60.0), Breaks())
+
+
+def test_a_mistake_in_a_task_is_told_before_anything_is_written(tmp_path):
+    class Wrong(Line):
+        def loss(self, model, batch):
+            return torch.ones(3)
+
+    with pytest.raises(TaskError, match="not a scalar tensor"):
+        run(replace(SMALL, storage=str(tmp_path / "study.db")), Wrong())
+    assert list(tmp_path.iterdir()) == []
+
+
+# The command, in processes of its own
+
+PYTHON = [sys.executable, "-c", "from thalweg.cli import main; main()"]
+ARGUMENTS = ["--optimizers", "sgd,adamw", "--trials", "2", "--seeds", "2", "--workers", "2"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("comparison")
+    (folder / "small.py").write_text(TASK.format(seconds=0.1))
+    return folder
+
+
+def command(folder: Path, out: str, *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*PYTHON, "compare", "small.py", *ARGUMENTS, "--out", out, *more],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finished(child: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
+    out, err = child.communicate(timeout=180)
+    assert child.returncode == status, err
+    return out, err
+
+
+def kept(folder: Path, out: str) -> list[Record]:
+    return [from_json(document) for document in results.load(folder / out)["records"]]
+
+
+def in_storage(storage: str) -> dict[str, Record]:
+    """What a storage holds, by key."""
+    held = {}
+    for summary in optuna.get_all_study_summaries(address(storage)):
+        for entry in optuna.load_study(study_name=summary.study_name, storage=address(storage)).trials:
+            if "record" in entry.user_attrs:
+                held[entry.user_attrs["key"]] = from_json(json.loads(entry.user_attrs["record"]))
+    return held
+
+
+def wait_for(child: subprocess.Popen[str], word: str) -> None:
+    while word not in (line := child.stderr.readline()):
+        assert line, "it ended before"
+
+
+def descendants(process: int) -> list[int]:
+    try:
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except OSError:
+        return []
+    return [int(child) for child in children] + [d for child in children for d in descendants(int(child))]
+
+
+def is_running(process: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(folder):
+    return finished(command(folder, "whole")), kept(folder, "whole")
+
+
+def test_a_comparison_prints_ranking_verdict_code_and_paths(folder, uninterrupted):
+    (out, _), records = uninterrupted
+    assert re.search(r"^optimizer +test +95 % interval", out)
+    assert "No verdict: 6 seeds are the fewest that can tell, not 2." in out
+    codes = re.findall(r"^  (thalweg\.\w+\(.*\))$", out, flags=re.MULTILINE)
+    assert sorted(code.split("(")[0] for code in codes) == ["thalweg.AdamW", "thalweg.SGD"]
+    for code in codes:
+        compile(code, "code", "eval")
+    assert "wrote whole/report.html\nwrote whole/results.json\n" in out
+    assert sorted(path.name for path in (folder / "whole").iterdir()) == [
+        "report.html",
+        "results.json",
+        "study.db",
+    ]
+    document = results.load(folder / "whole")
+    assert document["complete"] is True
+    assert document["command"].startswith("thalweg compare small.py --optimizers sgd,adamw")
+    assert len(records) >= 2 * (2 + 6 + 2)
+
+
+def test_progress_is_in_plain_lines_where_there_is_no_terminal(uninterrupted):
+    (out, err), _ = uninterrupted
+    assert "\x1b" not in out + err
+    lines = err.splitlines()
+    assert "2 optimizers need 6 seeds for a verdict, not 2" in lines
+    assert "20 runs to go" in lines
+    assert all(re.fullmatch(r"\d+/\d+ runs, \d+ s gone(, about \d+ s left)?", line) for line in lines[2:])
+    assert 5 <= len(lines[2:]) <= 11
+
+
+def test_a_comparison_that_is_killed_goes_on_and_loses_nothing(folder, uninterrupted):
+    child = command(folder, "killed")
+    wait_for(child, "runs to go")
+    time.sleep(random.uniform(0.3, 1.5))
+    workers = descendants(child.pid)
+    child.kill()
+    child.communicate()
+    held = in_storage(str(folder / "killed" / "study.db"))
+    assert not (folder / "killed" / "report.html").exists()
+    deadline = time.monotonic() + 30
+    while any(map(is_running, workers)):
+        assert time.monotonic() < deadline, "a process is left"
+        time.sleep(0.1)
+    finished(command(folder, "killed"))
+    after = kept(folder, "killed")
+    assert after == uninterrupted[1]
+    assert results.load(folder / "killed")["found"] == len(held)
+    by_key = {record.trial.key: record for record in after}
+    for key, record in held.items():
+        assert by_key[key].timing == record.timing, "it was not run again"
+
+
+def test_ctrl_c_leaves_a_report_and_the_same_command_goes_on(folder, uninterrupted):
+    child = command(folder, "stopped")
+    wait_for(child, "/20 runs")
+    # As a terminal does it: to every process.
+    os.killpg(child.pid, signal.SIGINT)
+    out, err = finished(child, 130)
+    assert err.splitlines()[-1] == "thalweg: interrupted; the same command goes on from here"
+    assert "Traceback" not in err
+    assert "No verdict yet: the comparison is not finished." in out
+    document = results.load(folder / "stopped")
+    assert document["complete"] is False
+    assert 0 < len(document["records"]) < 20
+    page = (folder / "stopped" / "report.html").read_text()
+    assert document["verdict"]["headline"] in page
+    _, err = finished(command(folder, "stopped"))
+    assert f"going on from {len(document['records'])} runs that were made before" in err
+    assert kept(folder, "stopped") == uninterrupted[1]
+
+
+def test_a_trial_can_be_repeated_alone_and_says_whether_it_is_the_same(folder, uninterrupted, capsys):
+    records = uninterrupted[1]
+    last = len(records) - 1
+    done = subprocess.run(
+        [*PYTHON, "trial", "whole", "--id", str(last)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"test        {records[last].test}" in done.stdout
+    assert done.stdout.endswith("the same as recorded, bit for bit\n")
+
+
+@pytest.fixture
+def repeat(folder, capsys):
+    """Repeats a record of a results file; the status, and what was printed."""
+    threads = torch.get_num_threads()
+
+    def repeat(path: Path, number: int) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit_:
+            main(["trial", str(path), "--id", str(number)])
+        return exit_.value.code, *capsys.readouterr()
+
+    yield repeat
+    torch.set_num_threads(threads)
+
+
+def test_a_trial_of_every_stage_can_be_repeated(folder, uninterrupted, repeat):
+    stages = [record.trial.stage for record in uninterrupted[1]]
+    for number in map(stages.index, set(stages)):
+        status, out, _ = repeat(folder / "whole" / "results.json", number)
+        assert status == 0
+        assert "bit for bit" in out
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda r: r["validation"].update(metric=r["validation"]["metric"] * (1 + 2**-52)), "validation was"),
+        (lambda r: r["curve"][1].__setitem__(1, 0.5), "curve was"),
+        (lambda r: r.update(state_bytes=1), "state_bytes was 1"),
+        (lambda r: r.update(test=None), "test was None"),
+        (lambda r: r.update(failure={"kind": "killed", "text": "no", "step": None}), "failure was"),
+        (lambda r: r["settings"].update(lr=0.123), "curve was"),
+    ],
+)
+def test_a_record_that_was_tampered_with_is_found_out(folder, uninterrupted, repeat, tmp_path, change, named):
+    document = results.load(folder / "whole")
+    number = len(document["records"]) - 1
+    change(document["records"][number])
+    (tmp_path / "results.json").write_text(json.dumps(document))
+    status, out, _ = repeat(tmp_path, number)
+    assert status == 1
+    assert "not as recorded: " in out
+    assert named in out
+
+
+def test_what_cannot_be_repeated_is_told(folder, uninterrupted, repeat, tmp_path):
+    status, _, err = repeat(folder / "whole", 999)
+    assert (status, err) == (2, f"thalweg: --id must be from 0 to {len(uninterrupted[1]) - 1}, not 999\n")
+    status, _, err = repeat(tmp_path, 0)
+    assert status == 2
+    assert "cannot read" in err
+    document = results.load(folder / "whole")
+    for task, words in (("", "passed from Python"), (str(tmp_path / "gone.py"), "no file")):
+        (tmp_path / "results.json").write_text(json.dumps({**document, "task": task}))
+        status, _, err = repeat(tmp_path, 0)
+        assert status == 2
+        assert words in err
+    broken = (folder / "small.py").read_text().replace("        inputs, targets = batch", "        1 / 0")
+    (tmp_path / "broken.py").write_text(broken)
+    (tmp_path / "results.json").write_text(json.dumps({**document, "task": str(tmp_path / "broken.py")}))
+    status, _, err = repeat(tmp_path, 0)
+    assert status == 1
+    assert re.fullmatch(r"thalweg: \S*broken.py:\d+, in loss: ZeroDivisionError: division by zero\n", err)
+
+
+def test_several_machines_work_on_one_study_in_postgresql(folder, postgresql, uninterrupted):
+    names = ("here", "there")
+    children = [command(folder, name, "--storage", postgresql, "--workers", "1") for name in names]
+    for child in children:
+        finished(child)
+    here, there = (results.load(folder / name) for name in names)
+    assert here["records"] == there["records"], "both tell the same, timings too"
+    assert kept(folder, "here") == uninterrupted[1]
+    entries = [
+        entry
+        for summary in optuna.get_all_study_summaries(address(postgresql))
+        for entry in optuna.load_study(study_name=summary.study_name, storage=address(postgresql)).trials
+        if "record" in entry.user_attrs
+    ]
+    assert len(entries) == len(here["records"]), "every trial was run once"
+    assert len({entry.user_attrs["owner"][1] for entry in entries}) == 2, "both took part"
+    secret = "s3cret-4711"
+    for name in names:
+        for path in (folder / name).iterdir():
+            assert secret not in path.read_text(), f"{path.name} shows the password"

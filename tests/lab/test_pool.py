@@ -1,0 +1,292 @@
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from samples import Line
+
+from thalweg.lab import tasks
+from thalweg.lab import trial as trials
+from thalweg.lab.errors import TrialError, WorkerDiedError
+from thalweg.lab.pool import Pool
+from thalweg.lab.record import Record, Trial
+
+SIGKILL, STATUS_0, STATUS_1, STATUS_3, HANG, RAISE = range(100, 106)
+"""Seeds at which a run of `Odd` comes to a bad end."""
+
+
+class Odd(Line):
+    def batches(self, seed):
+        if seed == SIGKILL:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if seed == STATUS_0:
+            sys.exit()
+        if seed == STATUS_1:
+            sys.exit(1)
+        if seed == STATUS_3:
+            os._exit(3)
+        if seed == HANG:
+            time.sleep(600)
+        if seed == RAISE:
+            raise LookupError("the data are gone")
+        return super().batches(seed)
+
+
+def trial(seed: int, lr: float = 0.05) -> Trial:
+    return Trial("final", "adamw", "thalweg.AdamW", {"lr": lr}, {"lr": lr}, seed)
+
+
+def until_it_raises(pool: Pool) -> None:
+    while pool.running:
+        pool.wait(30)
+
+
+def collect(pool: Pool, due: list[Trial], limit: float = 60.0) -> dict[int, Record]:
+    """Runs trials on a pool, as many at a time as it has processes; their records by seed."""
+    due, records = list(due), {}
+    while due or pool.running:
+        while due and pool.idle:
+            pool.start(due.pop(0), limit)
+        for record in pool.wait(30):
+            assert record.trial.seed not in records
+            records[record.trial.seed] = record
+    return records
+
+
+@pytest.fixture(scope="module")
+def pool():
+    before = set(multiprocessing.active_children())
+    with Pool(2) as pool:
+        pool.load(Odd())
+        yield pool
+    assert set(multiprocessing.active_children()) <= before, "no process is left"
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """What the same runs give here, without any pool."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield {seed: trials.run(trial(seed), Odd()) for seed in range(6)}
+    torch.set_num_threads(threads)
+
+
+def test_records_do_not_depend_on_the_number_of_workers(pool, alone):
+    assert collect(pool, [trial(seed) for seed in range(6)]) == alone
+    with Pool(1) as single:
+        single.load(Odd())
+        assert collect(single, [trial(seed) for seed in range(5, -1, -1)]) == alone
+
+
+def test_a_pool_says_who_is_idle_and_what_is_running(pool):
+    assert (pool.workers, pool.idle, pool.running) == (2, 2, [])
+    pool.start(trial(0))
+    assert (pool.idle, pool.running) == (1, [trial(0)])
+    while pool.running:
+        pool.wait(30)
+    assert pool.idle == 2
+    assert pool.wait(0.01) == [], "nothing to wait for"
+
+
+def test_a_process_that_ends_costs_the_trial_it_was_at(pool, alone):
+    ends = {
+        SIGKILL: "the process was killed (signal 9), as it is when memory runs out",
+        STATUS_0: "the process ended with status 0",
+        STATUS_1: "the process ended with status 1",
+        STATUS_3: "the process ended with status 3",
+    }
+    due = [trial(seed) for seed in (0, SIGKILL, STATUS_1, 1, STATUS_0, STATUS_3, 2)]
+    records = collect(pool, due)
+    for seed, text in ends.items():
+        ended = records.pop(seed)
+        assert ended.failure == ("killed", text, None)
+        assert (ended.trial, ended.validation, ended.timing) == (trial(seed), None, None)
+    assert records == {seed: alone[seed] for seed in (0, 1, 2)}
+    assert pool.idle == 2
+
+
+def test_a_process_may_be_killed_from_outside(pool, alone):
+    pool.start(trial(HANG))
+    pool.start(trial(0))
+    time.sleep(0.2)
+    victim = next(worker for worker in pool._processes if worker.trial.seed == HANG)
+    os.kill(victim.process.pid, signal.SIGKILL)
+    records = {}
+    while pool.running:
+        records |= {record.trial.seed: record for record in pool.wait(30)}
+    assert records[HANG].failure.kind == "killed"
+    assert records[0] == alone[0]
+
+
+def test_a_run_past_its_limit_is_ended(pool, alone):
+    # The limit counts from the moment at which a process gets the trial: both must have started.
+    collect(pool, [trial(0), trial(1)])
+    pool.start(trial(HANG), limit=0.5)
+    records = collect(pool, [trial(seed) for seed in range(3)])
+    ended = records.pop(HANG)
+    assert ended.failure.kind == "time limit"
+    assert records == {seed: alone[seed] for seed in range(3)}
+
+
+def test_a_process_that_dies_when_its_limit_is_over_fails_once(pool, alone):
+    pool.start(trial(HANG), limit=0.1)
+    victim = next(worker for worker in pool._processes if worker.trial is not None)
+    os.kill(victim.process.pid, signal.SIGKILL)
+    victim.process.join()
+    time.sleep(0.2)
+    assert [record.trial.seed for record in pool.wait(30)] == [HANG]
+    assert collect(pool, [trial(0)]) == {0: alone[0]}
+
+
+def test_an_error_of_the_workload_is_raised_with_its_traceback(pool, alone):
+    pool.start(trial(RAISE))
+    with pytest.raises(TrialError) as caught:
+        until_it_raises(pool)
+    text = str(caught.value)
+    assert "LookupError: the data are gone" in text
+    assert f'{Path(__file__).name}", line' in text
+    assert "in batches" in text
+
+
+def test_an_error_in_a_users_file_is_one_line_with_its_place(task_file):
+    file = task_file(more="\n\ndef boom():\n    raise LookupError('gone')\n\n\nSmall.facts = boom\n")
+    workload = tasks.load(str(file))
+    line = "    def loss(self, model, batch):"
+    number = file.read_text().splitlines().index(line) + 2
+    file.write_text(file.read_text().replace(line, line + "\n        return 1 / 0"))
+    workload = tasks.load(str(file))
+    with Pool(1) as pool:
+        pool.load(workload, file)
+        pool.start(trial(0))
+        with pytest.raises(
+            TrialError, match=f"small.py:{number}, in loss: ZeroDivisionError: division by zero"
+        ):
+            until_it_raises(pool)
+
+
+def test_a_workload_can_be_replaced(pool, alone):
+    pool.load(Line(scale=2.0))
+    changed = collect(pool, [trial(0)])
+    pool.load(Odd())
+    assert collect(pool, [trial(0)])[0] == alone[0] != changed[0]
+
+
+def test_processes_end_in_an_error_too():
+    before = set(multiprocessing.active_children())
+    folders = []
+
+    def interrupted():
+        with Pool(2) as pool:
+            pool.load(Odd())
+            pool.start(trial(HANG))
+            folders.append(Path(pool._folder.name))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert set(multiprocessing.active_children()) <= before
+    assert not folders[0].exists()
+
+
+def test_a_process_that_cannot_start_is_an_error(monkeypatch):
+    # It reads this module again, to find what it is to do, and fails.
+    monkeypatch.setattr("thalweg.lab.pool._serve", _cannot_start)
+    with Pool(1) as pool:
+        pool.load(Odd())
+        pool.start(trial(0))
+        with pytest.raises(WorkerDiedError, match="could not start"):
+            until_it_raises(pool)
+
+
+def _cannot_start(*_):
+    raise ImportError("a broken installation")
+
+
+SCRIPT = """
+import os
+from pathlib import Path
+import torch
+from torch import nn
+from thalweg.lab import Evaluation, Workload, compare
+
+with open("begun", "a") as begun:
+    begun.write("x")
+SCALE = 2.0
+
+class Mine(Workload):
+    name, steps, evaluate_every, batch_size, metric = "mine", 8, 4, 4, "error"
+    def model(self, seed):
+        return Net()
+    def batches(self, seed):
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(self.steps):
+            yield torch.randn(4, 2, generator=generator)
+    def loss(self, model, batch):
+        return SCALE * (model(batch) - batch.sum(dim=1, keepdim=True)).square().mean()
+    def evaluate(self, model, split):
+        return Evaluation(helper(model), 0.5)
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 1)
+    def forward(self, inputs):
+        return self.linear(inputs)
+
+def helper(model):
+    return sum(p.abs().sum().item() for p in model.parameters())
+
+result = compare(Mine(), ["sgd", "adamw"], trials=1, seeds=1, workers=2, progress=False)
+assert all(r.failure is None for r in result.study.records), result.study.records
+print(len(result.study.records), "runs;", result.verdict.headline)
+"""
+
+
+def test_a_script_without_a_main_guard_works(tmp_path):
+    ways = {"script": "mine.py", "stdin": "-"}
+    children = {}
+    for way, argument in ways.items():
+        folder = tmp_path / way
+        folder.mkdir()
+        (folder / "mine.py").write_text(SCRIPT)
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        children[folder] = subprocess.Popen([sys.executable, argument], cwd=folder, text=True, **pipes)
+    for folder, child in children.items():
+        out, err = child.communicate(SCRIPT if folder.name == "stdin" else None, timeout=180)
+        assert child.returncode == 0, err
+        assert out == "4 runs; No verdict: 6 seeds are the fewest that can tell, not 1\n"
+        assert (folder / "begun").read_text() == "x", "no process runs the script again"
+
+
+ABANDONED = """
+import time
+from thalweg.lab.pool import Pool
+with Pool(2) as pool:
+    print(*[worker.process.pid for worker in pool._processes], flush=True)
+    time.sleep(600)
+"""
+
+
+def gone(process: int) -> bool:
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return True
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to see processes")
+def test_processes_end_with_a_parent_that_was_killed():
+    parent = subprocess.Popen([sys.executable, "-c", ABANDONED], stdout=subprocess.PIPE, text=True)
+    processes = [int(word) for word in parent.stdout.readline().split()]
+    time.sleep(0.5)
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 30
+    while not all(map(gone, processes)):
+        assert time.monotonic() < deadline, "a process is left"
+        time.sleep(0.1)
