@@ -11,7 +11,6 @@ from thalweg.lab import execution, protocol, spaces
 from thalweg.lab import trial as trials
 from thalweg.lab.errors import StoreError
 from thalweg.lab.execution import execute, gather
-from thalweg.lab.pool import Pool
 from thalweg.lab.record import Record, Trial
 from thalweg.lab.store import IN_MEMORY, Store
 from thalweg.lab.study import Margin, Settings, Study
@@ -92,6 +91,7 @@ def test_a_study_is_run_to_its_end(whole):
         stages = Counter(r.trial.stage for r in whole.of(space, "tune", "confirm", "final"))
         assert stages == {"tune": 4, "confirm": 6, "final": 3}
     assert all(r.test is not None for r in whole.records if r.trial.stage == "final")
+    assert [r.trial.key for r in whole.records] == [t.key for t in protocol.due(whole)]
 
 
 def test_runs_are_paired(whole):
@@ -109,14 +109,6 @@ def test_final_runs_use_the_configuration_that_was_best_on_validation(whole):
             confirmed.setdefault(r.trial.settings["lr"], []).append(r.validation.metric)
         best = min(confirmed, key=lambda lr: sum(confirmed[lr]))
         assert {r.trial.settings["lr"] for r in whole.final_of(space)} == {best}
-
-
-def test_records_do_not_depend_on_the_number_of_workers(whole):
-    with Pool(2) as pool:
-        pool.load(Quick())
-        together = execute(begin(), memory(), pool)
-    assert together.records == whole.records
-    assert [r.trial.key for r in together.records] == [t.key for t in protocol.due(whole)]
 
 
 def test_divergence_does_not_end_the_study():

@@ -469,6 +469,7 @@ for document in map(json.loads, sys.stdin):
 """
 
 
+@pytest.mark.parametrize("storage", ["file"], indirect=True)
 def test_what_was_finished_outlives_a_kill(storage, machine):
     documents = [json.dumps(store_.records.to_json(record(trial, 1.0))) for trial in trials(12)]
     child = subprocess.Popen(
