@@ -280,23 +280,6 @@ def test_a_comparison_says_how_it_was_made():
     assert result.study.settings.margin == Margin(Line.margin)
 
 
-def test_the_same_call_goes_on_and_fresh_starts_anew(tmp_path):
-    options = replace(SMALL, storage=str(tmp_path / "study.db"))
-    first, pool = run(options)
-    said = []
-    again, idle = run(replace(options, margin=Margin(5.0)), say=said.append)
-    assert idle.made == []
-    assert again.study.records == first.study.records
-    assert again.provenance.found == len(pool.made)
-    assert f"going on from {len(pool.made)} runs that were made before" in said
-    anew, busy = run(replace(options, fresh=True))
-    assert len(busy.made) == len(pool.made)
-    assert (anew.provenance.found, anew.study.records) == (0, first.study.records)
-    other, busy = run(options, Quick(scale=3.0))
-    assert len(busy.made) >= len(pool.made)
-    assert other.study.records != first.study.records
-
-
 @pytest.mark.parametrize("at", [0, 9])
 def test_ctrl_c_leaves_a_result_and_the_same_call_goes_on(tmp_path, at):
     options = replace(SMALL, storage=str(tmp_path / "study.db"))
@@ -436,7 +419,7 @@ def test_the_same_command_goes_on_unless_it_is_told_to_start_anew(typed):
 
 def test_another_folder_has_the_study_where_the_storage_is_named(typed):
     typed("--storage", "shared.db")
-    _, _, again = typed("--storage", "shared.db", "--out", "elsewhere")
+    typed("--storage", "shared.db", "--out", "elsewhere")
     assert results.load(Path("elsewhere"))["found"] == 4
 
 
@@ -544,7 +527,7 @@ def test_processes_give_what_a_single_one_gives(folder, uninterrupted):
 
 
 def test_a_comparison_that_is_killed_and_then_interrupted_goes_on_and_loses_nothing(folder, uninterrupted):
-    child = command(folder, "stopped")
+    child = command(folder, "stopped", "--workers", "1")
     wait_for(child, "runs to go")
     time.sleep(random.uniform(0.2, 0.8))
     workers = descendants(child.pid)
@@ -558,7 +541,7 @@ def test_a_comparison_that_is_killed_and_then_interrupted_goes_on_and_loses_noth
         assert time.monotonic() < deadline, "a process is left"
         time.sleep(0.1)
 
-    child = command(folder, "stopped")
+    child = command(folder, "stopped", "--workers", "1")
     wait_for(child, "runs to go")
     # As a terminal does it: to every process.
     os.killpg(child.pid, signal.SIGINT)
@@ -571,7 +554,7 @@ def test_a_comparison_that_is_killed_and_then_interrupted_goes_on_and_loses_noth
     assert len(held) <= len(document["records"]) < 20
     assert document["verdict"]["headline"] in (stopped / "report.html").read_text()
 
-    _, err = finished(command(folder, "stopped"))
+    _, err = finished(command(folder, "stopped", "--workers", "1"))
     before = len(document["records"])
     assert before == 0 or f"going on from {before} runs that were made before" in err
     assert results.load(stopped)["found"] == before
@@ -579,21 +562,6 @@ def test_a_comparison_that_is_killed_and_then_interrupted_goes_on_and_loses_noth
     by_key = {record.trial.key: record for record in kept(folder, "stopped")}
     for key, record in held.items():
         assert by_key[key].timing == record.timing, "it was not run again"
-
-
-def test_a_trial_can_be_repeated_alone_and_says_whether_it_is_the_same(folder, uninterrupted, capsys):
-    records = uninterrupted[1]
-    last = len(records) - 1
-    done = subprocess.run(
-        [*PYTHON, "trial", "whole", "--id", str(last)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert f"test        {records[last].test}" in done.stdout
-    assert done.stdout.endswith("the same as recorded, bit for bit\n")
 
 
 @pytest.fixture
@@ -615,7 +583,8 @@ def test_a_trial_of_every_stage_can_be_repeated(folder, uninterrupted, repeat):
     for number in map(stages.index, set(stages)):
         status, out, _ = repeat(folder / "whole" / "results.json", number)
         assert status == 0
-        assert "bit for bit" in out
+        assert f"test        {uninterrupted[1][number].test}\n" in out
+        assert out.endswith("the same as recorded, bit for bit\n")
 
 
 @pytest.mark.parametrize(
