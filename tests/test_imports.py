@@ -21,8 +21,9 @@ LAYERS = [
     {"plan"},
     {"state", "rows", "tensors"},
     {"lowering"},
-    {"chunks", "layout"},
-    {"codecs", "rule", "files"},
+    {"chunks", "layout", "storage"},
+    {"codecs"},
+    {"rule", "files"},
 ]
 """From the top down. A module imports from layers below its own, and a package from itself."""
 
