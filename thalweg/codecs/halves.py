@@ -88,11 +88,11 @@ class HalfCodec(Codec):
         return real((bits(x) + (word & ~kept)) & kept)
 
     def _number(self, value: Scalar) -> Scalar:
-        if self.dtype == torch.float16:
-            return to_float16_and_back(value)
-        # Ties go away from zero, so that the distance to a tie fits: -32768 does, 32768 does not.
-        nearest = real((bits(value) + (1 << 15)) & -(1 << 16))
-        return where(value < math.inf, nearest, value)
+        # Ties go away from zero, so that the distance to a tie fits: -128 and -32768 do, 128 does not.
+        dropped = _DROPPED[self.dtype]
+        nearest = real((bits(value) + (1 << (dropped - 1))) & -(1 << dropped))
+        number = where(value < math.inf, nearest, value)
+        return to_float16_and_back(number) if self.dtype == torch.float16 else number
 
     def _distance(self, value: Scalar, number: Scalar) -> Bits:
         found = (bits(value) - bits(number)) >> self.drawn
