@@ -118,7 +118,10 @@ class Stepper:
         if plan is not None and plan.read(self._tensors):
             return plan
         _check(self._tensors.params)
+        before = [(own, dict(own)) for own in state.values()]
         plan = Plan(self._rule, self._members(groups, state, settings), unscale)
+        if any(own.get(name) is not value for own, old in before for name, value in old.items()):
+            self._plans.clear()  # what they step is no longer the state
         self._known_state = Identities([value for own in state.values() for value in own.values()])
         if len(self._plans) >= _MOST_PLANS:
             self._plans.pop(next(iter(self._plans)))
