@@ -100,9 +100,11 @@ class BlockCodec(Codec):
         if self.signed:
             # Of the copies of the sign that a negative number begins with, one comes to be float16's.
             half = (code << _SHIFT_16) & (_SIGN_16 | (self._highest << _SHIFT_16))
-            half = where(code & self._highest < self._highest, half, _NAN_16)
+            half = where(code & self._highest < self._highest, half, half | _NAN_16)
         else:
-            half = where(code < self._highest, code << _SHIFT_16, _INFINITY_16)
+            highest = self._highest << _SHIFT_16
+            half = code << _SHIFT_16
+            half = where(code < self._highest, half, half + (_INFINITY_16 - highest))
         return from_float16(half) * unit
 
     def encode(self, x: Scalar, anchor: Bits, word: Bits) -> Bits:

@@ -441,6 +441,7 @@ return:
 }}
 """
 
+# Sixteen codes at a time fill the registers that they are narrowed in.
 # What is not finite is rare, and looking for the largest of what is costs more than looking for the
 # largest, so it is looked for again where it has to be.
 _SECOND = """
@@ -557,5 +558,6 @@ _METADATA = """
 !1 = distinct !{!1, !2, !3}
 !2 = !{!"llvm.loop.parallel_accesses", !0}
 !3 = !{!"llvm.loop.vectorize.enable", i1 true}
-!4 = distinct !{!4, !2, !3}
+!4 = distinct !{!4, !2, !3, !5}
+!5 = !{!"llvm.loop.vectorize.width", i32 16}
 """
