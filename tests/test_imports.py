@@ -19,7 +19,7 @@ LAYERS = [
     {"optimizer"},
     {"checkpoint", "stepper"},
     {"plan"},
-    {"state", "rows", "tensors"},
+    {"state", "rows", "tensors", "stall"},
     {"lowering"},
     {"chunks", "layout", "storage"},
     {"codecs"},

@@ -14,6 +14,7 @@ from thalweg.layout import overlaps_itself
 from thalweg.lowering.objects import Identities
 from thalweg.plan import Member, Plan
 from thalweg.rule import Rule
+from thalweg.stall import FirstSteps
 from thalweg.state import prepare
 from thalweg.storage import codec_of_slot, codec_of_weights, settings
 from thalweg.tensors import Tensors
@@ -50,6 +51,7 @@ class Stepper:
         self._tensors = Tensors([])
         self._settings_of: dict[int, Settings] = {}
         self._group_of: list[int] = []
+        self._first_steps = FirstSteps()
 
     def step(self, groups: Groups, state: State, inverse_scale: float | None) -> None:
         """Step every parameter that has a gradient.
@@ -67,7 +69,9 @@ class Stepper:
         self._tensors.read()
         of_groups = [self._settings(i, group) for i, group in enumerate(groups)]
         plan = self._plan(groups, state, of_groups, inverse_scale is not None)
+        first = self._first_steps.before(groups)
         plan.run([s.hypers for s in of_groups], inverse_scale)
+        self._first_steps.after(groups, first)
         for index in plan.drawing:
             groups[index]["rounding_step"] += 1
 
