@@ -5,8 +5,8 @@ IEEE 754 the lowest exponent is that of gradual underflow: below the block's `an
 number, codes are evenly spaced, a sixteenth of the anchor apart, and above it by a sixteenth of their
 power of two. The highest code stands for what is not finite.
 
-Scales are powers of two so that what is on the grid stays on it while the block's largest element moves:
-a scale that followed it would have every element rounded anew at every step.
+Scales are powers of two: a byte holds one, reading and storing are exact, and what is on the grid stays on
+it until the block's largest element passes into another power of two.
 """
 
 from __future__ import annotations
