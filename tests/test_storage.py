@@ -460,6 +460,9 @@ def test_settings_of_slots_and_groups():
     optimizer.param_groups[2]["state"] = "float32"
     follow(optimizer, params, gradients(params, 1))
     assert optimizer.state[params[2]]["exp_avg"].dtype == torch.float32
+    optimizer.param_groups[1]["state"]["exp_avg_sq"] = "int8"  # in place
+    follow(optimizer, params, gradients(params, 1))
+    assert optimizer.state[params[1]]["exp_avg_sq"].dtype == torch.uint8
     extra = leaf(rand(SMALL), torch.float32)
     optimizer.add_param_group({"params": [extra], "state": "int8"})
     follow(optimizer, [*params, extra], gradients([*params, extra], 1))

@@ -78,7 +78,8 @@ class Stepper:
     def _settings(self, index: int, group: Mapping[str, Any]) -> Settings:
         """Return what a group's hyperparameters say; at once, if they are those of the last step."""
         values = [group[hyper.name] for hyper in self._rule.hypers]
-        values += [group["state"], group["weight_bits"]]
+        state = group["state"]
+        values += [state if isinstance(state, str) else dict(state), group["weight_bits"]]
         known = self._settings_of.get(index)
         if known is not None and values == known.values:
             return known

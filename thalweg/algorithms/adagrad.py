@@ -153,8 +153,8 @@ class Adagrad(Optimizer):
     def share_memory(self) -> None:
         """Move the state into shared memory, for training by several processes."""
         for state in self.state.values():
-            state["sum"].share_memory_()
-            state["step"].share_memory_()
+            for value in state.values():
+                value.share_memory_()
         self._stepper = None  # sharing moves the memory behind the tensors
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from thalweg.chunks import Chunks
-from thalweg.codecs import Codec
+from thalweg.codecs import BlockCodec, Codec
 from thalweg.lowering import machine, threads
 from thalweg.lowering.assembly import Spec, assembly
 
@@ -30,7 +30,8 @@ def supports(codec: Codec | None) -> bool:
     if codec is None:
         return False
     features = machine.host()[1]
-    return codec.name != "float16" or "+f16c" in features or "+fullfp16" in features
+    reads_float16 = codec.name == "float16" or isinstance(codec, BlockCodec)
+    return not reads_float16 or "+f16c" in features or "+fullfp16" in features
 
 
 @dataclass(frozen=True)
