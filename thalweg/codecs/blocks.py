@@ -113,7 +113,8 @@ class BlockCodec(Codec):
         # Twice what is above the anchor, and what is below lifted by it, is spaced as float32's first
         # four bits of mantissa.
         lifted = bits(real(size) + real(at_least(size, anchor))) - anchor
-        code = at_most((lifted + (word & ((1 << _SHIFT) - 1))) >> _SHIFT, self._highest)
+        rounded = shift_right(lifted + (word & ((1 << _SHIFT) - 1)), _SHIFT)
+        code = at_most(rounded, self._highest)
         if self.signed:
             return where(bits(x) < 0, code | 128, code)
         return at_least(code, at_most(size, 1))

@@ -342,8 +342,10 @@ def _second_function(spec: Spec) -> str:
 def _store_anchor(name: str, codec: BlockCodec) -> list[str]:
     record = passes.new_anchor(name, codec)
     return [
-        *arithmetic(record, "float", "%{}".format, prefix=f"{name}.n", suffix="packed"),
-        f"  %{name}.scale.byte = trunc i32 %{name}.scale.packed to i8",
+        *arithmetic(record, "float", "%{}".format, prefix=f"{name}.n", suffix="made"),
+        # Opaque, or else LLVM finds a sum in it and adds a part of that to every element.
+        f'  %{name}.anchor.packed = call i32 asm "", "=r,0"(i32 %{name}.anchor.made)',
+        f"  %{name}.scale.byte = trunc i32 %{name}.scale.made to i8",
         f"  store i8 %{name}.scale.byte, ptr %{name}.side.base",
     ]
 
