@@ -44,11 +44,11 @@ def test_the_command_prints_and_writes_every_figure(tmp_path, monkeypatch):
     lines, out = [], tmp_path / "below" / "figures.json"
     command.run(command.check(command.PARTS, 0.01, out), lines.append)
     figures = json.loads(out.read_text())
-    assert len(figures["steps"]) == 12
+    assert len(figures["steps"]) == 24
     assert [row["limit"] is not None for row in figures["steps"]].count(True) == 3
     assert len(figures["training"]) == 2
     assert figures["startup"] == [{"what": "import", "seconds": 0.02, "goal": 0.05}]
-    assert sum("goal" in line for line in lines) == 15
+    assert sum("goal" in line for line in lines) == 27
 
 
 @pytest.mark.parametrize(

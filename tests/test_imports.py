@@ -19,10 +19,11 @@ LAYERS = [
     {"optimizer"},
     {"checkpoint", "stepper"},
     {"plan"},
-    {"state", "rows", "tensors"},
+    {"state", "rows", "tensors", "stall"},
     {"lowering"},
-    {"chunks", "layout"},
-    {"codecs", "rule", "files"},
+    {"chunks", "layout", "storage"},
+    {"codecs"},
+    {"rule", "files"},
 ]
 """From the top down. A module imports from layers below its own, and a package from itself."""
 

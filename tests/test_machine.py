@@ -14,7 +14,7 @@ import torch
 from support import ONE_EACH, follow, gradients, label, leaf, ours, rand, twins
 
 import thalweg as tw
-from thalweg.codecs import BFLOAT16, FLOAT16, FLOAT32, FLOAT64
+from thalweg.codecs import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, slot_codec
 from thalweg.lowering import cpu, libtorch, machine, threads
 from thalweg.rows import scalar_names
 from thalweg.tensors import ABSENT, IRREGULAR, Tensors
@@ -122,6 +122,19 @@ def test_kernels_are_vectorized(p, g):
     if "x86_64" in machine._llvm().get_default_triple():
         wide = ("ps", "pd")
         assert any(f"vsqrt{suffix}" in machine_text or f"\tsqrt{suffix}" in machine_text for suffix in wide)
+
+
+@pytest.mark.parametrize("name", ["int8", "bfloat16"])
+def test_kernels_of_packed_state_are_vectorized(name):
+    codecs = tuple(slot_codec(name, slot.signed) for slot in tw.AdamW.rule.slots[:2])
+    if not all(map(cpu.supports, codecs)):
+        pytest.skip("this processor has no conversion")
+    text = cpu.assembly(spec()._replace(slots=codecs))
+    code = machine._target().emit_assembly(machine._llvm().parse_bitcode(optimized(text)))
+    if "+avx2" in machine.host()[1]:
+        assert "vsqrtps" in code
+        # The second pass, or the rounding: integers are added and shifted in vectors too.
+        assert sum("vpaddd" in line and "ymm" in line for line in code.splitlines()) >= 4
 
 
 def optimized(text):

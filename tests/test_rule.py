@@ -15,6 +15,7 @@ from support import leaf, rand
 from test_trace import evaluate
 
 import thalweg as tw
+from thalweg import storage
 from thalweg.lowering.trace import Trace
 from thalweg.rows import advance, scalar_names
 from thalweg.rule import Hyper, lerp, maximum, sign, sqrt, where
@@ -158,7 +159,7 @@ def test_a_rule_names_what_exists(cls):
     defaults = cls([leaf(rand(1))]).defaults
     rule = cls.rule
     flags = rule.flags(SimpleNamespace(**defaults))
-    assert {h.name for h in rule.hypers} | {"foreach", "fused"} >= defaults.keys()
+    assert {h.name for h in rule.hypers} | {"foreach", "fused", *storage.DEFAULTS} >= defaults.keys()
     assert {h.name for h in rule.hypers} <= defaults.keys()
     for slot in rule.slots:
         assert slot.when is None or slot.when in flags

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 from support import CONFIGURATIONS, label, leaf, ours, rand
 
-from thalweg.lowering.trace import Symbol, Trace, trace
+from thalweg.lowering.trace import Integer, Symbol, Trace, trace
 from thalweg.rows import advance, scalar_names
-from thalweg.rule import Rule, Slot
+from thalweg.rule import Rule, Slot, where
 
 OPERATIONS = {
     "neg": lambda x: -x,
@@ -115,3 +115,21 @@ def test_an_output_may_be_an_input_or_a_number():
 def test_a_rule_that_returns_too_little_is_refused():
     with pytest.raises(ValueError, match="zip"):
         trace(rule_of(lambda p, g, a, s, on: (p,), (Slot("a"),)), {}, ())
+
+
+def test_a_codec_that_branches_on_data_is_refused():
+    record = Trace()
+    x = record.emit("input", "x")
+    with pytest.raises(TypeError, match="cannot branch on data"):
+        assert x.bits() & 1
+    with pytest.raises(TypeError):
+        x.bits() + 0.5
+
+
+def test_a_choice_between_integers_is_one():
+    record = Trace()
+    x = record.emit("input", "x")
+    chosen = where(x.bits() < 3, 1, x.bits())
+    assert isinstance(chosen, Integer)
+    assert record.lines[chosen.line][0] == "choose"
+    assert isinstance(where(x.bits() < 3, x, 1.0), Symbol)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
 
-from thalweg import checkpoint
+from thalweg import checkpoint, storage
+from thalweg.codecs import codec_of
 from thalweg.rule import Rule
 from thalweg.state import prepare
+from thalweg.storage import Storage
 
 if TYPE_CHECKING:
     from thalweg.stepper import Stepper
+
+__all__ = ["Optimizer", "Params", "Storage"]
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -26,6 +30,8 @@ class Optimizer(torch.optim.Optimizer):
     Args:
         params: parameters, named parameters, or groups, as in torch.
         defaults: the hyperparameters of groups that do not say otherwise.
+        stored: how state and weights are stored, likewise: `state`, `weight_bits` and `seed`, which every
+            optimizer takes and `thalweg.storage.Storage` describes.
 
     Raises:
         ValueError, TypeError: if a hyperparameter is not allowed; the message says what is.
@@ -38,10 +44,18 @@ class Optimizer(torch.optim.Optimizer):
     # instance would be lost by deepcopy and pickle.
     _step_supports_amp_scaling = True
 
-    def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
-        self.rule.check(defaults)
+    def __init__(self, params: Params, defaults: dict[str, Any], **stored: Unpack[Storage]) -> None:
+        unknown = stored.keys() - Storage.__annotations__
+        if unknown:
+            raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {min(unknown)!r}")
+        defaults = {**defaults, **storage.DEFAULTS, **stored}
+        self._check(defaults)
         self._stepper = None
         super().__init__(params, defaults)
+
+    def _check(self, group: Mapping[str, Any]) -> None:
+        self.rule.check(group)
+        storage.check(self.rule, group)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -53,12 +67,12 @@ class Optimizer(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group, as in torch; hyperparameters are checked first."""
         if isinstance(param_group, dict):
-            self.rule.check({**self.defaults, **param_group})
+            self._check({**self.defaults, **param_group})
         super().add_param_group(param_group)
         if self.rule.eager:
             group = self.param_groups[-1]
             on = self.rule.flags(self.rule.numbers(group))
-            for param in group["params"]:
+            for param in filter(_has_state, group["params"]):
                 prepare(self.rule, on, param, self.state[param], group)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -102,13 +116,57 @@ class Optimizer(torch.optim.Optimizer):
         """
         return checkpoint.snapshot(super().state_dict())
 
+    def full_precision_state_dict(self) -> dict[str, Any]:
+        """Return a snapshot as `state_dict` does, with all slots in full precision, for `torch.optim`.
+
+        Codes and bfloat16 are read as float32; scales, corrections and the settings of storage are left
+        out. `load_state_dict` takes it too, and stores it as this optimizer is set to.
+        """
+        return checkpoint.in_full_precision(self.rule, self.state_dict())
+
+    def full_precision_weights(self) -> dict[Any, Tensor]:
+        """Return the weights as this optimizer keeps them, with what `weight_bits` holds beside them.
+
+        Returns:
+            For each parameter, by name where parameters were given with names and else by position, a
+            new tensor: float32 of bfloat16 and float16 parameters, else of the parameter's dtype.
+        """
+        return {
+            key: checkpoint.full_weights(param, self.state.get(param, {}), group)
+            for key, param, group in self._keyed()
+        }
+
+    def load_full_precision_weights(self, weights: Mapping[Any, Tensor]) -> None:
+        """Set the weights, and what `weight_bits` holds beside them, rounded to nearest.
+
+        Args:
+            weights: for each parameter, as `full_precision_weights` returns them; any floating dtype.
+
+        Raises:
+            ValueError: if parameters are missing or others are there, or a shape is not the parameter's.
+                Nothing has been changed then.
+        """
+        keyed = list(self._keyed())
+        checkpoint.check_weights({key: param for key, param, _ in keyed}, weights)
+        with torch.no_grad():
+            for key, param, group in keyed:
+                checkpoint.set_weights(param, weights[key], self.state, group)
+
+    def _keyed(self) -> Iterable[tuple[Any, Tensor, dict[str, Any]]]:
+        named = all("param_names" in group for group in self.param_groups)
+        position = 0
+        for group in self.param_groups:
+            for i, param in enumerate(group["params"]):
+                yield group["param_names"][i] if named else position, param, group
+                position += 1
+
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Load a checkpoint of this optimizer or of its `torch.optim` namesake.
 
         Parameters are matched by name where both sides were given the same names, in whatever order
-        or groups, and else by position. State takes the dtype that this optimizer keeps it in.
-        Hyperparameters come from the checkpoint; `foreach`, `fused`, `capturable` and
-        `differentiable` stay as they were constructed.
+        or groups, and else by position. State takes the form that this optimizer keeps it in.
+        Hyperparameters come from the checkpoint; `state`, `weight_bits`, `foreach`, `fused`,
+        `capturable` and `differentiable` stay as they were constructed.
 
         Raises:
             ValueError: if parameters cannot be matched or a hyperparameter is not allowed. The
@@ -122,3 +180,8 @@ class Optimizer(torch.optim.Optimizer):
         self.__setstate__({"state": state, "param_groups": groups})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
+
+
+def _has_state(param: Tensor) -> bool:
+    """Say whether a parameter can be stepped; a step refuses the others, and says why."""
+    return codec_of(param.dtype) is not None

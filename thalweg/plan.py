@@ -19,12 +19,14 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from thalweg.chunks import Chunks
-from thalweg.codecs import Codec, codec_of
+from thalweg.codecs import BlockCodec, Codec, HalfCodec, codec_of
+from thalweg.codecs.draws import keys
 from thalweg.layout import home_order, is_plain, like_home, order
 from thalweg.lowering import cpu, reference
 from thalweg.rows import Rows, advance, scalar_names
 from thalweg.rule import Rule
 from thalweg.state import counter_dtype
+from thalweg.storage import CORRECTION, scale_of
 from thalweg.tensors import Memory, Tensors
 
 
@@ -40,6 +42,7 @@ class Member:
         options: the group, for what is not a matter of the rule (`maximize`, `differentiable` ...).
         state: its state, complete.
         first: whether a slot of its state is new.
+        codecs: how `p` and each slot are stored, by name, in the rule's order.
     """
 
     position: int
@@ -49,6 +52,7 @@ class Member:
     options: Mapping[str, Any]
     state: dict[str, Any]
     first: bool
+    codecs: Mapping[str, Codec]
 
     @property
     def grad(self) -> Tensor:
@@ -61,9 +65,26 @@ class Member:
         """Return the state's slots by name, in the rule's order."""
         return {slot.name: self.state[slot.name] for slot in rule.slots_on(self.on)}
 
+    def sides(self) -> dict[str, Tensor]:
+        """Return the second tensors of what has one: scales and corrections, by the name of the first."""
+        return {
+            name: self.state[CORRECTION if name == "p" else scale_of(name)]
+            for name, codec in self.codecs.items()
+            if codec.side is not None
+        }
+
+    def stored(self, rule: Rule) -> list[Tensor]:
+        """Return the tensors of state that a kernel reads and writes, slots and then sides."""
+        return [*self.slots(rule).values(), *self.sides().values()]
+
     def tensors(self, rule: Rule) -> list[Tensor]:
-        """Return the state's slots and counters."""
-        return [*self.slots(rule).values(), *(self.state[counter.name] for counter in rule.counters)]
+        """Return all tensors of state."""
+        return [*self.stored(rule), *(self.state[counter.name] for counter in rule.counters)]
+
+    @property
+    def draws(self) -> bool:
+        """Whether anything of it is rounded by random words."""
+        return any(codec.drawn for codec in self.codecs.values())
 
 
 class Plan:
@@ -82,6 +103,8 @@ class Plan:
             key = (kind, layer, *_alike(rule, member))
             divided.setdefault(key, []).append(member)
         self.batches = [key[0](rule, batch, unscale) for key, batch in divided.items()]
+        self.drawing = sorted({member.group for member in members if member.draws})
+        """The indices of the groups in which something is rounded by random words."""
 
     def read(self, tensors: Tensors) -> bool:
         """Look at this step's tensors; return False if they no longer fit the plan.
@@ -121,9 +144,8 @@ def _layers(members: Sequence[Member], kinds: Sequence[type[Batch]]) -> list[int
 
 def _alike(rule: Rule, member: Member) -> tuple[Any, ...]:
     """Return what the members of a batch have in common beside their kind."""
-    slots = tuple(slot.dtype for slot in member.slots(rule).values())
-    dtypes = (member.param.dtype, member.grad.dtype, *slots)
-    return dtypes, tuple(member.on.values()), member.options["maximize"]
+    storage = (member.param.dtype, member.grad.dtype, *member.codecs.values())
+    return storage, tuple(member.on.values()), member.options["maximize"]
 
 
 def _kind(rule: Rule, member: Member) -> type[Batch]:
@@ -133,7 +155,7 @@ def _kind(rule: Rule, member: Member) -> type[Batch]:
         param.device.type == "cpu"
         and not member.options["differentiable"]
         and all(type(t) in (Tensor, torch.nn.Parameter) for t in tensors)
-        and all(cpu.supports(codec_of(t.dtype)) for t in tensors)
+        and all(cpu.supports(codec) for codec in (codec_of(grad.dtype), *member.codecs.values()))
     )
     if not has_kernel:
         return ReferenceBatch
@@ -168,13 +190,37 @@ class Batch:
         raise NotImplementedError
 
 
+class Keys:
+    """The keys of the random words of a batch.
+
+    Args:
+        members: the members of the batch.
+
+    Attributes:
+        values: int32 (members,); never another array.
+    """
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self.values = np.zeros(len(members), np.int32)
+        self._groups: list[tuple[Mapping[str, Any], np.ndarray, np.ndarray]] = []
+        for index in {member.group for member in members if member.draws}:
+            places = [i for i, member in enumerate(members) if member.group == index]
+            ordinals = np.array([members[i].position for i in places], np.int64)
+            self._groups.append((members[places[0]].options, np.array(places), ordinals))
+
+    def draw(self) -> None:
+        """Work out the keys of this step, if any are needed."""
+        for group, places, ordinals in self._groups:
+            self.values[places] = keys(group["seed"], group["rounding_step"], ordinals)
+
+
 class KernelBatch(Batch):
     """A batch for the CPU kernel of its rule, flags and storage."""
 
     def __init__(self, rule: Rule, members: list[Member], unscale: bool) -> None:
         super().__init__(rule, members, unscale)
         one = members[0]
-        slots = [list(member.slots(rule).values()) for member in members]
+        stored = [member.stored(rule) for member in members]
         self.rows = Rows(
             rule,
             groups=[member.group for member in members],
@@ -187,16 +233,17 @@ class KernelBatch(Batch):
                 rule=rule,
                 on=tuple(one.on.items()),
                 scalars=scalar_names(rule, one.options),
-                p=_codec(one.param),
+                p=one.codecs["p"],
                 g=_codec(one.grad),
-                slots=tuple(map(_codec, slots[0])),
+                slots=tuple(codec for name, codec in one.codecs.items() if name != "p"),
                 maximize=one.options["maximize"],
                 unscale=unscale,
             )
         )
-        # Rows of p, g and each slot; those of the slots stay, as the slots do.
-        self.addresses = np.empty((2 + len(slots[0]), len(members)), np.int64)
-        self.addresses[2:] = np.array([[t.data_ptr() for t in s] for s in slots], np.int64).T
+        # Rows of p, g, each slot and each side; but for the first two they stay, as the state does.
+        self.addresses = np.empty((2 + len(stored[0]), len(members)), np.int64)
+        self.addresses[2:] = np.array([[t.data_ptr() for t in s] for s in stored], np.int64).T
+        self._keys = Keys(members)
         self.memory = Memory([t for member in members for t in member.tensors(rule)])
         self.chunks = Chunks.dense([_reals(param) for param in self.params])
         self._scalars = np.empty((0, 0))
@@ -207,10 +254,11 @@ class KernelBatch(Batch):
         rows = self.rows.next(hypers, inverse_scale)
         if not self.chunks.elements:
             return
+        self._keys.draw()
         if self._launch is None or len(rows) != len(self._scalars):
             self._scalars = np.empty((len(rows), len(rows[0])), self.kernel.dtype)
             self._launch = cpu.Launch(
-                self.kernel, self.addresses, self.chunks, self._scalars, self.rows.row_of
+                self.kernel, self.addresses, self.chunks, self._scalars, self.rows.row_of, self._keys.values
             )
         self._scalars[:] = rows
         self._launch.run()
@@ -297,8 +345,8 @@ class SparseBatch(KernelBatch):
         super().__init__(rule, members, unscale)
         self._grad_dtype = members[0].grad.dtype
         self._unscale = unscale
-        slots = [member.slots(rule).values() for member in members]
-        self._streams = [self.params, *map(list, zip(*slots, strict=True))]
+        stored = [member.stored(rule) for member in members]
+        self._streams = [self.params, *map(list, zip(*stored, strict=True))]
 
     def read(self, tensors: Tensors) -> bool:  # noqa: D102
         grads = [member.grad for member in self.members]
@@ -313,8 +361,8 @@ class SparseBatch(KernelBatch):
         values = [grad.values().contiguous() for grad in grads]
         self._staged = [[t.contiguous() for t in stream] for stream in self._streams]
         self._values = values  # kept until they have been stepped
-        p, *slots = ([t.data_ptr() for t in stream] for stream in self._staged)
-        self.addresses[:] = [p, [v.data_ptr() for v in values], *slots]
+        p, *stored = ([t.data_ptr() for t in stream] for stream in self._staged)
+        self.addresses[:] = [p, [v.data_ptr() for v in values], *stored]
         self.chunks = Chunks.rows(
             [_row_numbers(grad) for grad in grads],
             [_reals(v) // max(len(v), 1) for v in values],
@@ -353,16 +401,18 @@ class ReferenceBatch(Batch):
     def __init__(self, rule: Rule, members: list[Member], unscale: bool) -> None:
         super().__init__(rule, members, unscale)
         self._fresh = True
+        self._keys = Keys(members)
 
     def read(self, tensors: Tensors) -> bool:  # noqa: D102
         return True
 
     def run(self, hypers: Sequence[SimpleNamespace], inverse_scale: float | None) -> None:  # noqa: D102
-        for member in self.members:
-            self._step(member, hypers[member.group], inverse_scale)
+        self._keys.draw()
+        for member, key in zip(self.members, self._keys.values.tolist(), strict=True):
+            self._step(member, hypers[member.group], inverse_scale, key)
         self._fresh = False
 
-    def _step(self, member: Member, h: Any, inverse_scale: float | None) -> None:
+    def _step(self, member: Member, h: Any, inverse_scale: float | None, key: int) -> None:
         tensors = {c.name: member.state[c.name] for c in self.rule.counters}
         on_device = any(t.device.type != "cpu" for t in tensors.values())
         if on_device or member.options["differentiable"]:
@@ -379,10 +429,21 @@ class ReferenceBatch(Batch):
             maximize=member.options["maximize"],
             unscale=inverse_scale,
             differentiable=member.options["differentiable"],
+            packed=_packed(self.rule, member),
+            key=key,
         )
         with torch.no_grad():
             for name, tensor in tensors.items():
                 tensor.copy_(torch.as_tensor(after[name]))
+
+
+def _packed(rule: Rule, member: Member) -> dict[str, reference.Packed]:
+    tensors, sides = {"p": member.param, **member.slots(rule)}, member.sides()
+    return {
+        name: reference.Packed(codec, tensors[name], sides.get(name))
+        for name, codec in member.codecs.items()
+        if isinstance(codec, (BlockCodec, HalfCodec))
+    }
 
 
 def _to_0_dim(value: Any) -> Any:

@@ -132,7 +132,7 @@ class Hyper:
             except (TypeError, ValueError):
                 raise TypeError(f"{self.name} must be {self.allowed}, not {value!r}") from None
             inside = self.low <= x < self.high if self.open_high else self.low <= x <= self.high
-            if not inside or x == math.inf:
+            if not inside or not math.isfinite(x):
                 raise ValueError(f"{self.name} must be {self.allowed}, not {value!r}")
 
 

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.codecs import state_dtype
+from thalweg.codecs import BlockCodec, Codec, slot_codec
+from thalweg.codecs.tensors import pack, side_shape, unpack
 from thalweg.layout import home_order, is_plain, like_home, order
-from thalweg.rule import Rule
+from thalweg.rule import Rule, Slot
+from thalweg.storage import CORRECTION, codec_of_slot, codec_of_weights, scale_of
 
 
 def counter_dtype() -> torch.dtype:
@@ -24,30 +26,114 @@ def prepare(
     param: Tensor,
     state: dict[str, Any],
     group: Mapping[str, Any],
+    sparse: bool = False,
 ) -> bool:
     """Give `state` every slot and counter that `rule` needs under the flags `on`, in form.
 
-    What is missing is made; what has another dtype, device or memory order is converted, so that state
-    from a checkpoint, from torch or from the user's hand is as good as our own.
+    What is missing is made; what has another storage, device or memory order is converted, so that
+    state from a checkpoint, from torch or from the user's hand is as good as our own.
 
     Returns:
         Whether a slot was missing, which makes this the slot's first step.
 
     Raises:
-        ValueError: if a slot has another shape than the parameter.
+        ValueError: if a slot has another shape than the parameter, or codes without their scales.
     """
     first = False
     for counter in rule.counters:
         device = param.device if group.get("capturable") and param.device.type != "cpu" else "cpu"
         state[counter.name] = to_counter(state.get(counter.name, counter.initial), device)
     for slot in rule.slots_on(on):
-        value = state.get(slot.name)
-        if value is None:
+        codec = codec_of_slot(slot, param, group, sparse)
+        if state.get(slot.name) is None:
             first = True
             fill = float(group[slot.initial]) if slot.initial else 0.0
-            value = like_home(param, state_dtype(param.dtype), fill)
-        state[slot.name] = in_form(slot.name, value, param)
+            state.update(_new_slot(slot, codec, param, fill))
+        else:
+            bring_into_form(slot, codec, state, param)
+    _prepare_correction(codec_of_weights(param, group), state, param)
     return first
+
+
+def _new_slot(slot: Slot, codec: Codec, param: Tensor, fill: float) -> dict[str, Tensor]:
+    if isinstance(codec, BlockCodec) and not fill:
+        main = like_home(param, codec.dtype, 0.0)
+        scales = torch.zeros(side_shape(codec, main), dtype=torch.uint8, device=param.device)
+        return {slot.name: main, scale_of(slot.name): scales}
+    return _packed(slot, codec, like_home(param, _dtype(codec, param), fill))
+
+
+def _dtype(codec: Codec, param: Tensor) -> torch.dtype:
+    """Return the dtype in which the values of a slot are computed with: the codec's, or its complex form."""
+    return codec.compute.to_complex() if param.is_complex() else codec.compute
+
+
+def _packed(slot: Slot, codec: Codec, values: Tensor) -> dict[str, Tensor]:
+    """Return the state entries of a slot with the given values, rounded to nearest."""
+    main, side = (values, None) if values.is_complex() else pack(codec, values)
+    return {slot.name: main} if side is None else {slot.name: main, scale_of(slot.name): side}
+
+
+def _prepare_correction(codec: Codec, state: dict[str, Any], param: Tensor) -> None:
+    if codec.side is None:
+        return
+    value = state.get(CORRECTION)
+    if value is None or value.shape != param.shape or value.dtype != codec.side:
+        state[CORRECTION] = like_home(param, codec.side, 0.0)
+    else:
+        state[CORRECTION] = _at_home(value, param, codec.side)
+
+
+def bring_into_form(slot: Slot, codec: Codec, state: dict[str, Any], param: Tensor) -> None:
+    """Convert the slot that `state` has to `codec`, and to the memory order of `param`'s state.
+
+    Raises:
+        ValueError: if its shape is not that of `param`, or its codes lack their scales.
+    """
+    value, scales = state[slot.name], state.get(scale_of(slot.name))
+    _check_shape(slot.name, value, param)
+    stored = stored_codec(slot, value, scales)
+    if stored is None:
+        state[slot.name] = value = _in_plain_form(value, codec, param)
+        if value.dtype == codec.dtype or param.is_complex():
+            return
+    elif stored == codec and _is_home(value, param):
+        state[scale_of(slot.name)] = state[scale_of(slot.name)].to(param.device)
+        return
+    values = _at_home(value if stored is None else unpack(stored, value, scales), param, codec.compute)
+    state.pop(scale_of(slot.name), None)
+    state.update(_packed(slot, codec, values))
+
+
+def stored_codec(slot: Slot, value: Tensor, scales: Tensor | None) -> BlockCodec | None:
+    """Return the codec of a slot that is stored in blocks; None for one that holds numbers.
+
+    Raises:
+        ValueError: if it holds codes and there are no scales to them.
+    """
+    if value.dtype not in (torch.int8, torch.uint8):
+        return None
+    codec = slot_codec("int8", slot.signed)
+    assert isinstance(codec, BlockCodec)
+    shape = side_shape(codec, value)
+    if scales is None or scales.dtype != codec.side or tuple(scales.shape) != shape:
+        found = None if scales is None else (scales.dtype, tuple(scales.shape))
+        raise ValueError(
+            f"state {slot.name!r} holds codes, so {scale_of(slot.name)!r} must be a "
+            f"{codec.side} tensor of shape {shape}, not {found}"
+        )
+    if value.dtype != codec.dtype:
+        raise ValueError(f"state {slot.name!r} must have codes of {codec.dtype}, not {value.dtype}")
+    return codec
+
+
+def values_of(slot: Slot, state: Mapping[str, Any]) -> Tensor:
+    """Return the values of a slot, in a dtype that torch's optimizers compute in."""
+    value = state[slot.name]
+    stored = stored_codec(slot, value, state.get(scale_of(slot.name)))
+    if stored is not None:
+        return unpack(stored, value, state[scale_of(slot.name)])
+    return value.float() if value.dtype == torch.bfloat16 else value
 
 
 def to_counter(value: Any, device: Any) -> Tensor:
@@ -57,21 +143,31 @@ def to_counter(value: Any, device: Any) -> Tensor:
     return torch.tensor(float(value), dtype=counter_dtype(), device=device)
 
 
-def in_form(name: str, value: Tensor, param: Tensor) -> Tensor:
-    """Return the slot `value` of `param` in our dtype and memory order; itself, if it is so already.
-
-    Raises:
-        ValueError: if its shape is not that of `param`.
-    """
+def _check_shape(name: str, value: Tensor, param: Tensor) -> None:
     if value.shape != param.shape:
         raise ValueError(
             f"state {name!r} must have the shape of its parameter, {tuple(param.shape)}, "
             f"not {tuple(value.shape)}"
         )
-    dtype = state_dtype(param.dtype)
+
+
+def _in_plain_form(value: Tensor, codec: Codec, param: Tensor) -> Tensor:
+    """Return a slot's numbers at home in the codec's dtype, or in the one that it is packed from."""
+    dtype = _dtype(codec, param)
+    if value.dtype == codec.dtype and not isinstance(codec, BlockCodec):
+        dtype = codec.dtype
     placed = value.device == param.device and value.dtype == dtype
     if placed and (value.requires_grad or not value.is_leaf):
         return value  # a differentiable step: the graph behind the state is the user's
-    if placed and is_plain(value) and order(value) == home_order(param):
+    return _at_home(value, param, dtype)
+
+
+def _is_home(value: Tensor, param: Tensor) -> bool:
+    return value.device == param.device and is_plain(value) and order(value) == home_order(param)
+
+
+def _at_home(value: Tensor, param: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return `value` in a dtype and the memory order of the state of `param`; itself, if it is so already."""
+    if value.dtype == dtype and _is_home(value, param):
         return value
     return like_home(param, dtype).copy_(value)

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from thalweg.codecs import codec_of
+from thalweg.codecs import Codec, codec_of
 from thalweg.layout import overlaps_itself
 from thalweg.lowering.objects import Identities
 from thalweg.plan import Member, Plan
 from thalweg.rule import Rule
+from thalweg.stall import FirstSteps
 from thalweg.state import prepare
+from thalweg.storage import codec_of_slot, codec_of_weights, settings
 from thalweg.tensors import Tensors
 
 # Training loops that step parts of a model in turn need a plan for each part.
@@ -30,7 +32,7 @@ class Settings(NamedTuple):
     values: list[Any]
     hypers: SimpleNamespace
     on: dict[str, bool]
-    choices: tuple[bool, ...]
+    choices: tuple[Any, ...]
 
 
 class Stepper:
@@ -49,6 +51,7 @@ class Stepper:
         self._tensors = Tensors([])
         self._settings_of: dict[int, Settings] = {}
         self._group_of: list[int] = []
+        self._first_steps = FirstSteps()
 
     def step(self, groups: Groups, state: State, inverse_scale: float | None) -> None:
         """Step every parameter that has a gradient.
@@ -64,26 +67,34 @@ class Stepper:
         """
         self._notice_changes(groups, state)
         self._tensors.read()
-        settings = [self._settings(i, group) for i, group in enumerate(groups)]
-        plan = self._plan(groups, state, settings, inverse_scale is not None)
-        plan.run([s.hypers for s in settings], inverse_scale)
+        of_groups = [self._settings(i, group) for i, group in enumerate(groups)]
+        plan = self._plan(groups, state, of_groups, inverse_scale is not None)
+        first = self._first_steps.before(groups)
+        plan.run([s.hypers for s in of_groups], inverse_scale)
+        self._first_steps.after(groups, first)
+        for index in plan.drawing:
+            groups[index]["rounding_step"] += 1
 
     def _settings(self, index: int, group: Mapping[str, Any]) -> Settings:
         """Return what a group's hyperparameters say; at once, if they are those of the last step."""
         values = [group[hyper.name] for hyper in self._rule.hypers]
+        state = group["state"]
+        values += [state if isinstance(state, str) else dict(state), group["weight_bits"]]
         known = self._settings_of.get(index)
         if known is not None and values == known.values:
             return known
         hypers = self._rule.numbers(group)
         on = self._rule.flags(hypers)
-        choices = (*on.values(), group["maximize"], group["differentiable"])
-        settings = Settings(values, hypers, on, choices)
+        storage = settings(self._rule, group)
+        found = Settings(
+            values, hypers, on, (*on.values(), group["maximize"], group["differentiable"], storage)
+        )
         # A tensor may change its value and stay the same object.
         if not any(isinstance(v, Tensor) for v in _flat(values)):
-            self._settings_of[index] = settings
+            self._settings_of[index] = found
         else:
             self._settings_of.pop(index, None)
-        return settings
+        return found
 
     def _notice_changes(self, groups: Groups, state: State) -> None:
         """Drop the plans if groups or state are not what they were made for."""
@@ -112,7 +123,10 @@ class Stepper:
         if plan is not None and plan.read(self._tensors):
             return plan
         _check(self._tensors.params)
+        before = [(own, dict(own)) for own in state.values()]
         plan = Plan(self._rule, self._members(groups, state, settings), unscale)
+        if any(own.get(name) is not value for own, old in before for name, value in old.items()):
+            self._plans.clear()  # what they step is no longer the state
         self._known_state = Identities([value for own in state.values() for value in own.values()])
         if len(self._plans) >= _MOST_PLANS:
             self._plans.pop(next(iter(self._plans)))
@@ -128,11 +142,20 @@ class Stepper:
                 continue
             index = self._group_of[position]
             on, group = settings[index].on, groups[index]
-            stateful = self._rule.counters or self._rule.slots_on(on)
+            sparse = param.grad.layout == torch.sparse_coo
+            codecs = self._codecs(param, on, group, sparse)
+            stateful = self._rule.counters or len(codecs) > 1 or codecs["p"].side is not None
             own = state[param] if stateful else {}
-            first = prepare(self._rule, on, param, own, group)
-            members.append(Member(position, param, index, on, group, own, first))
+            first = prepare(self._rule, on, param, own, group, sparse)
+            members.append(Member(position, param, index, on, group, own, first, codecs))
         return members
+
+    def _codecs(
+        self, param: Tensor, on: Mapping[str, bool], group: Mapping[str, Any], sparse: bool
+    ) -> dict[str, Codec]:
+        slots = self._rule.slots_on(on)
+        codecs = {slot.name: codec_of_slot(slot, param, group, sparse) for slot in slots}
+        return {"p": codec_of_weights(param, group), **codecs}
 
 
 def _flat(values: Sequence[Any]) -> list[Any]:

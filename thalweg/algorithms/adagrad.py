@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
-from thalweg.optimizer import Optimizer, Params
+from thalweg.optimizer import Optimizer, Params, Storage
 from thalweg.rule import (
     CAPTURABLE,
     DIFFERENTIABLE,
@@ -135,6 +135,7 @@ class Adagrad(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        **storage: Unpack[Storage],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -147,13 +148,13 @@ class Adagrad(Optimizer):
             "differentiable": differentiable,
             "fused": fused,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, **storage)
 
     def share_memory(self) -> None:
         """Move the state into shared memory, for training by several processes."""
         for state in self.state.values():
-            state["sum"].share_memory_()
-            state["step"].share_memory_()
+            for value in state.values():
+                value.share_memory_()
         self._stepper = None  # sharing moves the memory behind the tensors
 
 
@@ -197,6 +198,7 @@ class Adadelta(Optimizer):
         capturable: bool = False,
         maximize: bool = False,
         differentiable: bool = False,
+        **storage: Unpack[Storage],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -208,4 +210,4 @@ class Adadelta(Optimizer):
             "foreach": foreach,
             "differentiable": differentiable,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, **storage)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
-from thalweg.optimizer import Optimizer, Params
+from thalweg.optimizer import Optimizer, Params, Storage
 from thalweg.rule import (
     BETAS,
     DIFFERENTIABLE,
@@ -94,6 +94,7 @@ class Lion(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        **storage: Unpack[Storage],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -104,4 +105,4 @@ class Lion(Optimizer):
             "differentiable": differentiable,
             "fused": fused,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, **storage)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
-from thalweg.optimizer import Optimizer, Params
+from thalweg.optimizer import Optimizer, Params, Storage
 from thalweg.rule import (
     BETAS,
     CAPTURABLE,
@@ -153,6 +153,7 @@ class NAdam(Optimizer):
         capturable: bool = False,
         differentiable: bool = False,
         amsgrad: bool = False,
+        **storage: Unpack[Storage],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -167,4 +168,4 @@ class NAdam(Optimizer):
             "differentiable": differentiable,
             "amsgrad": amsgrad,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, **storage)

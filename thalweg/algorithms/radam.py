@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
-from thalweg.optimizer import Optimizer, Params
+from thalweg.optimizer import Optimizer, Params, Storage
 from thalweg.rule import (
     BETAS,
     CAPTURABLE,
@@ -132,6 +132,7 @@ class RAdam(Optimizer):
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
+        **storage: Unpack[Storage],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -144,4 +145,4 @@ class RAdam(Optimizer):
             "decoupled_weight_decay": decoupled_weight_decay,
             "differentiable": differentiable,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, **storage)

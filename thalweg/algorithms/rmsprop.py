@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
-from thalweg.optimizer import Optimizer, Params
+from thalweg.optimizer import Optimizer, Params, Storage
 from thalweg.rule import (
     CAPTURABLE,
     DIFFERENTIABLE,
@@ -184,6 +184,7 @@ class RMSprop(Optimizer):
         momentum_ema: bool = False,
         decoupled_weight_decay: bool = False,
         amsgrad: bool = False,
+        **storage: Unpack[Storage],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -203,4 +204,4 @@ class RMSprop(Optimizer):
             "decoupled_weight_decay": decoupled_weight_decay,
             "amsgrad": amsgrad,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, **storage)

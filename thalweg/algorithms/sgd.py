@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
-from thalweg.optimizer import Optimizer, Params
+from thalweg.optimizer import Optimizer, Params, Storage
 from thalweg.rule import (
     DIFFERENTIABLE,
     LR,
@@ -120,6 +120,7 @@ class SGD(Optimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
+        **storage: Unpack[Storage],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -133,4 +134,4 @@ class SGD(Optimizer):
             "fused": fused,
             "decoupled_weight_decay": decoupled_weight_decay,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, **storage)

@@ -6,14 +6,45 @@ It is the oracle of the kernels, serves where there is no kernel, and is differe
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from thalweg.codecs import codec_of
+from thalweg.codecs import Codec, codec_of
+from thalweg.codecs.draws import numbers, word
+from thalweg.codecs.tensors import in_memory_order, pack, unpack
+from thalweg.layout import like_home
 from thalweg.rule import Rule
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A tensor that is not stored as plain numbers.
+
+    Args:
+        codec: how it is stored.
+        main: the stored tensor.
+        side: its second tensor, if the codec has one.
+    """
+
+    codec: Codec
+    main: Tensor
+    side: Tensor | None
+
+    def read(self) -> Tensor:
+        """Return the values."""
+        return unpack(self.codec, self.main, self.side)
+
+    def write(self, values: Tensor, words: Tensor | None) -> None:
+        """Store values, rounded by `words`, which lie in memory as the parameter's state does."""
+        order = self.main if words is None else words
+        main, side = pack(self.codec, torch.empty_like(order, dtype=values.dtype).copy_(values), words)
+        self.main.copy_(main)
+        if self.side is not None and side is not None:
+            self.side.copy_(side)
 
 
 def step(
@@ -27,6 +58,8 @@ def step(
     maximize: bool = False,
     unscale: float | None = None,
     differentiable: bool = False,
+    packed: Mapping[str, Packed] | None = None,
+    key: int = 0,
 ) -> None:
     """Step one tensor in place.
 
@@ -40,44 +73,64 @@ def step(
         maximize: negate the gradient.
         unscale: multiply the gradient by this first, and write it back.
         differentiable: keep the graph: read copies, so that what backward saved is not overwritten.
+        packed: how `p` and the slots are stored, by name, in the rule's order; plainly, where absent.
+        key: of the random words of this step and parameter.
     """
+    packed = packed or {}
     compute = _compute_dtype(param)
-    if grad.layout == torch.sparse_coo:
-        rows = grad.coalesce()
-        _step_rows(rule, on, param, rows, slots, scalars, maximize=maximize, unscale=unscale)
-        return
-    g = _real(grad).to(compute)
-    if unscale is not None:
-        g = g * unscale
-        grad.copy_(torch.view_as_complex(g) if grad.is_complex() else g)
     inputs = {"p": param, **slots}
-    values = {name: _real(value).to(compute) for name, value in inputs.items()}
+    values = {
+        name: packed[name].read() if name in packed else _real(value).to(compute)
+        for name, value in inputs.items()
+    }
     if differentiable:
         values = {name: value.clone() for name, value in values.items()}
-    p = values.pop("p")
-    s, flags = SimpleNamespace(**scalars), SimpleNamespace(**on)
-    new_p, new = rule.apply(p, -g if maximize else g, values, s, flags)
-    for name, value in {"p": new_p, **new}.items():
-        target = inputs[name]
-        target.copy_(torch.view_as_complex(value) if target.is_complex() else value)
+    sparse = grad.layout == torch.sparse_coo
+    if sparse:
+        grad = grad.coalesce()
+    stepped = grad.values() if sparse else grad
+    g = _real(stepped).to(compute)
+    if unscale is not None:
+        g = g * unscale
+        stepped.copy_(torch.view_as_complex(g) if stepped.is_complex() else g)
+    where = tuple(grad.indices()) if sparse else None
+    new = _apply(rule, on, values, -g if maximize else g, scalars, where)
+    words = _words(param, packed, key)
+    for name, value in new.items():
+        if name in packed:
+            packed[name].write(value, words.get(name))
+        else:
+            inputs[name].copy_(torch.view_as_complex(value) if inputs[name].is_complex() else value)
 
 
-def _step_rows(
+def _apply(
     rule: Rule,
     on: Mapping[str, bool],
-    param: Tensor,
-    grad: Tensor,
-    slots: Mapping[str, Tensor],
+    values: Mapping[str, Tensor],
+    g: Tensor,
     scalars: Mapping[str, Any],
-    **options: Any,
-) -> None:
-    rows = tuple(grad.indices())
-    taken = {name: tensor[rows] for name, tensor in {"p": param, **slots}.items()}
+    where: tuple[Tensor, ...] | None,
+) -> dict[str, Tensor]:
+    """Return the new values of `p` and the slots; only of the rows `where`, if they are given."""
+    taken = {name: value if where is None else value[where] for name, value in values.items()}
     p = taken.pop("p")
-    step(rule, on, p, grad.values(), taken, scalars, **options)
-    param[rows] = p
-    for name, tensor in slots.items():
-        tensor[rows] = taken[name]
+    new_p, new = rule.apply(p, g, taken, SimpleNamespace(**scalars), SimpleNamespace(**on))
+    new = {"p": new_p, **new}
+    if where is None:
+        return new
+    return {name: values[name].clone().index_put_(where, value) for name, value in new.items()}
+
+
+def _words(param: Tensor, packed: Mapping[str, Packed], key: int) -> dict[str, Tensor]:
+    """Return the random words that each of the packed values is rounded by."""
+    codecs = {name: one.codec for name, one in packed.items()}
+    found = {}
+    for name, number in numbers(codecs).items():
+        words = like_home(param, torch.int32)
+        index = torch.arange(param.numel(), dtype=torch.int32, device=param.device)
+        in_memory_order(words).copy_(word(key, index, number, codecs[name].drawn))
+        found[name] = words
+    return found
 
 
 def _real(tensor: Tensor) -> Tensor:

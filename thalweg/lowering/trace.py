@@ -6,7 +6,8 @@ once. The result is the input of every kernel writer; none of them ever sees the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,10 @@ class Trace:
     """Straight-line arithmetic: `lines[i] = (operation, *operands)`, an operand being an earlier line.
 
     Operations: `input` (name), `const` (float), `neg`, `abs`, `sqrt`, `add`, `sub`, `mul`, `div`,
-    `max`, `lt`, `gt`, `where`.
+    `max`, `lt`, `gt`, `where`; on the bits of float32, as int32: `integer` (constant), `whole` (an input's
+    name), `bits`, `real`, `plus`, `minus`, `multiply`, `and`, `or`, `left`, `right` (zeros come in),
+    `right_signed`, `xor`, `least`, `most`, `below`, `above`, `choose`; and `float16`, there and back, and
+    `from_float16`, the number with such bits.
     """
 
     lines: list[tuple[Any, ...]] = field(default_factory=list)
@@ -36,9 +40,19 @@ class Trace:
 
     def lift(self, value: Any) -> int:
         """Return the line of `value`, a symbol of this trace or a number."""
-        if isinstance(value, Symbol):
+        if isinstance(value, (Symbol, Integer)):
             return value.line
         return self.emit("const", float(value)).line
+
+    def integer(self, *line: Any) -> Integer:
+        """Append a line whose value is an int32, or find the equal one, and return its symbol."""
+        return Integer(self, self.emit(*line).line)
+
+    def lift_integer(self, value: Any) -> int:
+        """Return the line of `value`, an integer symbol of this trace or an int."""
+        if isinstance(value, Integer):
+            return value.line
+        return self.emit("integer", operator.index(value)).line
 
 
 class Symbol:
@@ -97,23 +111,117 @@ class Symbol:
         """Record a maximum that lets NaN through."""
         return self._emit("max", self, other)
 
-    def where(self, x: Any, y: Any) -> Symbol:
-        """Record a choice; `self` is the condition."""
+    def where(self, x: Any, y: Any) -> Any:
+        """Record a choice; `self` is the condition. The choice is an integer if one of the two is."""
+        if isinstance(x, Integer) or isinstance(y, Integer):
+            lines = map(self.trace.lift_integer, (x, y))
+            return self.trace.integer("choose", self.line, *lines)
         return self._emit("where", self, x, y)
+
+    def bits(self) -> Integer:
+        """Record taking the bits of a float32."""
+        return self.trace.integer("bits", self.line)
+
+    def to_float16_and_back(self) -> Symbol:
+        """Record rounding to float16."""
+        return self._emit("float16", self)
 
     def __bool__(self) -> bool:
         raise TypeError("a rule cannot branch on data: use where(condition, x, y), or a flag")
 
 
-def trace(rule: Rule, on: dict[str, bool], scalars: Sequence[str]) -> Trace:
+class Integer:
+    """An int32 of the trace, as `thalweg.codecs.bits` uses it; arithmetic on it is recorded."""
+
+    __slots__ = ("line", "trace")
+
+    def __init__(self, trace: Trace, line: int) -> None:
+        self.trace = trace
+        self.line = line
+
+    def _emit(self, operation: str, *operands: Any) -> Integer:
+        return self.trace.integer(operation, *map(self.trace.lift_integer, operands))
+
+    def _compare(self, operation: str, other: Any) -> Symbol:
+        return self.trace.emit(operation, self.line, self.trace.lift_integer(other))
+
+    def __add__(self, other: Any) -> Integer:
+        return self._emit("plus", self, other)
+
+    def __sub__(self, other: Any) -> Integer:
+        return self._emit("minus", self, other)
+
+    def __mul__(self, other: Any) -> Integer:
+        return self._emit("multiply", self, other)
+
+    def __and__(self, other: Any) -> Integer:
+        return self._emit("and", self, other)
+
+    def __or__(self, other: Any) -> Integer:
+        return self._emit("or", self, other)
+
+    def __xor__(self, other: Any) -> Integer:
+        return self._emit("xor", self, other)
+
+    def __lshift__(self, other: Any) -> Integer:
+        return self._emit("left", self, other)
+
+    def __rshift__(self, other: Any) -> Integer:
+        return self._emit("right_signed", self, other)
+
+    def __lt__(self, other: Any) -> Symbol:
+        return self._compare("below", other)
+
+    def __gt__(self, other: Any) -> Symbol:
+        return self._compare("above", other)
+
+    def shift_right(self, n: int) -> Integer:
+        """Record a shift to the right, zeros coming in."""
+        return self._emit("right", self, n)
+
+    def at_most(self, other: Any) -> Integer:
+        """Record the smaller of two."""
+        return self._emit("least", self, other)
+
+    def at_least(self, other: Any) -> Integer:
+        """Record the larger of two."""
+        return self._emit("most", self, other)
+
+    def real(self) -> Symbol:
+        """Record reading the bits as a float32."""
+        return self.trace.emit("real", self.line)
+
+    def float16(self) -> Symbol:
+        """Record reading the lowest bits as a float16."""
+        return self.trace.emit("from_float16", self.line)
+
+    def __bool__(self) -> bool:
+        raise TypeError("a codec cannot branch on data: use where(condition, x, y)")
+
+
+def trace(rule: Rule, on: Mapping[str, bool], scalars: Sequence[str]) -> Trace:
     """Run `rule` on symbols under the flags `on`.
 
     Inputs are named `p`, `g`, each slot by its name, and each scalar as `s.name`. Outputs are `p`
     and the slots.
     """
     record = Trace()
-    slots = {slot.name: record.emit("input", slot.name) for slot in rule.slots_on(on)}
-    s = SimpleNamespace(**{name: record.emit("input", f"s.{name}") for name in scalars})
-    p, new = rule.apply(record.emit("input", "p"), record.emit("input", "g"), slots, s, SimpleNamespace(**on))
-    record.outputs = {name: record.lift(value) for name, value in {"p": p, **new}.items()}
+    names = ["p", *(slot.name for slot in rule.slots_on(on))]
+    values = {name: record.emit("input", name) for name in names}
+    new = record_rule(record, rule, on, scalars, values)
+    record.outputs = {name: value.line for name, value in new.items()}
     return record
+
+
+def record_rule(
+    record: Trace,
+    rule: Rule,
+    on: Mapping[str, bool],
+    scalars: Sequence[str],
+    values: Mapping[str, Symbol],
+) -> dict[str, Symbol]:
+    """Append `rule` to a trace, from the values of `p` and the slots; return the new ones."""
+    slots = {name: value for name, value in values.items() if name != "p"}
+    s = SimpleNamespace(**{name: record.emit("input", f"s.{name}") for name in scalars})
+    p, new = rule.apply(values["p"], record.emit("input", "g"), slots, s, SimpleNamespace(**on))
+    return {name: Symbol(record, record.lift(value)) for name, value in {"p": p, **new}.items()}

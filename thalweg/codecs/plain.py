@@ -1,9 +1,4 @@
-"""Codecs: how one element of a parameter, gradient or state slot is stored.
-
-A codec names a storage; each lowering knows how to read and write it. Arithmetic happens in the
-*compute* type whatever the storage: float32, or float64 for float64 parameters. Complex tensors are
-stored as pairs of real numbers and are stepped as such.
-"""
+"""Plain storage: an element is a number of a torch dtype."""
 
 from __future__ import annotations
 
@@ -31,6 +26,16 @@ class Codec:
         """Bytes of one stored element."""
         return self.dtype.itemsize
 
+    @property
+    def side(self) -> torch.dtype | None:
+        """The dtype of a second stored tensor, if there is one."""
+        return None
+
+    @property
+    def drawn(self) -> int:
+        """How many random bits an element is rounded by."""
+        return 0
+
 
 FLOAT64 = Codec("float64", torch.float64, torch.float64)
 FLOAT32 = Codec("float32", torch.float32, torch.float32)
@@ -51,10 +56,10 @@ def codec_of(dtype: torch.dtype) -> Codec | None:
 
 
 def state_dtype(param_dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype in which the state of a parameter is kept.
+    """Return the dtype in which the state of a parameter is kept, if nothing else is asked for.
 
     Half-precision parameters have float32 state: an average with weight 0.001 does not move in
-    bfloat16, and the square of 1e-4 is zero in float16.
+    bfloat16 to nearest, and the square of 1e-4 is zero in float16.
     """
     if param_dtype in (torch.bfloat16, torch.float16):
         return torch.float32

@@ -1,0 +1,97 @@
+"""What a kernel does with the elements of a block, as traces: the rule between decoding and encoding.
+
+A plain stream enters as a number; one with a correction as a number and an integer, `name.side`; one in
+blocks as an integer code, `name.code`, and its block's unit. What leaves a block's stream is a number
+again: its code depends on all of the block, so it is made in a second pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from thalweg.codecs import BlockCodec, Codec, HalfCodec
+from thalweg.codecs.draws import first_word, numbers
+from thalweg.lowering.trace import Integer, Symbol, Trace, record_rule
+from thalweg.rule import Rule
+
+
+def element(rule: Rule, on: Mapping[str, bool], scalars: Sequence[str], codecs: Mapping[str, Codec]) -> Trace:
+    """Return the first pass: decode, apply the rule, encode what is not in blocks.
+
+    Args:
+        rule: the update rule.
+        on: its flags.
+        scalars: the names of the scalars.
+        codecs: those of `p` and of each slot, by name, in the rule's order.
+    """
+    record = Trace()
+    values = {name: _read(record, name, codec) for name, codec in codecs.items()}
+    new = record_rule(record, rule, on, scalars, values)
+    for name, codec in codecs.items():
+        _write(record, name, codec, new[name], numbers(codecs))
+    return record
+
+
+def _read(record: Trace, name: str, codec: Codec) -> Symbol:
+    if isinstance(codec, BlockCodec):
+        return codec.decode(record.integer("whole", f"{name}.code"), record.emit("input", f"{name}.unit"))
+    value = record.emit("input", name)
+    if isinstance(codec, HalfCodec) and codec.side:
+        return codec.decode(value, record.integer("whole", f"{name}.side"))
+    return value
+
+
+def _write(record: Trace, name: str, codec: Codec, value: Symbol, number_of: Mapping[str, int]) -> None:
+    if isinstance(codec, BlockCodec):
+        record.outputs[f"{name}.size"] = codec.size(value).line
+    if isinstance(codec, HalfCodec):
+        value, side = codec.encode(value, _word(record, number_of.get(name)))
+        if codec.side:
+            record.outputs[f"{name}.side"] = side.line
+    record.outputs[name] = value.line
+
+
+def _word(record: Trace, number: int | None) -> Integer | None:
+    return None if number is None else record.integer("whole", f"word.{number}")
+
+
+def words(codecs: Mapping[str, Codec]) -> Trace:
+    """Return the first element's words of a run, from the parameter's `key` and the run's `start`."""
+    record = Trace()
+    key, start = record.integer("whole", "key"), record.integer("whole", "start")
+    for number in numbers(codecs).values():
+        record.outputs[f"word.{number}"] = first_word(key, start, number).line
+    return record
+
+
+def unit(name: str, codec: BlockCodec) -> Trace:
+    """Return how a block's `unit` comes from its stored `scale`."""
+    record = Trace()
+    record.outputs[f"{name}.unit"] = codec.unit(record.integer("whole", f"{name}.scale")).line
+    return record
+
+
+def finite_size(codec: BlockCodec) -> Trace:
+    """Return the `size` of a `value`, 0 if it is not finite."""
+    record = Trace()
+    record.outputs["size"] = codec.finite_size(record.emit("input", "value")).line
+    return record
+
+
+def new_anchor(name: str, codec: BlockCodec) -> Trace:
+    """Return how a block's new `anchor` and `scale` come from its `largest` size."""
+    record = Trace()
+    found = codec.anchor(record.integer("whole", f"{name}.largest"))
+    record.outputs = {f"{name}.anchor": found.line, f"{name}.scale": codec.scale(found).line}
+    return record
+
+
+def pack(codecs: Mapping[str, Codec]) -> Trace:
+    """Return the second pass: the codes of what is in blocks."""
+    record = Trace()
+    for name, codec in codecs.items():
+        if isinstance(codec, BlockCodec):
+            value, anchor = record.emit("input", name), record.integer("whole", f"{name}.anchor")
+            code = codec.encode(value, anchor, _word(record, numbers(codecs)[name]))
+            record.outputs[f"{name}.code"] = code.line
+    return record

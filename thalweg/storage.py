@@ -1,0 +1,122 @@
+"""Which codec each tensor has: what a group asks for, and what stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+
+from thalweg.codecs import FLOAT32, STATE, Codec, codec_of, slot_codec, state_dtype, weight_codec
+from thalweg.rule import Rule, Slot
+
+SMALL = 4096
+"""State of parameters with fewer elements stays float32: they are many, and weigh nothing."""
+
+WEIGHT_BITS = (None, 16, 24, 32)
+"""What `weight_bits=` may say."""
+
+CORRECTION = "weight_correction"
+"""The key in `optimizer.state[p]` of what `weight_bits` keeps beside a parameter."""
+
+
+class Storage(TypedDict, total=False):
+    """The arguments of every optimizer that say how state and weights are stored.
+
+    Attributes:
+        state: how slots are stored: `"float32"` (default), `"bfloat16"` (2 bytes an element) or
+            `"int8"` (65/64 bytes), or a dict from slots' names to these, where a slot that is not named
+            is float32. Rounding is stochastic. State of parameters with fewer than 4,096 elements or
+            with sparse gradients, of float64 and complex ones and of tensor subclasses stays as it is.
+        weight_bits: of bfloat16 and float16 parameters: None (default), rounded to nearest; 16, rounded
+            stochastically; 24 or 32, with a correction of 8 or 16 bits held as state, which for 32 makes
+            them float32 weights exactly. Other parameters have their full precision anyway, and
+            ignore it.
+        seed: of stochastic rounding, an int from 0 (default) to 2^63 - 1.
+    """
+
+    state: str | Mapping[str, str]
+    weight_bits: int | None
+    seed: int
+
+
+DEFAULTS: dict[str, Any] = {"state": "float32", "weight_bits": None, "seed": 0, "rounding_step": 0}
+"""The group's keys, with their defaults. `rounding_step` counts the steps that have drawn random bits."""
+
+CHOICES = ("state", "weight_bits")
+"""Keys that say how something is stored, and not what was trained: a checkpoint does not change them."""
+
+
+def check(rule: Rule, group: Mapping[str, Any]) -> None:
+    """Raise ValueError or TypeError, naming argument, value and what is allowed."""
+    _check_state(rule, group["state"])
+    if not any(group["weight_bits"] is bits or group["weight_bits"] == bits for bits in WEIGHT_BITS):
+        raise ValueError(f"weight_bits must be None, 16, 24 or 32, not {group['weight_bits']!r}")
+    for name in ("seed", "rounding_step"):
+        value = group[name]
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{name} must be an int from 0 to 2**63 - 1, not {value!r}")
+        if not 0 <= value < 2**63:
+            raise ValueError(f"{name} must be an int from 0 to 2**63 - 1, not {value!r}")
+    if group.get("differentiable") and settings(rule, group) != settings(rule, DEFAULTS):
+        raise ValueError(
+            "differentiable=True needs state='float32' and weight_bits=None, not "
+            f"state={group['state']!r} and weight_bits={group['weight_bits']!r}: rounding has no derivative"
+        )
+
+
+def _check_state(rule: Rule, state: Any) -> None:
+    allowed = " or ".join(map(repr, STATE))
+    if isinstance(state, str):
+        if state not in STATE:
+            raise ValueError(f"state must be {allowed}, or a dict of slots to these, not {state!r}")
+        return
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state must be {allowed}, or a dict of slots to these, not {state!r}")
+    slots = [slot.name for slot in rule.slots]
+    for name, value in state.items():
+        if name not in slots:
+            raise ValueError(f"state names the slot {name!r}; {rule.name} has {', '.join(slots) or 'none'}")
+        if value not in STATE:
+            raise ValueError(f"state[{name!r}] must be {allowed}, not {value!r}")
+
+
+def settings(rule: Rule, group: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what `group` asks for, for all slots and the weights, as something to compare."""
+    return (*(_wanted(slot.name, group) for slot in rule.slots), group["weight_bits"])
+
+
+def _wanted(name: str, group: Mapping[str, Any]) -> str:
+    state = group["state"]
+    return state if isinstance(state, str) else state.get(name, "float32")
+
+
+def codec_of_slot(slot: Slot, param: Tensor, group: Mapping[str, Any], sparse: bool) -> Codec:
+    """Return how a slot of `param` is stored.
+
+    Args:
+        slot: the slot.
+        param: its parameter.
+        group: its group.
+        sparse: whether its gradient is.
+    """
+    plain = codec_of(state_dtype(param.dtype))
+    assert plain is not None, "the stepper has refused other dtypes"
+    if plain is not FLOAT32 or sparse or not _is_packable(param) or param.numel() < SMALL:
+        return plain
+    return slot_codec(_wanted(slot.name, group), slot.signed)
+
+
+def codec_of_weights(param: Tensor, group: Mapping[str, Any]) -> Codec:
+    """Return how `param` is stored."""
+    return weight_codec(param.dtype, group["weight_bits"] if _is_packable(param) else None)
+
+
+def _is_packable(param: Tensor) -> bool:
+    return not param.is_complex() and type(param) in (Tensor, torch.nn.Parameter)
+
+
+def scale_of(name: str) -> str:
+    """Return the key in `optimizer.state[p]` of the scales of a slot in blocks."""
+    return f"{name}_scale"
