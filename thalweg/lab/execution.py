@@ -13,6 +13,9 @@ from thalweg.lab.study import Study
 POLL_SECONDS = 1.0
 """How long to wait before looking what other machines have done."""
 
+AHEAD = 3
+"""A trial is taken ahead of time while more than this many for each process are left."""
+
 PATIENCE = 10.0
 """A run is hung when it takes so many times the slowest that has ended,"""
 
@@ -69,7 +72,7 @@ def _execute(
     limit: float | None,
     watch: Callable[[Study, list[Trial]], Any],
 ) -> Study:
-    beaten = 0.0
+    beaten, ahead = 0.0, list[Trial]()
     while True:
         if time.monotonic() - beaten > HEARTBEAT_SECONDS:
             store.beat()
@@ -79,10 +82,17 @@ def _execute(
         if not todo:
             watch(study, [])
             return study
-        while pool.idle and (trial := store.take(todo)) is not None:
-            pool.start(trial, _limit(study) if limit is None else limit)
+        seconds = _limit(study) if limit is None else limit
+        while pool.idle and (trial := ahead.pop() if ahead else store.take(todo)) is not None:
+            pool.start(trial, seconds)
+        # While there is work for all, a trial is kept ready for whichever process is done next, so that none
+        # waits for the storage.
+        if not ahead and len(todo) > AHEAD * pool.workers and (trial := store.take(todo)) is not None:
+            ahead.append(trial)
         watch(study, pool.running)
         for record in pool.wait(POLL_SECONDS):
+            if ahead:
+                pool.start(ahead.pop(), seconds)
             store.finish(record)
 
 

@@ -201,8 +201,13 @@ class Store:
 
 
 def _connect(url: str) -> RDBStorage:
-    # SQLite lets one process write at a time; the others wait their turn instead of failing.
-    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    options: dict[str, Any] = {}
+    if url.startswith("sqlite"):
+        # SQLite lets one process write at a time; the others wait their turn instead of failing.
+        options["connect_args"] = {"timeout": 60}
+    elif url.startswith("postgresql+psycopg"):
+        # A host that does not answer would otherwise be waited for as long as the system sees fit.
+        options["connect_args"] = {"connect_timeout": 20}
     for attempt in range(_ATTEMPTS):
         try:
             return RDBStorage(
