@@ -56,6 +56,19 @@ class Classification(Workload):
         return Evaluation(metric=100 * correct / len(rows), loss=total / len(rows))
 
 
+def stratified(classes: np.ndarray, train: int, validation: int, seed: int) -> dict[str, np.ndarray]:
+    """The rows of each part, of which test is what is left, each part with the same share of every class."""
+    # Imported here because worker processes receive the arrays and need no scikit-learn.
+    from sklearn.model_selection import train_test_split
+
+    rows = np.arange(len(classes))
+    first, held_out = train_test_split(rows, train_size=train, stratify=classes, random_state=seed)
+    second, test = train_test_split(
+        held_out, train_size=validation, stratify=classes[held_out], random_state=seed
+    )
+    return {"train": first, "validation": second, "test": test}
+
+
 def shuffled(rows: np.ndarray, batch_size: int, steps: int, seed: int) -> Iterator[np.ndarray]:
     """The rows of `steps` batches, in a new random order each epoch."""
     generator = np.random.default_rng(seed)

