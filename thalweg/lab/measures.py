@@ -70,7 +70,7 @@ def basin(study: Study, space: Space, margin: float) -> Basin | None:
         return None
     best, wide = max(scores), rate_range(study, space)
     first = space.axes[0]
-    ranges = [Axis(first.name, first.low, first.high)]
+    ranges = [first]
     if wide.high > first.high:
         ranges.append(Axis(first.name, first.high, wide.high))
     if wide.low < first.low:

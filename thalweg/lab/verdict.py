@@ -70,13 +70,11 @@ def judge(study: Study) -> Verdict:
     least = margin(study, ranking)
     comparisons = compare(study, ranking)
     sound = [row for row in ranking if row.test is not None]
-    behind = {
-        c.second.name for c in comparisons if sound and c.first == sound[0].space and c.relation == "ahead"
-    }
+    against = [c for c in comparisons if c.first == sound[0].space]
+    behind = {c.second.name for c in against if c.relation == "ahead"}
     leaders = [row for row in sound if row.space.name not in behind]
     kind = _kind(study, leaders, comparisons)
     numbers = Numbers(study, least)
-    against = [c for c in comparisons if sound and c.first == sound[0].space]
     return Verdict(
         kind=kind,
         leaders=leaders,
