@@ -16,6 +16,7 @@ from thalweg.codecs.bits import INFINITY
 from thalweg.codecs.draws import RUN, distance, numbers
 from thalweg.lowering import passes
 from thalweg.lowering.instructions import (
+    BYTES,
     DECLARATIONS,
     TYPES,
     arithmetic,
@@ -79,8 +80,14 @@ class Spec(NamedTuple):
         return any(codec.drawn for codec in self.codecs.values())
 
 
-SPAN = 16 * RUN
+SPAN = 4 * RUN
 """Elements between the passes: what the slots hold of them stays in the processor's nearest cache."""
+
+AHEAD = 6 * RUN
+"""Elements from what the second pass packs to what it asks memory for. It reads none itself, and what the
+processor fetches of its own accord does not reach over the pause."""
+
+_LINE = 64  # bytes that memory gives at once
 
 
 class _Stream(NamedTuple):
@@ -314,7 +321,7 @@ def _first_words(spec: Spec) -> list[str]:
 
 def _second_function(spec: Spec) -> str:
     words = _words(spec, in_blocks=True)
-    begin, wild, search, anchors = _first_words(spec), "false", [], []
+    begin, wild, search, anchors = [*_prefetches(spec), *_first_words(spec)], "false", [], []
     for name in _blocks(spec):
         begin += [
             f"  %{name}.most = load i32, ptr %{name}.most.at",
@@ -337,6 +344,19 @@ def _second_function(spec: Spec) -> str:
         elements="\n".join([*_pack_elements(spec), *starmap(_next_word, words.items())]),
     )
     return text + "".join(_search_function(name, codec) for name, codec in _blocks(spec).items())
+
+
+def _prefetches(spec: Spec) -> list[str]:
+    lines = []
+    for name, kind, shared in _streams(spec):
+        bytes_of_run = RUN * BYTES[kind] if shared == 1 else 0
+        for line in range(0, bytes_of_run, _LINE):
+            at = AHEAD * BYTES[kind] + line
+            lines += [
+                f"  %{name}.ahead.{line} = getelementptr i8, ptr %{name}.base, i64 {at}",
+                f"  call void @llvm.prefetch.p0(ptr %{name}.ahead.{line}, i32 0, i32 3, i32 1)",
+            ]
+    return lines
 
 
 def _store_anchor(name: str, codec: BlockCodec) -> list[str]:

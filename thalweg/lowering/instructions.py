@@ -21,6 +21,9 @@ TYPES = {
 }
 """How a stored element is typed: by the name of its codec, or of its torch dtype."""
 
+BYTES = {"double": 8, "float": 4, "half": 2, "i16": 2, "i8": 1}
+"""The bytes of such a type."""
+
 _BINARY = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 _COMPARE = {"lt": "olt", "gt": "ogt"}
 _CALLS = {"sqrt": "sqrt", "abs": "fabs", "max": "maximum"}
@@ -49,6 +52,7 @@ declare double @llvm.maximum.f64(double, double)
 declare i32 @llvm.smin.i32(i32, i32)
 declare i32 @llvm.smax.i32(i32, i32)
 declare i64 @llvm.umin.i64(i64, i64)
+declare void @llvm.prefetch.p0(ptr, i32, i32, i32)
 """
 
 
