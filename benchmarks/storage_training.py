@@ -1,7 +1,7 @@
-"""Does training with state in fewer bytes end where it ends with float32? AdamW, paired seeds, the lab's runs.
+"""Does training with state in fewer bytes end where it ends with float32? AdamW, paired seeds.
 
-For each workload: the final test metric of AdamW with float32 state, and what bfloat16 and int8 differ by on the
-same seeds (the same weights to begin with, the same batches), with a 95 % interval and the margin of a tie, as
+For each workload: the final test metric with float32 state, and what bfloat16 and int8 differ by on the same
+seeds (the same weights to begin with, the same batches), with a 95 % interval and the margin of a tie as
 `thalweg compare` takes it: 0.5 points of a metric in per cent, else 2 % of the mean.
 
 Run: python benchmarks/storage_training.py [WORKLOAD ...] [--seeds N] [--workers N] [--optimizer NAME]
