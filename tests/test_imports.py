@@ -19,11 +19,13 @@ LAYERS = [
     {"optimizer"},
     {"checkpoint", "stepper"},
     {"plan"},
-    {"state", "rows", "tensors", "stall"},
+    {"batches"},
+    {"engines"},
+    {"member", "state", "rows", "tensors", "stall"},
     {"lowering"},
     {"chunks", "layout", "storage"},
     {"codecs"},
-    {"rule", "files"},
+    {"rule", "files", "scaling"},
 ]
 """From the top down. A module imports from layers below its own, and a package from itself."""
 

@@ -16,6 +16,7 @@ from support import ONE_EACH, follow, gradients, label, leaf, ours, rand, twins
 import thalweg as tw
 from thalweg.codecs import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, slot_codec
 from thalweg.lowering import cpu, libtorch, machine, threads
+from thalweg.lowering.spec import Spec
 from thalweg.rows import scalar_names
 from thalweg.tensors import ABSENT, IRREGULAR, Tensors
 
@@ -90,7 +91,7 @@ def spec(cls=tw.AdamW, p=FLOAT32, g=FLOAT32, **kwargs):
     group = optimizer.param_groups[0]
     on = cls.rule.flags(SimpleNamespace(**group))
     state = FLOAT64 if p is FLOAT64 else FLOAT32
-    return cpu.Spec(
+    return Spec(
         rule=cls.rule,
         on=tuple(on.items()),
         scalars=scalar_names(cls.rule, group),

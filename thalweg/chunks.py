@@ -32,30 +32,38 @@ class Chunks:
     elements: int
 
     @classmethod
-    def dense(cls, lengths: Sequence[int]) -> Chunks:
-        """Return the chunks of whole tensors of the given lengths, in elements."""
+    def dense(cls, lengths: Sequence[int], most: int = SIZE) -> Chunks:
+        """Return the chunks of whole tensors.
+
+        Args:
+            lengths: of the tensors, in elements.
+            most: elements of a chunk, a multiple of 64.
+        """
         whole = np.asarray(lengths, np.int64)
-        counts = -(-whole // SIZE)
+        counts = -(-whole // most)
         tensor = np.repeat(np.arange(len(whole)), counts)
         before = np.repeat(np.cumsum(counts) - counts, counts)
-        offset = (np.arange(len(tensor)) - before) * SIZE
-        length = np.minimum(whole[tensor] - offset, SIZE)
+        offset = (np.arange(len(tensor)) - before) * most
+        length = np.minimum(whole[tensor] - offset, most)
         return cls._of(tensor, offset, offset, length)
 
     @classmethod
-    def rows(cls, numbers: Sequence[np.ndarray], lengths: Sequence[int]) -> Chunks:
-        """Return one chunk for each row that a sparse gradient names.
+    def rows(cls, numbers: Sequence[np.ndarray], lengths: Sequence[int], most: int = SIZE) -> Chunks:
+        """Return the chunks of the rows that sparse gradients name, one or more for each.
 
         Args:
             numbers: for each tensor, the numbers of its rows in the order of the gradient's values.
             lengths: for each tensor, the length of a row, in elements.
+            most: elements of a chunk, a multiple of 64.
         """
-        counts = [len(rows) if length else 0 for rows, length in zip(numbers, lengths, strict=True)]
-        tensor = np.repeat(np.arange(len(counts)), counts)
-        length = np.asarray(lengths, np.int64)[tensor]
-        row = np.concatenate([r[:n] for r, n in zip(numbers, counts, strict=True)])
-        place = np.concatenate([np.arange(n) for n in counts])
-        return cls._of(tensor, row * length, place * length, length)
+        parts = [(np.empty((0, 4), np.int64))]
+        for tensor, (rows, length) in enumerate(zip(numbers, lengths, strict=True)):
+            begins = np.arange(0, length, most)
+            row, begin = (x.reshape(-1) for x in np.meshgrid(rows, begins, indexing="ij"))
+            place = np.repeat(np.arange(len(rows)), len(begins))
+            columns = (row * length + begin, place * length + begin, np.minimum(length - begin, most))
+            parts.append(np.stack([np.full(len(row), tensor), *columns], axis=1))
+        return cls._of(*np.concatenate(parts).astype(np.int64).T)
 
     @classmethod
     def _of(cls, tensor: np.ndarray, offset: np.ndarray, offset_g: np.ndarray, length: np.ndarray) -> Chunks:

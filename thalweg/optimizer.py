@@ -11,6 +11,7 @@ from torch import Tensor
 from thalweg import checkpoint, storage
 from thalweg.codecs import codec_of
 from thalweg.rule import Rule
+from thalweg.scaling import Scaling
 from thalweg.state import prepare
 from thalweg.storage import Storage
 
@@ -97,17 +98,15 @@ class Optimizer(torch.optim.Optimizer):
 
     @torch._disable_dynamo  # under torch.compile a step is a graph break, as its work is no torch graph
     def _step(self) -> None:
-        found_inf = getattr(self, "found_inf", None)
-        if found_inf is not None and float(found_inf) != 0:
+        scaling = Scaling(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
+        if scaling.is_on_host and scaling.overflowed:
             return
-        scale = getattr(self, "grad_scale", None)
-        inverse_scale = None if scale is None else 1.0 / float(scale)
         if self._stepper is None:
             # The machinery of a step is imported with the first one: `import thalweg` stays light.
             from thalweg.stepper import Stepper
 
             self._stepper = Stepper(self.rule)
-        self._stepper.step(self.param_groups, self.state, inverse_scale)
+        self._stepper.step(self.param_groups, self.state, scaling)
 
     def state_dict(self) -> dict[str, Any]:
         """Return a snapshot of state and groups in torch's layout, which `torch.optim` loads.

@@ -19,15 +19,23 @@ def advance(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the scalars of the coming step by name, and the counters after it.
 
-    Counters advance in their own dtype, as in torch; the scalars are worked out in float64, unless a
-    counter or a hyperparameter is a tensor.
+    All is worked out in float64, unless a counter or a hyperparameter is a tensor, and counters are then
+    rounded to their own dtype.
     """
-    t = SimpleNamespace(first=first, **counters)
+    t = SimpleNamespace(first=first, **{name: _exact(value) for name, value in counters.items()})
     if counters:
         rule.advance(h, t)
-    after = {name: getattr(t, name) for name in counters}
-    exact = {name: v if isinstance(v, Tensor) else float(v) for name, v in after.items()}
+    after = {name: _alike(getattr(t, name), before) for name, before in counters.items()}
+    exact = {name: _exact(value) for name, value in after.items()}
     return rule.scalars(h, SimpleNamespace(first=first, **exact)), after
+
+
+def _exact(value: Any) -> Any:
+    return value if isinstance(value, Tensor) else float(value)
+
+
+def _alike(value: Any, before: Any) -> Any:
+    return type(before)(value) if isinstance(before, np.generic) else value
 
 
 def scalar_names(rule: Rule, h: Mapping[str, Any]) -> tuple[str, ...]:

@@ -235,8 +235,24 @@ class Rule:
             raise ValueError(conflict)
 
     def numbers(self, group: Mapping[str, Any]) -> SimpleNamespace:
-        """Return the hyperparameters of `group` by name, tensors read out."""
+        """Return the hyperparameters of `group` by name, tensors read out.
+
+        But for tensors on a GPU, which would have to be waited for, and which its kernels read.
+        """
         return SimpleNamespace(**{hyper.name: _number(group[hyper.name]) for hyper in self.hypers})
+
+    def choices(self, group: Mapping[str, Any]) -> dict[str, bool]:
+        """Return the hyperparameters of `group` that are flags, by name."""
+        return {hyper.name: group[hyper.name] for hyper in self.hypers if hyper.flag}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the hyperparameters that are numbers; of a pair, with `.0` and `.1`."""
+        found: list[str] = []
+        for hyper in self.hypers:
+            if not hyper.flag:
+                found += [f"{hyper.name}.0", f"{hyper.name}.1"] if hyper.pair else [hyper.name]
+        return tuple(found)
 
     def slots_on(self, on: Mapping[str, bool]) -> tuple[Slot, ...]:
         """Return the slots that exist under the flags `on`."""
@@ -252,7 +268,7 @@ class Rule:
 
 def _number(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
-        return value.item()
+        return value.item() if value.device.type == "cpu" else value
     if isinstance(value, (tuple, list)):
         return tuple(map(_number, value))
     return value

@@ -11,6 +11,7 @@ from torch import Tensor
 from thalweg.codecs import BlockCodec, Codec, slot_codec
 from thalweg.codecs.tensors import pack, side_shape, unpack
 from thalweg.layout import home_order, is_plain, like_home, order
+from thalweg.lowering import cuda
 from thalweg.rule import Rule, Slot
 from thalweg.storage import CORRECTION, codec_of_slot, codec_of_weights, scale_of
 
@@ -18,6 +19,12 @@ from thalweg.storage import CORRECTION, codec_of_slot, codec_of_weights, scale_o
 def counter_dtype() -> torch.dtype:
     """Return the dtype of counters: torch's, float64 where that is the default dtype and else float32."""
     return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+
+
+def counter_device(param: Tensor, group: Mapping[str, Any]) -> torch.device:
+    """Return where counters are kept: on the device where kernels advance them, or `capturable` says so."""
+    there = cuda.serves(param.device) or group.get("capturable")
+    return param.device if there else torch.device("cpu")
 
 
 def prepare(
@@ -41,7 +48,7 @@ def prepare(
     """
     first = False
     for counter in rule.counters:
-        device = param.device if group.get("capturable") and param.device.type != "cpu" else "cpu"
+        device = counter_device(param, group)
         state[counter.name] = to_counter(state.get(counter.name, counter.initial), device)
     for slot in rule.slots_on(on):
         codec = codec_of_slot(slot, param, group, sparse)

@@ -12,8 +12,10 @@ from torch import Tensor
 from thalweg.codecs import Codec, codec_of
 from thalweg.layout import overlaps_itself
 from thalweg.lowering.objects import Identities
-from thalweg.plan import Member, Plan
+from thalweg.member import Member
+from thalweg.plan import Plan
 from thalweg.rule import Rule
+from thalweg.scaling import Scaling
 from thalweg.stall import FirstSteps
 from thalweg.state import prepare
 from thalweg.storage import codec_of_slot, codec_of_weights, settings
@@ -53,13 +55,13 @@ class Stepper:
         self._group_of: list[int] = []
         self._first_steps = FirstSteps()
 
-    def step(self, groups: Groups, state: State, inverse_scale: float | None) -> None:
+    def step(self, groups: Groups, state: State, scaling: Scaling) -> None:
         """Step every parameter that has a gradient.
 
         Args:
             groups: torch's `param_groups`.
             state: torch's `state`; what is missing is made.
-            inverse_scale: gradients are multiplied by it and written back, if not None.
+            scaling: GradScaler's; gradients are unscaled and written back, if they carry its scale.
 
         Raises:
             TypeError, ValueError: if a parameter or gradient cannot be stepped. Nothing has been
@@ -68,9 +70,11 @@ class Stepper:
         self._notice_changes(groups, state)
         self._tensors.read()
         of_groups = [self._settings(i, group) for i, group in enumerate(groups)]
-        plan = self._plan(groups, state, of_groups, inverse_scale is not None)
+        plan = self._plan(groups, state, of_groups, scaling.scale is not None)
+        if not plan.skips and scaling.overflowed:
+            return
         first = self._first_steps.before(groups)
-        plan.run([s.hypers for s in of_groups], inverse_scale)
+        plan.run([s.hypers for s in of_groups], scaling)
         self._first_steps.after(groups, first)
         for index in plan.drawing:
             groups[index]["rounding_step"] += 1
@@ -86,9 +90,7 @@ class Stepper:
         hypers = self._rule.numbers(group)
         on = self._rule.flags(hypers)
         storage = settings(self._rule, group)
-        found = Settings(
-            values, hypers, on, (*on.values(), group["maximize"], group["differentiable"], storage)
-        )
+        found = Settings(values, hypers, on, (*on.values(), *self._rule.choices(group).values(), storage))
         # A tensor may change its value and stay the same object.
         if not any(isinstance(v, Tensor) for v in _flat(values)):
             self._settings_of[index] = found

@@ -50,12 +50,7 @@ def warmed(h: Any, step: Any) -> Any:
 def advance(h: Any, t: Any) -> None:
     """Count the step and multiply its momentum into the product of all."""
     t.step = t.step + 1
-    t.mu_product = t.mu_product * warmed(h, _exact(t.step))
-
-
-def _exact(step: Any) -> Any:
-    # A NumPy float32 would keep the power in float32.
-    return step if isinstance(step, Tensor) else float(step)
+    t.mu_product = t.mu_product * warmed(h, t.step)
 
 
 def scalars(h: Any, t: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from thalweg.rule import (
     decay,
     decay_flags,
     decay_scalars,
+    where,
 )
 
 
@@ -31,7 +32,7 @@ def sgd(p, g, momentum_buffer, s, on):  # type: ignore[no-untyped-def]  # noqa: 
 
 def scalars(h: Any, t: Any) -> dict[str, Any]:
     """Return the scalars of a step. The first gradient enters the momentum undampened."""
-    gain = 1.0 if t.first else 1.0 - h.dampening
+    gain = where(t.first, 1.0, 1.0 - h.dampening)
     return {"lr": h.lr, "momentum": h.momentum, "gain": gain, **decay_scalars(h)}
 
 

@@ -14,11 +14,15 @@ as all else that stochastic rounding does.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from thalweg.codecs.bits import Bits, shift_right, signed32
 from thalweg.codecs.plain import Codec
+
+Words = Any
+"""An array of uint64, or what a kernel has in its place: these functions are lowered as they stand."""
 
 RUN = 64
 """Elements that share a hash."""
@@ -54,16 +58,21 @@ def keys(seed: int, step: int, ordinals: np.ndarray) -> np.ndarray:
         step: how many steps have drawn before.
         ordinals: int64 (n,), the position of each parameter among all of the optimizer's.
     """
-    base = _mixed(np.array([seed], np.uint64)) + np.uint64(step)
-    return _mixed(_mixed(base) + ordinals.astype(np.uint64)).astype(np.uint32).view(np.int32)
+    found = key(np.array([seed], np.uint64), np.uint64(step), ordinals.astype(np.uint64))
+    return found.astype(np.uint32).view(np.int32)
 
 
-def _mixed(x: np.ndarray) -> np.ndarray:
-    # The finalizer of SplitMix64 (Steele, Lea and Flood 2014), after its own increment.
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+def key(seed: Words, step: Words, ordinal: Words) -> Words:
+    """Return the key of a parameter at a step in the lowest 32 bits of a word."""
+    return mixed(mixed(mixed(seed) + step) + ordinal)
+
+
+def mixed(x: Words) -> Words:
+    """Return the finalizer of SplitMix64 (Steele, Lea and Flood 2014), after its own increment."""
+    x = x + 0x9E3779B97F4A7C15
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB
+    return x ^ (x >> 31)
 
 
 def numbers(codecs: Mapping[str, Codec]) -> dict[str, int]:

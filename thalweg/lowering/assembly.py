@@ -9,9 +9,8 @@ the second begins, so that the processor need not wait for the largest element o
 from __future__ import annotations
 
 from itertools import starmap
-from typing import NamedTuple
 
-from thalweg.codecs import BLOCK, BlockCodec, Codec, HalfCodec
+from thalweg.codecs import BLOCK, BlockCodec, HalfCodec
 from thalweg.codecs.bits import INFINITY
 from thalweg.codecs.draws import RUN, distance, numbers
 from thalweg.lowering import passes
@@ -24,7 +23,7 @@ from thalweg.lowering.instructions import (
     from_stored,
     to_stored,
 )
-from thalweg.rule import Rule
+from thalweg.lowering.spec import Spec, dtype_name
 
 # `contract` lets a multiplication and an addition become one instruction. Nothing else is allowed:
 # reciprocal estimates turn 0/inf into NaN, and NaN and inf have to travel. Codecs are exact, without.
@@ -33,51 +32,6 @@ _FAST = "contract"
 # The access group promises the vectorizer that elements do not depend on each other, which spares it
 # a check of all pairs of streams before every chunk.
 _PARALLEL = "!llvm.access.group !0"
-
-
-class Spec(NamedTuple):
-    """All that the code of a kernel depends on; the same spec is the same machine code.
-
-    Args:
-        rule: the update rule.
-        on: its flags, as (name, value) pairs.
-        scalars: the names of a row's columns.
-        p: the codec of the parameters.
-        g: the codec of the gradients.
-        slots: the codecs of the slots, in order.
-        maximize: whether gradients are negated.
-        unscale: whether gradients are multiplied by the row's last column and written back.
-    """
-
-    rule: Rule
-    on: tuple[tuple[str, bool], ...]
-    scalars: tuple[str, ...]
-    p: Codec
-    g: Codec
-    slots: tuple[Codec, ...]
-    maximize: bool
-    unscale: bool
-
-    @property
-    def real(self) -> str:
-        """LLVM's type of the numbers that are computed with."""
-        return TYPES[str(self.p.compute).removeprefix("torch.")]
-
-    @property
-    def codecs(self) -> dict[str, Codec]:
-        """The codecs of what the rule changes, by name."""
-        names = [slot.name for slot in self.rule.slots_on(dict(self.on))]
-        return {"p": self.p, **dict(zip(names, self.slots, strict=True))}
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The names of all columns of a row."""
-        return (*self.scalars, "unscale") if self.unscale else self.scalars
-
-    @property
-    def draws(self) -> bool:
-        """Whether the kernel rounds by random bits, and so needs keys."""
-        return any(codec.drawn for codec in self.codecs.values())
 
 
 SPAN = 4 * RUN
@@ -90,28 +44,14 @@ processor fetches of its own accord does not reach over the pause."""
 _LINE = 64  # bytes that memory gives at once
 
 
-class _Stream(NamedTuple):
-    """Memory that a kernel walks along: a type, and how many elements share one of it."""
-
-    name: str
-    type: str
-    shared: int = 1
+def _real(spec: Spec) -> str:
+    """Return LLVM's type of the numbers that are computed with."""
+    return TYPES[dtype_name(spec.compute)]
 
 
-def _streams(spec: Spec) -> list[_Stream]:
-    """Return the streams in the order of the table of addresses."""
-    main = {"p": spec.p, "g": spec.g, **spec.codecs}
-    streams = [_Stream(name, TYPES[codec.name]) for name, codec in main.items()]
-    for name, codec in spec.codecs.items():
-        if codec.side is not None:
-            shared = BLOCK if isinstance(codec, BlockCodec) else 1
-            kind = TYPES[str(codec.side).removeprefix("torch.")]
-            streams.append(_Stream(f"{name}.side", kind, shared))
-    return streams
-
-
-def _blocks(spec: Spec) -> dict[str, BlockCodec]:
-    return {name: codec for name, codec in spec.codecs.items() if isinstance(codec, BlockCodec)}
+def _streams(spec: Spec) -> list[tuple[str, str, int]]:
+    """Return name, LLVM's type and how many elements share one, in the order of the table of addresses."""
+    return [(name, TYPES[stored], shared) for name, stored, shared in spec.streams]
 
 
 def assembly(spec: Spec) -> str:
@@ -119,15 +59,15 @@ def assembly(spec: Spec) -> str:
     text = _STEP.format(
         rule=spec.rule.name,
         declarations=DECLARATIONS,
-        real=spec.real,
+        real=_real(spec),
         columns=len(spec.columns),
-        buffers="\n".join(line for name in _blocks(spec) for line in _buffers(name)),
+        buffers="\n".join(line for name in spec.blocks for line in _buffers(name)),
         chunk="\n".join([*_load_row(spec), *_load_bases(spec)]),
         elements=_loops_over_runs(spec) if spec.draws else _loop(spec, "chunk", "finish"),
     )
     if spec.draws:
         text += _first_function(spec)
-    if _blocks(spec):
+    if spec.blocks:
         text += _second_function(spec)
     return text + _METADATA
 
@@ -144,8 +84,8 @@ def _load_row(spec: Spec) -> list[str]:
         line
         for i, name in enumerate(spec.columns)
         for line in (
-            f"  %s.{name}.at = getelementptr {spec.real}, ptr %row, i64 {i}",
-            f"  %s.{name} = load {spec.real}, ptr %s.{name}.at",
+            f"  %s.{name}.at = getelementptr {_real(spec)}, ptr %row, i64 {i}",
+            f"  %s.{name} = load {_real(spec)}, ptr %s.{name}.at",
         )
     ]
 
@@ -171,7 +111,7 @@ def _loop(spec: Spec, before: str, after: str) -> str:
     for number, size in _words(spec, in_blocks=False).items():
         phis.append(_word_phi(number, before, "element"))
         next_.append(_next_word(number, size))
-    for name in _blocks(spec):
+    for name in spec.blocks:
         phis.append(f"  %{name}.most = phi i32 [ 0, %{before} ], [ %{name}.most.next, %element ]")
         operands = f"i32 %{name}.most, i32 %{name}.size.new"
         next_.append(f"  %{name}.most.next = call i32 @llvm.smax.i32({operands})")
@@ -179,7 +119,7 @@ def _loop(spec: Spec, before: str, after: str) -> str:
     body = [
         *_load_elements(spec),
         *_prepare_gradient(spec),
-        *arithmetic(record, spec.real, _input, fast=_FAST),
+        *arithmetic(record, _real(spec), _input, fast=_FAST),
         *_store_elements(spec),
         *next_,
     ]
@@ -211,7 +151,7 @@ def _input(name: str) -> str:
 
 def _load_elements(spec: Spec) -> list[str]:
     lines = []
-    for name, codec in {"p": spec.p, "g": spec.g, **spec.codecs}.items():
+    for name, codec in spec.stored.items():
         kind = TYPES[codec.name]
         lines += [
             f"  %{name}.at = getelementptr {kind}, ptr %{name}.base, i64 %i",
@@ -221,9 +161,9 @@ def _load_elements(spec: Spec) -> list[str]:
             extend = "sext" if codec.signed else "zext"
             lines.append(f"  %{name}.code = {extend} i8 %{name}.raw to i32")
             continue
-        lines += from_stored(f"%{name}.raw", f"%{name}.in", codec, spec.real)
+        lines += from_stored(f"%{name}.raw", f"%{name}.in", codec, _real(spec))
         if codec.side is not None:
-            kind = TYPES[str(codec.side).removeprefix("torch.")]
+            kind = TYPES[dtype_name(codec.side)]
             lines += [
                 f"  %{name}.side.at = getelementptr {kind}, ptr %{name}.side.base, i64 %i",
                 f"  %{name}.side.raw = load {kind}, ptr %{name}.side.at, {_PARALLEL}",
@@ -235,12 +175,12 @@ def _load_elements(spec: Spec) -> list[str]:
 def _prepare_gradient(spec: Spec) -> list[str]:
     lines, g = [], "%g.in"
     if spec.unscale:
-        lines.append(f"  %g.unscaled = fmul {spec.real} {g}, %s.unscale")
-        lines += to_stored("%g.unscaled", "%g.out", spec.g, spec.real)
+        lines.append(f"  %g.unscaled = fmul {_real(spec)} {g}, %s.unscale")
+        lines += to_stored("%g.unscaled", "%g.out", spec.g, _real(spec))
         lines.append(f"  store {TYPES[spec.g.name]} %g.out, ptr %g.at, {_PARALLEL}")
         g = "%g.unscaled"
     sign = "fneg" if spec.maximize else "bitcast"
-    lines.append(f"  %g.used = {sign} {spec.real} {g}" + ("" if spec.maximize else f" to {spec.real}"))
+    lines.append(f"  %g.used = {sign} {_real(spec)} {g}" + ("" if spec.maximize else f" to {_real(spec)}"))
     return lines
 
 
@@ -254,10 +194,10 @@ def _store_elements(spec: Spec) -> list[str]:
             ]
             continue
         store = cut_to_stored if isinstance(codec, HalfCodec) else to_stored
-        lines += store(f"%{name}.new", f"%{name}.out", codec, spec.real)
+        lines += store(f"%{name}.new", f"%{name}.out", codec, _real(spec))
         lines.append(f"  store {TYPES[codec.name]} %{name}.out, ptr %{name}.at, {_PARALLEL}")
         if isinstance(codec, HalfCodec) and codec.side is not None:
-            kind = TYPES[str(codec.side).removeprefix("torch.")]
+            kind = TYPES[dtype_name(codec.side)]
             lines += [
                 f"  %{name}.side.out = trunc i32 %{name}.side.new to {kind}",
                 f"  store {kind} %{name}.side.out, ptr %{name}.side.at, {_PARALLEL}",
@@ -270,14 +210,14 @@ def _arguments(spec: Spec, suffix: str = "") -> list[str]:
     return [
         "i32 %key",
         f"i32 %start{suffix}",
-        *(f"{spec.real} %s.{name}" for name in spec.columns),
+        *(f"{_real(spec)} %s.{name}" for name in spec.columns),
         *(f"ptr %{name}.base{suffix}" for name, _, _ in _streams(spec)),
-        *(f"ptr %{name}.{part}{suffix}" for name in _blocks(spec) for part in ("buffer", "most.at")),
+        *(f"ptr %{name}.{part}{suffix}" for name in spec.blocks for part in ("buffer", "most.at")),
     ]
 
 
 def _loops_over_runs(spec: Spec) -> str:
-    passes_ = ["first", "second"] if _blocks(spec) else ["first"]
+    passes_ = ["first", "second"] if spec.blocks else ["first"]
     ends = [*(f"begin.{name}" for name in passes_[1:]), "spans.end"]
     loops = [_loop_over_runs(spec, name, end) for name, end in zip(passes_, ends, strict=True)]
     return _SPANS.format(span=SPAN, loops="\n".join(loops))
@@ -289,7 +229,7 @@ def _loop_over_runs(spec: Spec, pass_: str, after: str) -> str:
     for name, kind, shared in _streams(spec):
         index = f"%at.{pass_}" if shared == 1 else f"%block.at.{pass_}"
         moves.append(f"  %{name}.base.{pass_} = getelementptr {kind}, ptr %{name}.base, i64 {index}")
-    for name in _blocks(spec):
+    for name in spec.blocks:
         moves += [
             f"  %{name}.buffer.{pass_} = getelementptr float, ptr %{name}.buffers, i64 %r.{pass_}",
             f"  %{name}.most.at.{pass_} = getelementptr i32, ptr %{name}.mosts, i64 %block.{pass_}",
@@ -299,7 +239,7 @@ def _loop_over_runs(spec: Spec, pass_: str, after: str) -> str:
 
 
 def _first_function(spec: Spec) -> str:
-    blocks = _blocks(spec)
+    blocks = spec.blocks
     begin = _first_words(spec)
     for name, codec in blocks.items():
         begin += [
@@ -322,7 +262,7 @@ def _first_words(spec: Spec) -> list[str]:
 def _second_function(spec: Spec) -> str:
     words = _words(spec, in_blocks=True)
     begin, wild, search, anchors = [*_prefetches(spec), *_first_words(spec)], "false", [], []
-    for name in _blocks(spec):
+    for name in spec.blocks:
         begin += [
             f"  %{name}.most = load i32, ptr %{name}.most.at",
             f"  %{name}.wild = icmp uge i32 %{name}.most, {INFINITY}",
@@ -332,7 +272,7 @@ def _second_function(spec: Spec) -> str:
         search.append(f"  %{name}.found = call i32 @largest.{name}(ptr %{name}.buffer, i64 %length)")
         origins = f"[ %{name}.most, %begin ], [ %{name}.found, %search ]"
         anchors.append(f"  %{name}.largest = phi i32 {origins}")
-    for name, codec in _blocks(spec).items():
+    for name, codec in spec.blocks.items():
         anchors += _store_anchor(name, codec)
     text = _SECOND.format(
         parameters=", ".join(["i64 %length", *_arguments(spec)]),
@@ -343,7 +283,7 @@ def _second_function(spec: Spec) -> str:
         words="\n".join(_word_phi(number, "anchors", "pack") for number in words),
         elements="\n".join([*_pack_elements(spec), *starmap(_next_word, words.items())]),
     )
-    return text + "".join(_search_function(name, codec) for name, codec in _blocks(spec).items())
+    return text + "".join(_search_function(name, codec) for name, codec in spec.blocks.items())
 
 
 def _prefetches(spec: Spec) -> list[str]:
@@ -372,13 +312,13 @@ def _store_anchor(name: str, codec: BlockCodec) -> list[str]:
 
 def _pack_elements(spec: Spec) -> list[str]:
     lines = []
-    for name in _blocks(spec):
+    for name in spec.blocks:
         lines += [
             f"  %{name}.packed.from = getelementptr float, ptr %{name}.buffer, i64 %j",
             f"  %{name}.packed = load float, ptr %{name}.packed.from, {_PARALLEL}",
         ]
     lines += arithmetic(passes.pack(spec.codecs), "float", _packed_input, prefix="k", suffix="out")
-    for name in _blocks(spec):
+    for name in spec.blocks:
         lines += [
             f"  %{name}.code.byte = trunc i32 %{name}.code.out to i8",
             f"  %{name}.code.at = getelementptr i8, ptr %{name}.base, i64 %j",

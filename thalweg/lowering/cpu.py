@@ -17,9 +17,10 @@ import torch
 from thalweg.chunks import Chunks
 from thalweg.codecs import BlockCodec, Codec
 from thalweg.lowering import machine, threads
-from thalweg.lowering.assembly import Spec, assembly
+from thalweg.lowering.assembly import assembly
+from thalweg.lowering.spec import Spec
 
-__all__ = ["Kernel", "Launch", "Spec", "assembly", "kernel", "supports"]
+__all__ = ["Kernel", "Launch", "assembly", "kernel", "supports"]
 
 # Below this many elements a second thread costs more than it brings.
 SERIAL = 32_768
@@ -101,4 +102,4 @@ def _call(address: int) -> ctypes._CFuncPtr:  # type: ignore[name-defined]
 def kernel(spec: Spec) -> Kernel:
     """Return the kernel of `spec`, compiled, or loaded from the cache."""
     (address,) = machine.compile_to_address(assembly(spec), ("step",))
-    return Kernel(address, np.float64 if spec.p.compute == torch.float64 else np.float32)
+    return Kernel(address, np.float64 if spec.compute == torch.float64 else np.float32)

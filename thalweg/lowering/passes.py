@@ -1,4 +1,4 @@
-"""What a kernel does with the elements of a block, as traces: the rule between decoding and encoding.
+"""What a kernel does, as traces: with an element, the rule between decoding and encoding.
 
 A plain stream enters as a number; one with a correction as a number and an integer, `name.side`; one in
 blocks as an integer code, `name.code`, and its block's unit. What leaves a block's stream is a number
@@ -8,6 +8,8 @@ again: its code depends on all of the block, so it is made in a second pass.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
 
 from thalweg.codecs import BlockCodec, Codec, HalfCodec
 from thalweg.codecs.draws import first_word, numbers
@@ -95,3 +97,44 @@ def pack(codecs: Mapping[str, Codec]) -> Trace:
             code = codec.encode(value, anchor, _word(record, numbers(codecs)[name]))
             record.outputs[f"{name}.code"] = code.line
     return record
+
+
+def counters(rule: Rule, choices: Mapping[str, bool]) -> Trace:
+    """Return how the counters advance at the start of a step.
+
+    Inputs are the counters by their names and the hyperparameters that are numbers as `h.name`.
+
+    Args:
+        rule: the update rule.
+        choices: the hyperparameters that are flags.
+    """
+    record = Trace()
+    t = _counters(record, rule)
+    if rule.counters:
+        rule.advance(_hypers(record, rule, choices), t)
+    record.outputs = {counter.name: record.lift(getattr(t, counter.name)) for counter in rule.counters}
+    return record
+
+
+def scalars(rule: Rule, choices: Mapping[str, bool]) -> Trace:
+    """Return the scalars of a step, from the inputs of `counters` after they were advanced."""
+    record = Trace()
+    t = _counters(record, rule)
+    t.first = record.emit("truth", "first")
+    found = rule.scalars(_hypers(record, rule, choices), t)
+    record.outputs = {name: record.lift(value) for name, value in found.items()}
+    return record
+
+
+def _counters(record: Trace, rule: Rule) -> SimpleNamespace:
+    return SimpleNamespace(**{c.name: record.emit("input", c.name) for c in rule.counters})
+
+
+def _hypers(record: Trace, rule: Rule, choices: Mapping[str, bool]) -> SimpleNamespace:
+    values: dict[str, Any] = dict(choices)
+    for hyper in rule.hypers:
+        if not hyper.flag:
+            inputs = [f"h.{hyper.name}.0", f"h.{hyper.name}.1"] if hyper.pair else [f"h.{hyper.name}"]
+            symbols = tuple(record.emit("input", name) for name in inputs)
+            values[hyper.name] = symbols if hyper.pair else symbols[0]
+    return SimpleNamespace(**values)

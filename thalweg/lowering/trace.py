@@ -20,10 +20,11 @@ class Trace:
     """Straight-line arithmetic: `lines[i] = (operation, *operands)`, an operand being an earlier line.
 
     Operations: `input` (name), `const` (float), `neg`, `abs`, `sqrt`, `add`, `sub`, `mul`, `div`,
-    `max`, `lt`, `gt`, `where`; on the bits of float32, as int32: `integer` (constant), `whole` (an input's
-    name), `bits`, `real`, `plus`, `minus`, `multiply`, `and`, `or`, `left`, `right` (zeros come in),
-    `right_signed`, `xor`, `least`, `most`, `below`, `above`, `choose`; and `float16`, there and back, and
-    `from_float16`, the number with such bits.
+    `max`, `lt`, `gt`, `where`; of the scalars of a step, `pow` (of what is not negative), `floor` and
+    `truth`, a condition (an input's name); on the bits of float32, as int32: `integer` (constant),
+    `whole` (an input's name), `bits`, `real`, `plus`, `minus`, `multiply`, `and`, `or`, `left`, `right`
+    (zeros come in), `right_signed`, `xor`, `least`, `most`, `below`, `above`, `choose`; and `float16`,
+    there and back, and `from_float16`, the number with such bits.
     """
 
     lines: list[tuple[Any, ...]] = field(default_factory=list)
@@ -90,6 +91,15 @@ class Symbol:
 
     def __rtruediv__(self, other: Any) -> Symbol:
         return self._emit("div", other, self)
+
+    def __pow__(self, other: Any) -> Symbol:
+        return self._emit("pow", self, other)
+
+    def __rpow__(self, other: Any) -> Symbol:
+        return self._emit("pow", other, self)
+
+    def __mod__(self, other: Any) -> Symbol:
+        return self - self._emit("floor", self / other) * other
 
     def __neg__(self) -> Symbol:
         return self._emit("neg", self)

@@ -1,0 +1,11 @@
+"""`THALWEG_TEST_TRITON=1` sends tensors on the CPU through the GPU's kernels, run by Triton's interpreter."""
+
+import os
+
+INTERPRETED = os.environ.get("THALWEG_TEST_TRITON") == "1"
+
+if INTERPRETED:
+    os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported
+    from thalweg.lowering import cuda
+
+    cuda.SERVED.add("cpu")

@@ -1,0 +1,223 @@
+"""Engines: how a batch is stepped on its device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thalweg.chunks import SIZE, Chunks
+from thalweg.codecs import Codec
+from thalweg.codecs.draws import keys
+from thalweg.lowering import cpu, cuda
+from thalweg.lowering.spec import Spec
+from thalweg.member import Member
+from thalweg.rows import Rows
+from thalweg.scaling import Scaling
+from thalweg.state import counter_dtype
+
+
+class Keys:
+    """The keys of the random words of a batch.
+
+    Args:
+        members: the members of the batch.
+
+    Attributes:
+        values: int32 (members,); never another array.
+    """
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self.values = np.zeros(len(members), np.int32)
+        self._groups: list[tuple[Mapping[str, Any], np.ndarray, np.ndarray]] = []
+        for index in {member.group for member in members if member.draws}:
+            places = [i for i, member in enumerate(members) if member.group == index]
+            ordinals = np.array([members[i].position for i in places], np.int64)
+            self._groups.append((members[places[0]].options, np.array(places), ordinals))
+
+    def draw(self) -> None:
+        """Work out the keys of this step, if any are needed."""
+        for group, places, ordinals in self._groups:
+            self.values[places] = keys(group["seed"], int(group["rounding_step"]), ordinals)
+
+
+class Engine(Protocol):
+    """Steps the tensors of a batch.
+
+    Attributes:
+        most: elements of a chunk of a dense tensor.
+        skips: whether it asks on its device whether gradients overflowed.
+    """
+
+    most: ClassVar[int]
+    skips: ClassVar[bool]
+
+    def __init__(self, spec: Spec, members: Sequence[Member]) -> None: ...
+
+    @staticmethod
+    def supports(codec: Codec | None) -> bool:
+        """Say whether kernels of this engine read and write `codec`."""
+        ...
+
+    def launch(
+        self, addresses: np.ndarray, chunks: Chunks, hypers: Sequence[SimpleNamespace], scaling: Scaling
+    ) -> None:
+        """Step all tensors.
+
+        Args:
+            addresses: int64 (streams, tensors), where memory begins; always the same array.
+            chunks: the work.
+            hypers: the hyperparameters of each group.
+            scaling: GradScaler's.
+        """
+        ...
+
+
+class CpuEngine:
+    """Compiled kernels on torch's threads; scalars and keys are worked out on the way."""
+
+    most = SIZE
+    skips = False
+    supports = staticmethod(cpu.supports)
+
+    def __init__(self, spec: Spec, members: Sequence[Member]) -> None:
+        rule = spec.rule
+        self._rows = Rows(
+            rule,
+            groups=[member.group for member in members],
+            first=[member.first for member in members],
+            counters={c.name: [m.state[c.name] for m in members] for c in rule.counters},
+            dtype=counter_dtype(),
+        )
+        self._kernel = cpu.kernel(spec)
+        self._keys = Keys(members)
+        self._scalars = np.empty((0, 0))
+        self._chunks: Chunks | None = None
+
+    def launch(  # noqa: D102
+        self, addresses: np.ndarray, chunks: Chunks, hypers: Sequence[SimpleNamespace], scaling: Scaling
+    ) -> None:
+        rows = self._rows.next(hypers, scaling.inverse)
+        if not chunks.elements:
+            return
+        self._keys.draw()
+        if chunks is not self._chunks or len(rows) != len(self._scalars):
+            self._chunks = chunks
+            self._scalars = np.empty((len(rows), len(rows[0])), self._kernel.dtype)
+            self._launch = cpu.Launch(
+                self._kernel, addresses, chunks, self._scalars, self._rows.row_of, self._keys.values
+            )
+        self._scalars[:] = rows
+        self._launch.run()
+
+
+class DeviceEngine:
+    """Triton kernels. Counters, scalars and keys live on the device, and nothing is waited for.
+
+    What kernels read of the host's is never written over but sent anew, so that a captured graph, which
+    goes on reading what it was captured with, is not disturbed by steps beside it.
+    """
+
+    most = cuda.CHUNK
+    skips = True
+
+    def __init__(self, spec: Spec, members: Sequence[Member]) -> None:
+        self._spec, self._rule = spec, spec.rule
+        self._device = members[0].param.device
+        self._kind = cuda.kind_of(spec, counter_dtype())
+        self._kernels = {aligned: cuda.step_kernel(spec, aligned) for aligned in (True, False)}
+        self._rows_kernel = cuda.rows_kernel(self._rule, self._rule.choices(members[0].options), self._kind)
+        self._options = {member.group: member.options for member in members}
+        self._place = {group: place for place, group in enumerate(self._options)}
+        self._fixed = self._fixed_tables(members)
+        count, columns = len(members), len(spec.columns)
+        dtype = spec.compute
+        self._rows = torch.empty(count, max(columns, 1), dtype=dtype, device=self._device)
+        self._keys = torch.empty(count, dtype=torch.int32, device=self._device)
+        self._never = torch.zeros((), device=self._device)
+        self._tables = {name: cuda.Table(self._device) for name in ("addresses", "hypers", "seeds")}
+        self._work: cuda.Work | None = None
+        self._chunks: Chunks | None = None
+
+    @staticmethod
+    def supports(codec: Codec | None) -> bool:  # noqa: D102
+        return codec is not None
+
+    def _fixed_tables(self, members: Sequence[Member]) -> dict[str, Tensor]:
+        counters = [[m.state[c.name].data_ptr() for m in members] for c in self._rule.counters]
+        arrays: dict[str, np.ndarray] = {
+            "counters": np.array(counters, np.int64).reshape(-1),
+            "groups": np.array([self._place[m.group] for m in members], np.int64),
+            "first": np.array([m.first for m in members], np.int32),
+            "ordinals": np.array([m.position for m in members], np.int64),
+        }
+        return {name: cuda.to_device(array, self._device) for name, array in arrays.items()}
+
+    def launch(  # noqa: D102
+        self, addresses: np.ndarray, chunks: Chunks, hypers: Sequence[SimpleNamespace], scaling: Scaling
+    ) -> None:
+        with cuda.on(self._device):
+            self._make_rows(hypers, scaling)
+            if chunks.elements:
+                self._step(addresses, chunks, self._here(scaling.found_inf))
+
+    def _make_rows(self, hypers: Sequence[SimpleNamespace], scaling: Scaling) -> None:
+        seeds = np.array([options["seed"] for options in self._options.values()], np.int64)
+        arguments = (
+            self._fixed["counters"],
+            self._fixed["groups"],
+            self._fixed["first"],
+            self._hypers(hypers),
+            self._tables["seeds"].send(seeds),
+            self._fixed["ordinals"],
+            self._rows,
+            self._keys,
+            self._here(scaling.scale),
+            self._here(scaling.found_inf),
+        )
+        count = len(self._keys)
+        cuda.run(self._rows_kernel, -(-count // cuda.WIDTH), *arguments, count)
+
+    def _hypers(self, hypers: Sequence[SimpleNamespace]) -> Tensor:
+        """Return the hyperparameters on the device, a row for each group; those that are there are copied."""
+        values: list[list[Any]] = []
+        for group, options in self._options.items():
+            numbers = [getattr(hypers[group], h.name) for h in self._rule.hypers if not h.flag]
+            flat = [x for value in numbers for x in (value if isinstance(value, (tuple, list)) else [value])]
+            values.append([*flat, options["rounding_step"]])
+        on_device = [
+            (i, j, x) for i, row in enumerate(values) for j, x in enumerate(row) if isinstance(x, Tensor)
+        ]
+        array = np.array([[0.0 if isinstance(x, Tensor) else x for x in row] for row in values], np.float64)
+        table = self._tables["hypers"].send(array)
+        for i, j, tensor in on_device:
+            table[i, j].copy_(tensor.reshape(()), non_blocking=True)
+        return table
+
+    def _here(self, value: Tensor | float | None) -> Tensor:
+        """Return a number that GradScaler gives, or zero, on this device."""
+        if value is None:
+            return self._never
+        return torch.as_tensor(value, dtype=torch.float32).to(self._device, non_blocking=True)
+
+    def _step(self, addresses: np.ndarray, chunks: Chunks, found_inf: Tensor) -> None:
+        known = self._tables["addresses"].tensor
+        table = self._tables["addresses"].send(addresses)
+        if chunks is not self._chunks or table is not known:
+            self._chunks = chunks
+            self._work = cuda.divide(chunks, addresses, self._device)
+        assert self._work is not None
+        arguments = (self._rows, self._keys, found_inf, addresses.shape[1])
+        for aligned, work in ((True, self._work.aligned), (False, self._work.others)):
+            cuda.run(self._kernels[aligned], len(work), table, work, *arguments)
+
+
+def engine_for(device: torch.device) -> type[CpuEngine] | type[DeviceEngine] | None:
+    """Return what steps tensors on `device`, if there is anything but the reference."""
+    if cuda.serves(device):
+        return DeviceEngine
+    return CpuEngine if device.type == "cpu" else None

@@ -1,0 +1,36 @@
+"""What a `torch.amp.GradScaler` has to say in a step."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from torch import Tensor
+
+
+class Scaling:
+    """The scale that gradients carry, and whether they overflowed.
+
+    Args:
+        scale: 0-dim tensor or number by which the loss was multiplied; None where gradients have been
+            unscaled already, or never were scaled.
+        found_inf: likewise, 0 if all gradients are finite; None without a GradScaler.
+    """
+
+    def __init__(self, scale: Tensor | float | None = None, found_inf: Tensor | float | None = None) -> None:
+        self.scale = scale
+        self.found_inf = found_inf
+
+    @property
+    def is_on_host(self) -> bool:
+        """Whether an overflow is known without waiting for a device."""
+        return not isinstance(self.found_inf, Tensor) or self.found_inf.device.type == "cpu"
+
+    @cached_property
+    def overflowed(self) -> bool:
+        """Whether this step must not be taken; waits for the device that knows."""
+        return self.found_inf is not None and float(self.found_inf) != 0
+
+    @cached_property
+    def inverse(self) -> float | None:
+        """What gradients have to be multiplied by, if anything; waits for the device that knows."""
+        return None if self.scale is None else 1.0 / float(self.scale)
