@@ -60,7 +60,13 @@ def shares(memory: Memory) -> Figure:
     )
     longest = max(row.total for row in memory.rows) / factor
     figure.update_xaxes(title_text=unit, range=short([0, ROOM * longest or 1]), nticks=6)
-    return Figure("shares", memory.headline, memory.conditions, {"": figure}, wide=True)
+    caption = "Bars end at their totals. State is what the optimizer keeps; the model's buffers are with the weights."
+    return Figure("shares", _finding(memory), caption, {"": figure}, wide=True)
+
+
+def _finding(memory: Memory) -> str:
+    least, most = (size(pick(row.state for row in memory.rows)) for pick in (min, max))
+    return f"Optimizer state takes {most}" if least == most else f"Optimizer state takes {least} to {most}"
 
 
 def _places(memory: Memory) -> tuple[list[int], list[tuple[int, str]]]:
