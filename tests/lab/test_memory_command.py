@@ -36,6 +36,9 @@ def broken():
 """
 
 
+PARTS = ["weights", "gradients", "state"]
+
+
 def run(capsys, *arguments) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as exit_:
         main(["memory", *arguments])
@@ -82,7 +85,7 @@ def test_table_bars_and_page(capsys, folder):
     code, out, err = run(capsys, *arguments, "--out", "new/memory.html")
     assert (code, err) == (0, "")
     table = out.splitlines()
-    assert table[0].split() == "optimizer stored as weights gradients state total bytes/param.".split()
+    assert table[0].split() == ["optimizer", "stored", "as", *PARTS, "total", "bytes/param."]
     assert [line.split()[0] for line in table[1:3]] == ["AdamW", "torch.optim.AdamW"]
     assert re.search(r"AdamW int8 +█+▒+░+ 14\.9", out)
     assert out.endswith("wrote new/memory.html\n")

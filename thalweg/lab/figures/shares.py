@@ -60,7 +60,9 @@ def shares(memory: Memory) -> Figure:
     )
     longest = max(row.total for row in memory.rows) / factor
     figure.update_xaxes(title_text=unit, range=short([0, ROOM * longest or 1]), nticks=6)
-    caption = "Bars end at their totals. State is what the optimizer keeps; the model's buffers are with the weights."
+    caption = (
+        "State is what the optimizer keeps; buffers are with the weights. At the end of each bar its total."
+    )
     return Figure("shares", _finding(memory), caption, {"": figure}, wide=True)
 
 
