@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -140,7 +141,9 @@ def test_options_are_checked_before_the_model_is_made(capsys, folder):
 
 
 def test_as_a_program(folder):
-    program = [sys.executable, "-c", "from thalweg.cli import main; main()", "memory", "digits"]
-    done = subprocess.run(program, capture_output=True, text=True)
+    program = [sys.executable, "-c", "from thalweg.cli import main; main()", "memory", "cifar10"]
+    letters = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(program, capture_output=True, text=True, env=letters)
     assert (done.returncode, done.stderr) == (0, "")
     assert "\x1b" not in done.stdout
+    assert re.search(r"AdamW int8 +#+=+-+ 794 kB", done.stdout)

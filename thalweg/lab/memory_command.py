@@ -11,7 +11,7 @@ from thalweg.lab import models
 from thalweg.lab.console import NARROWEST, show_written
 from thalweg.lab.memory import ITS_OWN, Memory, measure
 from thalweg.lab.optimizers import dtype_of, settings
-from thalweg.lab.quantities import size
+from thalweg.lab.quantities import NBSP, size
 
 CALLED = {
     "optimizers": "--optimizers",
@@ -93,7 +93,12 @@ def show(memory: Memory) -> None:
         console.print(bar, soft_wrap=True)
     console.print()
     console.print(Text(memory.model))
-    console.print(Text(memory.conditions, style="dim"))
+    console.print(Text(_plain(memory.conditions), style="dim"))
+
+
+def _plain(text: str) -> str:
+    """Text that a terminal of letters only can show too."""
+    return text.replace(NBSP, " ")
 
 
 def bars(memory: Memory, width: int, *, plain: bool = False) -> list[Text]:
@@ -112,7 +117,7 @@ def bars(memory: Memory, width: int, *, plain: bool = False) -> list[Text]:
             sign, letter, colour = STYLES[share.name]
             line.append((letter if plain else sign) * (to - drawn), colour)
             drawn = to
-        lines.append(line.append(f" {size(row.total)}"))
+        lines.append(line.append(f" {_plain(size(row.total))}"))
     key = Text(" " * (label + 2))
     for share in memory.shares():
         sign, letter, colour = STYLES[share.name]
