@@ -107,6 +107,16 @@ def test_7_bytes_a_parameter():
     assert (row.slots, row.scales, row.counters) == (2_000_000, 2 * 1_000_000 // 64, 4)
 
 
+def test_state_of_sparse_gradients_stays_float32():
+    words = nn.Embedding(1000, 64, sparse=True)
+    (row,) = tw.memory(words, "adamw", "int8").rows
+    optimizer = tw.AdamW(words.parameters(), state="int8")
+    words(torch.tensor([1, 2])).sum().backward()
+    optimizer.step()
+    assert row.state == nbytes(optimizer.state[words.weight].values())
+    assert row.gradients == row.weights
+
+
 def test_torchs_own_optimizers():
     for make in (torch.optim.AdamW, partial(torch.optim.Adam, amsgrad=True), torch.optim.Adafactor):
         model = nn.Sequential(nn.Linear(100, 80), nn.Linear(80, 5))

@@ -33,6 +33,7 @@ class Kind:
         dtype: its dtype.
         trained: whether it has a gradient and state.
         plain: whether it is no tensor subclass, whose storage stays as it is.
+        sparse: whether its gradient has rows for what a batch names only; its storage stays as it is too.
     """
 
     shape: tuple[int, ...]
@@ -40,6 +41,7 @@ class Kind:
     dtype: torch.dtype
     trained: bool
     plain: bool
+    sparse: bool
 
     @property
     def elements(self) -> int:
@@ -107,7 +109,8 @@ class Row:
         parameters: how many numbers the model has as parameters, frozen ones included.
         weights: bytes of these parameters.
         buffers: bytes of the model's buffers.
-        gradients: bytes of the gradients, dense ones, of the parameters that are trained.
+        gradients: bytes of the gradients of the parameters that are trained; of sparse ones, which depend on
+            the batch, as if all rows were there.
         corrections: bytes of what `weight_bits` keeps beside the weights, in `optimizer.state`.
         slots: bytes of the state proper: numbers, or codes.
         scales: bytes of the scales of these codes.
@@ -166,13 +169,19 @@ def read(model: nn.Module | Iterable[Tensor], dtype: torch.dtype | None = None) 
         if is_lazy(tensor):
             raise ValueError("model has lazy parameters, which have no shape yet; run it on one batch first")
     distinct = {id(tensor): tensor for tensor in parameters}.values()
-    kinds = Counter(_kind(tensor, dtype) for tensor in distinct)
+    sparse = _with_sparse_gradients(model) if isinstance(model, nn.Module) else set()
+    kinds = Counter(_kind(tensor, dtype, id(tensor) in sparse) for tensor in distinct)
     return Parts(kinds, sum(tensor.nelement() * _cast(tensor, dtype).itemsize for tensor in buffers))
 
 
-def _kind(param: Tensor, dtype: torch.dtype | None) -> Kind:
+def _with_sparse_gradients(model: nn.Module) -> set[int]:
+    embeddings = (m for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag))
+    return {id(module.weight) for module in embeddings if module.sparse}
+
+
+def _kind(param: Tensor, dtype: torch.dtype | None, sparse: bool) -> Kind:
     plain = type(param) in (Tensor, nn.Parameter)
-    return Kind(tuple(param.shape), param.stride(), _cast(param, dtype), param.requires_grad, plain)
+    return Kind(tuple(param.shape), param.stride(), _cast(param, dtype), param.requires_grad, plain, sparse)
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
@@ -193,7 +202,7 @@ def count(parts: Parts, settings: Sequence[Setting]) -> list[Row]:
         with _apart():
             # Optimizers share it: what a step leaves in it has the same size.
             param = _made(kind)
-            gradients += copies * _bytes(param.grad)
+            gradients += copies * kind.bytes
             for total, setting in zip(states, settings, strict=True):
                 for part, size in _state(setting, kind, param).items():
                     total[part] += copies * size
@@ -223,6 +232,8 @@ def _apart() -> Iterator[None]:
 def _made(kind: Kind) -> nn.Parameter:
     param = nn.Parameter(torch.empty_strided(kind.shape, kind.strides, dtype=kind.dtype).zero_())
     param.grad = torch.ones_like(param)
+    if kind.sparse:
+        param.grad = param.grad[:1].to_sparse(1).sparse_resize_(kind.shape, 1, param.dim() - 1)
     return param
 
 
@@ -259,5 +270,5 @@ def _part(name: str, value: Any, state: Mapping[str, Any], param: Tensor, counte
     return "counters" if lone or name in counters else "slots"
 
 
-def _bytes(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.nelement() * tensor.element_size()
+def _bytes(tensor: Tensor) -> int:
+    return tensor.nelement() * tensor.element_size()

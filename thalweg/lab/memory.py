@@ -219,7 +219,8 @@ def memory(
     """Counts the bytes of weights, gradients and optimizer state, by optimizer and storage.
 
     The figures are those of real tensors, after one step on a parameter of every kind that the model has.
-    The model itself, which may lie on the meta device, is only looked at. Gradients are taken to be dense.
+    The model itself, which may lie on the meta device, is only looked at.
+    Sparse gradients are taken to have all rows.
 
     Args:
         model: a module, or parameters.
