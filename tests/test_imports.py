@@ -15,6 +15,7 @@ ROOT = Path(tw.__file__).parent
 LAYERS = [
     {"cli"},
     {"lab", "bench"},
+    {"footprint"},
     {"algorithms"},
     {"optimizer"},
     {"checkpoint", "stepper"},
@@ -81,7 +82,7 @@ def test_algorithms_know_no_storage():
 
 def test_what_is_below_knows_no_algorithm_by_name():
     names = {name.lower() for name in tw.__all__ if name[0].isupper()} - {"optimizer"}
-    for layer in LAYERS[3:]:
+    for layer in LAYERS[LEVEL["optimizer"] :]:
         for path in FILES:
             if name_of(path) in layer and name_of(path) != "rule":
                 code = ast.unparse(without_docstrings(ast.parse(path.read_text())))

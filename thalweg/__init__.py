@@ -5,6 +5,8 @@ import thalweg as tw
 optimizer = tw.AdamW(model.parameters(), lr=1e-3)
 """
 
+from typing import TYPE_CHECKING, Any
+
 from thalweg._version import __version__
 from thalweg.algorithms.adagrad import Adadelta, Adagrad
 from thalweg.algorithms.adam import Adam, AdamW
@@ -15,6 +17,9 @@ from thalweg.algorithms.radam import RAdam
 from thalweg.algorithms.rmsprop import RMSprop
 from thalweg.algorithms.sgd import SGD
 from thalweg.optimizer import Optimizer
+
+if TYPE_CHECKING:
+    from thalweg.lab.memory import memory
 
 __all__ = [
     "SGD",
@@ -29,4 +34,14 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "__version__",
+    "memory",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Looked up when asked for: training needs nothing of the lab.
+    if name != "memory":
+        raise AttributeError(f"module 'thalweg' has no attribute {name!r}")
+    from thalweg.lab.memory import memory
+
+    return memory

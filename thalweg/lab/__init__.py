@@ -13,6 +13,8 @@ Read the modules in this order:
 - `verdict`, `wording`, `quantities`: what the numbers allow one to say, and how it is said.
 - `results`, `findings`, `figures`, `report`, `result`, `console`: what is written and shown.
 - `comparison`: all of it in a row; `api`, `command`: for Python and for the command line.
+- `memory`, `memory_command`: bytes of training, from Python and from the command line; `optimizers`,
+  `models`: how a user names what is counted.
 
 Nothing here is imported by `import thalweg`.
 """

@@ -1,25 +1,16 @@
 """The page as a whole."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from importlib.resources import files
-from string import Template
 
-from thalweg.lab.figures import Figure, draw
-from thalweg.lab.figures.look import COLOURS, DARK
+from thalweg.lab.figures import draw
 from thalweg.lab.report import method, ranking, runs
-from thalweg.lab.report.library import plotly
+from thalweg.lab.report.document import document, pictures, prose, section
 from thalweg.lab.report.table import key_colours, named
 from thalweg.lab.results import Provenance
 from thalweg.lab.statistics import Row
 from thalweg.lab.study import Study
 from thalweg.lab.verdict import Verdict
-
-FALLBACK = (
-    "The picture needs scripts, and a browser of 2023 or later; what it shows is in the tables and in "
-    "results.json."
-)
 
 MOST_NOTES = 4
 """Notes that are read without opening the others."""
@@ -31,11 +22,11 @@ MOST_CODE = 4
 def render(study: Study, verdict: Verdict, provenance: Provenance) -> str:
     """The whole report as text; everything that comes from a workload is escaped."""
     sections = [
-        _section("ranking", "Ranking", ranking.ranking(study, verdict), ranking.settings(verdict)),
-        _section("pictures", "In pictures", _figures(draw(study, verdict))),
-        _section("pairs", "Every pair of optimizers", ranking.pairs(study, verdict)),
-        _section("trials", "All trials", _trials_note(study, provenance), runs.trials(study, verdict)),
-        _section("method", "How it was measured", *_method(study, verdict, provenance)),
+        section("ranking", "Ranking", ranking.ranking(study, verdict), ranking.settings(verdict)),
+        section("pictures", "In pictures", pictures(draw(study, verdict))),
+        section("pairs", "Every pair of optimizers", ranking.pairs(study, verdict)),
+        section("trials", "All trials", _trials_note(study, provenance), runs.trials(study, verdict)),
+        section("method", "How it was measured", *_method(study, verdict, provenance)),
     ]
     return _page(study, verdict, sections)
 
@@ -43,41 +34,25 @@ def render(study: Study, verdict: Verdict, provenance: Provenance) -> str:
 def summary(study: Study, verdict: Verdict) -> str:
     """The part that fits in a notebook: verdict, code, ranking and pictures."""
     sections = [
-        _section("ranking", "Ranking", ranking.ranking(study, verdict), ranking.settings(verdict)),
-        _section("pictures", "In pictures", _figures(draw(study, verdict))),
+        section("ranking", "Ranking", ranking.ranking(study, verdict), ranking.settings(verdict)),
+        section("pictures", "In pictures", pictures(draw(study, verdict))),
     ]
     return _page(study, verdict, sections)
 
 
 def _page(study: Study, verdict: Verdict, sections: Iterable[str]) -> str:
-    library = plotly()
-    return Template(_resource("page.html")).substitute(
-        headline=escape(verdict.headline),
-        sentence=prose(verdict.sentence),
-        conditions=prose(verdict.conditions),
-        workload=escape(study.workload.name),
-        style=_resource("page.css") + key_colours(study),
-        script=_resource("page.js"),
-        dark=json.dumps(dict(zip(COLOURS, DARK, strict=True))),
-        library=library.text,
-        library_bytes=library.compressed,
+    workload = study.workload.name
+    return document(
+        f"thalweg compare {workload}",
+        verdict.headline,
+        verdict.sentence,
+        verdict.conditions,
+        sections,
+        title=f"{verdict.headline} ({workload})",
+        style=key_colours(study),
         code=_code(study, verdict),
         notes=_notes(verdict.notes),
-        sections="\n".join(filter(None, sections)),
     )
-
-
-def _resource(name: str) -> str:
-    return files("thalweg.lab.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _section(name: str, title: str, *parts: str) -> str:
-    """A section of the page; nothing where there is nothing to show."""
-    body = "\n".join(filter(None, parts))
-    if not body:
-        return ""
-    heading = f'<h2 id="{name}-title">{escape(title)}</h2>'
-    return f'<section aria-labelledby="{name}-title">{heading}\n{body}\n</section>'
 
 
 def _code(study: Study, verdict: Verdict) -> str:
@@ -111,37 +86,6 @@ def _notes(notes: Sequence[str]) -> str:
 def _items(notes: Sequence[str]) -> str:
     items = "".join(f"<li>{prose(note)}</li>" for note in notes)
     return f'<ul class="notes">{items}</ul>' if items else ""
-
-
-def prose(text: str) -> str:
-    """Text as HTML, in which a number and its percent sign stay on one line."""
-    return escape(text).replace(" %", "&nbsp;%")
-
-
-def _figures(figures: Sequence[Figure]) -> str:
-    return f'<div class="figures">{"".join(map(_figure, figures))}</div>' if figures else ""
-
-
-def _figure(figure: Figure) -> str:
-    views = "\n".join(_view(figure, name) for name in figure.views)
-    kind = ' class="wide"' if figure.wide else ""
-    return (
-        f'<figure id="{figure.name}"{kind}><h3>{prose(figure.title)}</h3>\n{views}\n'
-        f"<figcaption>{prose(figure.caption)}</figcaption></figure>\n"
-    )
-
-
-def _view(figure: Figure, name: str) -> str:
-    plot = figure.views[name]
-    label = f"{figure.title} ({name})" if name else figure.title
-    # "<" is escaped, so that no text inside can end the element.
-    data = plot.to_json().replace("<", "\\u003c")
-    return (
-        f'<div class="view" data-view="{name}"><div class="picture" role="img" '
-        f'style="min-height:{plot.layout.height}px" aria-label="{escape(label)}">'
-        f'<p class="fallback">{FALLBACK}</p></div>'
-        f'<script type="application/json">{data}</script></div>'
-    )
 
 
 def _trials_note(study: Study, provenance: Provenance) -> str:

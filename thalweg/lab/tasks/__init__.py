@@ -6,7 +6,18 @@ user's file an error arose.
 
 from thalweg.lab.tasks.checking import check
 from thalweg.lab.tasks.errors import TaskError, explain, shown
-from thalweg.lab.tasks.finding import is_file, load, make_importable, parse
+from thalweg.lab.tasks.finding import imported, is_file, load, make_importable, parse
 from thalweg.lab.tasks.trying import smoke
 
-__all__ = ["TaskError", "check", "explain", "is_file", "load", "make_importable", "parse", "shown", "smoke"]
+__all__ = [
+    "TaskError",
+    "check",
+    "explain",
+    "imported",
+    "is_file",
+    "load",
+    "make_importable",
+    "parse",
+    "shown",
+    "smoke",
+]

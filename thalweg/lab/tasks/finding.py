@@ -44,7 +44,7 @@ def load(reference: str) -> Workload:
             something.
     """
     file, name = parse(reference)
-    module = _imported(file)
+    module = imported(file)
     found = _named(module, name, file) if name is not None else _only(module, file)
     if _is_workload(found) and not isinstance(found, type):
         return check(found, file)
@@ -61,8 +61,12 @@ def make_importable(file: Path) -> None:
         sys.path.append(folder)
 
 
-def _imported(file: Path) -> ModuleType:
-    """The file as a module of a private name, whose content travels to worker processes by value."""
+def imported(file: Path) -> ModuleType:
+    """The file as a module of a private name, whose content travels to worker processes by value.
+
+    Raises:
+        TaskError: there is no such file, or it cannot be imported; the message says where.
+    """
     if not file.is_file():
         raise TaskError(f"no file {str(file)!r}; thalweg new-task {file} writes one to start from")
     name = f"_thalweg_task_{re.sub(r'[^0-9A-Za-z_]', '_', file.stem)}"

@@ -2,6 +2,7 @@
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from thalweg.lab.workload import Workload
 
@@ -34,7 +35,12 @@ def find(name: str, data: Path | None = None) -> Workload:
         raise ValueError(f"unknown workload {name!r}; choose from: {', '.join(WORKLOADS)}")
     if data is not None and name not in TAKES_DATA:
         raise ValueError(f"--data: workload {name!r} brings its own data")
-    module, _, attribute = WORKLOADS[name].partition(":")
-    kind = getattr(import_module(module), attribute)
-    workload: Workload = kind() if data is None else kind(data)
+    made = kind(name)
+    workload: Workload = made() if data is None else made(data)
     return workload
+
+
+def kind(name: str) -> Any:
+    """The class of a workload that there is."""
+    module, _, attribute = WORKLOADS[name].partition(":")
+    return getattr(import_module(module), attribute)
