@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from functools import cache
 from types import SimpleNamespace
 from typing import Any, ClassVar, Protocol
 
@@ -220,4 +222,15 @@ def engine_for(device: torch.device) -> type[CpuEngine] | type[DeviceEngine] | N
     """Return what steps tensors on `device`, if there is anything but the reference."""
     if cuda.serves(device):
         return DeviceEngine
+    if device.type in cuda.SERVED:
+        _miss_triton()
     return CpuEngine if device.type == "cpu" else None
+
+
+@cache
+def _miss_triton() -> None:
+    warnings.warn(
+        "Triton is not installed, so steps on GPUs take the reference's way, tensor by tensor, which is slow; "
+        "pip install triton",
+        stacklevel=2,
+    )

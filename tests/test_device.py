@@ -1,0 +1,234 @@
+"""The GPU's kernels: their code, compiled for GPUs that need not be there, and their engine, interpreted."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from conftest import INTERPRETED
+from support import ONE_EACH, gradients, label, leaf, ours, rand
+
+import thalweg as tw
+from thalweg import engines
+from thalweg.chunks import Chunks
+from thalweg.codecs import FLOAT16, FLOAT32, FLOAT64, codec_of, draws, slot_codec, weight_codec
+from thalweg.lowering import cuda
+from thalweg.lowering.spec import Spec
+from thalweg.rows import scalar_names
+from thalweg.scaling import Scaling
+
+interpreted = pytest.mark.skipif(not INTERPRETED, reason="needs THALWEG_TEST_TRITON=1")
+compiled = pytest.mark.skipif(INTERPRETED or find_spec("triton") is None, reason="needs Triton's compiler")
+
+
+def spec_of(configuration, state=FLOAT32, p=FLOAT32, g=None, unscale=False):
+    """Return the spec and the choices of a configuration; `state` is a codec, or the name of one of slots."""
+    group = ours(configuration, [leaf(torch.zeros(1))]).param_groups[0]
+    rule = getattr(tw, configuration[0]).rule
+    on = rule.flags(rule.numbers(group))
+    slots = tuple(
+        slot_codec(state, slot.signed) if isinstance(state, str) else state for slot in rule.slots_on(on)
+    )
+    names = scalar_names(rule, group)
+    g = g or codec_of(p.dtype)
+    return Spec(rule, tuple(on.items()), names, p, g, slots, False, unscale), rule.choices(group)
+
+
+STEP = {"addresses": "*i64", "chunks": "*i64", "keys": "*i32", "found_inf": "*fp32", "tensors": "i32"}
+ROWS = {
+    **dict.fromkeys(("counters", "groups", "seeds", "ordinals"), "*i64"),
+    **{"first_at": "*i32", "hypers": "*fp64", "keys": "*i32", "scale": "*fp32", "found_inf": "*fp32"},
+    "tensors": "i32",
+}
+
+
+def code(kernel, types, target, spec):
+    """Return what Triton makes of a kernel for a target, by the name of the form."""
+    import triton
+    from triton.compiler import ASTSource
+
+    real = "*fp64" if spec.compute == torch.float64 else "*fp32"
+    signature = {name: types.get(name, real) for name in kernel.arg_names}
+    source = ASTSource(fn=kernel, signature=signature, constexprs={}, attrs={})
+    return triton.compile(source, target=target, options={"num_warps": cuda.WARPS}).asm
+
+
+def hopper():
+    from triton.backends.compiler import GPUTarget
+
+    return GPUTarget("cuda", 90, 32)
+
+
+def instinct():
+    from triton.backends.compiler import GPUTarget
+
+    return GPUTarget("hip", "gfx942", 64)
+
+
+ADAMW = ("AdamW", {})
+CASES = [
+    *((configuration, {}) for configuration in ONE_EACH),
+    (ADAMW, {"state": "int8"}),
+    (ADAMW, {"state": "bfloat16", "g": FLOAT16}),
+    (ADAMW, {"p": FLOAT64, "state": FLOAT64}),
+    (ADAMW, {"p": weight_codec(torch.bfloat16, None), "unscale": True}),
+    (ADAMW, {"p": weight_codec(torch.bfloat16, 24), "state": "int8", "unscale": True}),
+    (ADAMW, {"p": weight_codec(torch.float16, 16)}),
+    (ADAMW, {"p": weight_codec(torch.float16, 32)}),
+]
+
+
+@compiled
+@pytest.mark.parametrize(("configuration", "storage"), CASES, ids=label)
+def test_every_kernel_compiles_for_nvidia(configuration, storage):
+    spec, choices = spec_of(configuration, **storage)
+    ptx = code(cuda.step_kernel(spec, aligned=True), STEP, hopper(), spec)["ptx"]
+    # A float64, or 4 of something shorter, for each access of 16 bytes.
+    wide = "v2.b64" if spec.compute == torch.float64 else "v4.b32"
+    assert f"ld.global.{wide}" in ptx
+    assert f"st.global.{wide}" in ptx
+    assert "approx" not in ptx, "not exact"
+    assert "ftz" not in ptx, "takes denormal numbers for zero"
+    assert ".local" not in ptx, "registers ran out"
+    code(cuda.step_kernel(spec, aligned=False), STEP, hopper(), spec)
+    kind = cuda.kind_of(spec, torch.float32)
+    rows = code(cuda.rows_kernel(spec.rule, choices, kind), ROWS, hopper(), spec)["ptx"]
+    assert "st.global" in rows
+
+
+@compiled
+@pytest.mark.parametrize(("configuration", "storage"), [CASES[5], *CASES[-3:]], ids=label)
+def test_kernels_compile_for_amd(configuration, storage):
+    spec, choices = spec_of(configuration, **storage)
+    assert code(cuda.step_kernel(spec, aligned=True), STEP, instinct(), spec)["amdgcn"]
+    kind = cuda.kind_of(spec, torch.float32)
+    assert code(cuda.rows_kernel(spec.rule, choices, kind), ROWS, instinct(), spec)["amdgcn"]
+
+
+def test_keys_are_those_of_splitmix():
+    # By hand, in Python's own integers.
+    def mixed(x):
+        x = (x + 0x9E3779B97F4A7C15) % 2**64
+        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) % 2**64
+        return x ^ (x >> 31)
+
+    found = draws.keys(2**63 - 1, 12, np.array([0, 1, 2**40]))
+    expected = [mixed(mixed(mixed(2**63 - 1) + 12) + n) % 2**32 for n in (0, 1, 2**40)]
+    assert found.view(np.uint32).tolist() == expected
+
+
+def test_a_table_that_was_sent_is_never_written_over():
+    table = cuda.Table(torch.device("cpu"))
+    array = np.arange(3)
+    first = table.send(array)
+    assert table.send(array) is first
+    array[0] = 7
+    second = table.send(array)
+    assert first.tolist() == [0, 1, 2]
+    assert second.tolist() == [7, 1, 2]
+
+
+def test_chunks_of_unaligned_tensors_are_set_apart():
+    chunks = Chunks.dense([100, 2000, 10], 1024)
+    addresses = np.array([[64, 128, 68], [64, 128, 64]])
+    work = cuda.divide(chunks, addresses, torch.device("cpu"))
+    assert work.aligned[:, 0].tolist() == [0, 1, 1]
+    assert work.others[:, 0].tolist() == [2]
+
+
+def test_long_rows_are_several_chunks():
+    chunks = Chunks.rows([np.array([3, 0]), np.array([1])], [150, 10], most=64)
+    assert chunks.table.tolist() == [
+        [0, 450, 0, 64],
+        [0, 514, 64, 64],
+        [0, 578, 128, 22],
+        [0, 0, 150, 64],
+        [0, 64, 214, 64],
+        [0, 128, 278, 22],
+        [1, 10, 0, 10],
+    ]
+
+
+@pytest.fixture
+def on_a_device(monkeypatch):
+    """GradScaler's numbers are treated as if a GPU had them."""
+    monkeypatch.setattr(Scaling, "is_on_host", False)
+
+
+@interpreted
+@pytest.mark.usefixtures("on_a_device")
+@pytest.mark.parametrize("configuration", ONE_EACH, ids=label)
+def test_an_overflow_that_only_the_device_knows_changes_nothing(configuration):
+    params = [leaf(rand(5000), torch.float32), leaf(rand(3), torch.float32)]
+    optimizer = ours(configuration, params)
+    for i, grads in enumerate(gradients(params, 4)):
+        for param, grad in zip(params, grads, strict=True):
+            param.grad = grad * 8
+        before = [p.detach().clone() for p in params]
+        counted = [{k: v.clone() for k, v in optimizer.state[p].items()} for p in params]
+        optimizer.grad_scale = torch.tensor(8.0)
+        optimizer.found_inf = torch.tensor(float(i in (0, 2)))
+        optimizer.step()
+        for param, old, state, grad in zip(params, before, counted, grads, strict=True):
+            if i in (0, 2):
+                assert torch.equal(param, old)
+                assert all(torch.equal(optimizer.state[param][k], v) for k, v in state.items())
+            else:
+                torch.testing.assert_close(param.grad, grad)
+    mine, (first, second) = [leaf(rand(5000), torch.float32)], (1, 3)
+    plain = ours(configuration, mine)
+    for i, grads in enumerate(gradients(params, 4)):
+        if i in (first, second):
+            mine[0].grad = grads[0].clone()
+            plain.step()
+    torch.testing.assert_close(params[0], mine[0])
+
+
+@interpreted
+def test_a_learning_rate_on_the_device_is_read_there(monkeypatch):
+    # As a GPU's tensor would, the rate reaches the kernel without passing through Python.
+    from thalweg import rule
+
+    monkeypatch.setattr(rule, "_number", lambda value: value)
+    (mine,), (theirs,) = ([leaf(rand(100), torch.float32)] for _ in range(2))
+    rate = torch.tensor(0.1)
+    ours_, plain = tw.SGD([mine], lr=rate, momentum=0.9), tw.SGD([theirs], lr=0.1, momentum=0.9)
+    for value in (0.1, 0.2, 0.05):
+        rate.fill_(value)
+        plain.param_groups[0]["lr"] = float(np.float32(value))
+        for optimizer, param in ((ours_, mine), (plain, theirs)):
+            param.grad = rand(100, dtype=torch.float32)
+            optimizer.step()
+        assert torch.equal(mine, theirs)
+
+
+@interpreted
+@pytest.mark.parametrize("state", ["bfloat16", "int8"])
+def test_the_device_draws_what_the_cpu_draws(state, monkeypatch):
+    # Both averages of the first step come from the gradient by exact products: powers of two.
+    found = []
+    for served in (True, False):
+        if not served:
+            monkeypatch.setattr(cuda, "SERVED", set())
+        param = leaf(rand(5000), torch.float32)
+        optimizer = tw.AdamW([param], betas=(0.5, 0.75), state=state, seed=5)
+        for seed in range(3):
+            param.grad = rand(5000, seed=seed, dtype=torch.float32)
+            optimizer.step()
+            optimizer.state[param]["step"].fill_(0)
+        found.append(optimizer.state[param])
+    assert found[0].keys() == found[1].keys()
+    for name in found[0]:
+        different = (found[0][name] != found[1][name]).float().mean()
+        assert different < 0.002, name
+
+
+def test_without_triton_the_reference_serves_and_says_so_once(monkeypatch):
+    monkeypatch.setattr(cuda, "is_installed", lambda: False)
+    engines._miss_triton.cache_clear()
+    with pytest.warns(UserWarning, match="Triton is not installed") as said:
+        assert [engines.engine_for(torch.device("cuda", 0)) for _ in range(2)] == [None, None]
+    assert len(said) == 1
