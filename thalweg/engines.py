@@ -230,7 +230,7 @@ def engine_for(device: torch.device) -> type[CpuEngine] | type[DeviceEngine] | N
 @cache
 def _miss_triton() -> None:
     warnings.warn(
-        "Triton is not installed, so steps on GPUs take the reference's way, tensor by tensor, which is slow; "
+        "Triton is not installed, so GPUs take the reference's steps, tensor by tensor, which are slow; "
         "pip install triton",
         stacklevel=2,
     )
