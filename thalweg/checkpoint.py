@@ -55,6 +55,8 @@ def load(rule: Rule, groups: Groups, state_dict: Mapping[str, Any]) -> tuple[Sta
         param_of.update(zip(ids, group["params"], strict=True))
         kept = {"params", *EXECUTION} | ({"param_names"} if "param_names" in group else set())
         values = {key: deepcopy(v) for key, v in source.items() if key not in kept}
+        if isinstance(values.get("rounding_step"), Tensor):
+            values["rounding_step"] = int(values["rounding_step"])
         loaded.append({**group, **values})
         rule.check(loaded[-1])
         storage.check(rule, loaded[-1])

@@ -133,7 +133,7 @@ class DeviceEngine:
         self._kind = cuda.kind_of(spec, counter_dtype())
         self._kernels = {aligned: cuda.step_kernel(spec, aligned) for aligned in (True, False)}
         self._rows_kernel = cuda.rows_kernel(self._rule, self._rule.choices(members[0].options), self._kind)
-        self._options = {member.group: member.options for member in members}
+        self._options: dict[int, Any] = {member.group: member.options for member in members}
         self._place = {group: place for place, group in enumerate(self._options)}
         self._fixed = self._fixed_tables(members)
         count, columns = len(members), len(spec.columns)
@@ -163,9 +163,27 @@ class DeviceEngine:
         self, addresses: np.ndarray, chunks: Chunks, hypers: Sequence[SimpleNamespace], scaling: Scaling
     ) -> None:
         with cuda.on(self._device):
+            capturing = cuda.is_capturing(self._device)
+            if capturing and self._spec.draws:
+                self._count_on_device()
             self._make_rows(hypers, scaling)
             if chunks.elements:
                 self._step(addresses, chunks, self._here(scaling.found_inf))
+            if capturing:
+                cuda.keep(self._all_tensors())
+
+    def _count_on_device(self) -> None:
+        """Let the device count the steps that draw, or every replay would draw the same words."""
+        for options in self._options.values():
+            if not isinstance(options["rounding_step"], Tensor):
+                count = np.array(options["rounding_step"], np.int64)
+                options["rounding_step"] = cuda.to_device(count, self._device)
+                cuda.keep([options["rounding_step"]])
+
+    def _all_tensors(self) -> list[Tensor]:
+        work = self._work or ()
+        tables = [table.tensor for table in self._tables.values()]
+        return [*self._fixed.values(), *tables, *work, self._rows, self._keys, self._never]
 
     def _make_rows(self, hypers: Sequence[SimpleNamespace], scaling: Scaling) -> None:
         seeds = np.array([options["seed"] for options in self._options.values()], np.int64)

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from thalweg.lowering import cuda
+
 SAMPLE = 1024
 """Weights of each parameter that are looked at, the first ones in memory."""
 
@@ -35,7 +37,7 @@ class FirstSteps:
 
     def before(self, groups: Sequence[Mapping[str, Any]]) -> dict[int, list[_Seen]]:
         """Remember some weights of the groups that are stepped for the first time."""
-        if len(self._done) == len(groups):
+        if len(self._done) == len(groups) or _any_is_captured(groups):
             return {}
         found = {}
         for index in set(range(len(groups))) - self._done:
@@ -53,6 +55,12 @@ class FirstSteps:
             stuck = sum(int((one.pulled & (_sample(one.param) == one.before)).sum()) for one in seen)
             if stuck > MOST_LOST * pulled and groups[index]["lr"] != 0:
                 _warn(index, groups[index], stuck / pulled, seen[0].before.dtype)
+
+
+def _any_is_captured(groups: Sequence[Mapping[str, Any]]) -> bool:
+    """Say whether a graph is being captured: nothing can be looked at then."""
+    devices = {param.device for group in groups for param in group["params"]}
+    return any(map(cuda.is_capturing, devices))
 
 
 def _look(params: Sequence[Tensor]) -> list[_Seen]:

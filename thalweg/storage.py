@@ -55,6 +55,8 @@ def check(rule: Rule, group: Mapping[str, Any]) -> None:
         raise ValueError(f"weight_bits must be None, 16, 24 or 32, not {group['weight_bits']!r}")
     for name in ("seed", "rounding_step"):
         value = group[name]
+        if name == "rounding_step" and isinstance(value, Tensor):
+            continue  # counted on a GPU, for the sake of a captured graph
         if not isinstance(value, int) or isinstance(value, bool):
             raise TypeError(f"{name} must be an int from 0 to 2**63 - 1, not {value!r}")
         if not 0 <= value < 2**63:

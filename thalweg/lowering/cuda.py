@@ -7,7 +7,7 @@ Triton is installed.
 from __future__ import annotations
 
 import linecache
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib.util import find_spec
@@ -96,12 +96,40 @@ class Table:
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """Return a copy of `array` on the device, without waiting for anything there."""
+    """Return a copy of `array` on the device, without waiting for anything there.
+
+    While a graph is being captured the copy is not part of it: it is made at once, beside it.
+    """
     host = torch.from_numpy(array.copy())
     if device.type == "cpu":
         return host
-    # Memory that is pinned by torch stays reserved until the copy is done.
-    return host.pin_memory().to(device, non_blocking=True)
+    if not is_capturing(device):
+        # Memory that torch has pinned stays reserved until the copy is done.
+        return host.pin_memory().to(device, non_blocking=True)
+    module = torch.get_device_module(device)
+    with module.stream(_beside(device)):
+        return host.pin_memory().to(device, non_blocking=True)
+
+
+@cache
+def _beside(device: torch.device) -> Any:
+    return torch.get_device_module(device).Stream(device)
+
+
+def is_capturing(device: torch.device) -> bool:
+    """Say whether what is launched on `device` goes into a graph."""
+    if device.type == "cpu":
+        return False
+    asks = getattr(torch.get_device_module(device), "is_current_stream_capturing", None)
+    return asks is not None and asks()
+
+
+def keep(tensors: Iterable[Tensor]) -> None:
+    """Keep tensors that a captured graph reads, for as long as it may be replayed: until the end."""
+    _KEPT.extend(tensors)
+
+
+_KEPT: list[Tensor] = []
 
 
 class Work(NamedTuple):
