@@ -22,7 +22,7 @@ LAYERS = [
     {"plan"},
     {"batches"},
     {"engines"},
-    {"member", "state", "rows", "tensors", "stall"},
+    {"member", "settings", "state", "rows", "tensors", "stall"},
     {"lowering"},
     {"chunks", "layout", "storage"},
     {"codecs"},

@@ -142,6 +142,10 @@ class DeviceEngine:
         self._keys = torch.empty(count, dtype=torch.int32, device=self._device)
         self._never = torch.zeros((), device=self._device)
         self._tables = {name: cuda.Table(self._device) for name in ("addresses", "hypers", "seeds")}
+        self._known: Sequence[SimpleNamespace] | None = None
+        self._numbers = np.zeros((len(self._options), len(self._rule.columns) + 1))
+        self._seeds = np.zeros(len(self._options), np.int64)
+        self._on_device: list[tuple[int, int, Tensor]] = []
         self._work: cuda.Work | None = None
         self._chunks: Chunks | None = None
 
@@ -186,13 +190,14 @@ class DeviceEngine:
         return [*self._fixed.values(), *tables, *work, self._rows, self._keys, self._never]
 
     def _make_rows(self, hypers: Sequence[SimpleNamespace], scaling: Scaling) -> None:
-        seeds = np.array([options["seed"] for options in self._options.values()], np.int64)
+        if self._spec.draws:
+            self._seeds[:] = [options["seed"] for options in self._options.values()]
         arguments = (
             self._fixed["counters"],
             self._fixed["groups"],
             self._fixed["first"],
             self._hypers(hypers),
-            self._tables["seeds"].send(seeds),
+            self._tables["seeds"].send(self._seeds),
             self._fixed["ordinals"],
             self._rows,
             self._keys,
@@ -204,19 +209,24 @@ class DeviceEngine:
 
     def _hypers(self, hypers: Sequence[SimpleNamespace]) -> Tensor:
         """Return the hyperparameters on the device, a row for each group; those that are there are copied."""
-        values: list[list[Any]] = []
-        for group, options in self._options.items():
-            numbers = [getattr(hypers[group], h.name) for h in self._rule.hypers if not h.flag]
-            flat = [x for value in numbers for x in (value if isinstance(value, (tuple, list)) else [value])]
-            values.append([*flat, options["rounding_step"]])
-        on_device = [
-            (i, j, x) for i, row in enumerate(values) for j, x in enumerate(row) if isinstance(x, Tensor)
-        ]
-        array = np.array([[0.0 if isinstance(x, Tensor) else x for x in row] for row in values], np.float64)
-        table = self._tables["hypers"].send(array)
+        if hypers is not self._known:
+            self._known = hypers
+            rows = [self._rule.row(hypers[group]) for group in self._options]
+            self._on_device = [
+                (i, j, x) for i, row in enumerate(rows) for j, x in enumerate(row) if isinstance(x, Tensor)
+            ]
+            self._numbers[:, :-1] = [[0.0 if isinstance(x, Tensor) else x for x in row] for row in rows]
+        on_device = self._on_device + (self._drawn() if self._spec.draws else [])
+        table = self._tables["hypers"].send(self._numbers)
         for i, j, tensor in on_device:
             table[i, j].copy_(tensor.reshape(()), non_blocking=True)
         return table
+
+    def _drawn(self) -> list[tuple[int, int, Tensor]]:
+        """Write down how many steps have drawn before; return where that is known on a device only."""
+        counts = [options["rounding_step"] for options in self._options.values()]
+        self._numbers[:, -1] = [0 if isinstance(count, Tensor) else count for count in counts]
+        return [(i, -1, count) for i, count in enumerate(counts) if isinstance(count, Tensor)]
 
     def _here(self, value: Tensor | float | None) -> Tensor:
         """Return a number that GradScaler gives, or zero, on this device."""

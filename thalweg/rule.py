@@ -254,6 +254,14 @@ class Rule:
                 found += [f"{hyper.name}.0", f"{hyper.name}.1"] if hyper.pair else [hyper.name]
         return tuple(found)
 
+    def row(self, h: Any) -> list[Any]:
+        """Return the hyperparameters `h` that are numbers, in the order of `columns`."""
+        found: list[Any] = []
+        for hyper in self.hypers:
+            if not hyper.flag:
+                found += getattr(h, hyper.name) if hyper.pair else [getattr(h, hyper.name)]
+        return found
+
     def slots_on(self, on: Mapping[str, bool]) -> tuple[Slot, ...]:
         """Return the slots that exist under the flags `on`."""
         return tuple(slot for slot in self.slots if slot.when is None or on[slot.when])

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,25 +15,16 @@ from thalweg.member import Member
 from thalweg.plan import Plan
 from thalweg.rule import Rule
 from thalweg.scaling import Scaling
+from thalweg.settings import AllSettings, Groups, Settings, SettingsReader
 from thalweg.stall import FirstSteps
 from thalweg.state import prepare
-from thalweg.storage import codec_of_slot, codec_of_weights, settings
+from thalweg.storage import codec_of_slot, codec_of_weights
 from thalweg.tensors import Tensors
 
 # Training loops that step parts of a model in turn need a plan for each part.
 _MOST_PLANS = 16
 
-Groups = list[dict[str, Any]]
 State = dict[Any, dict[str, Any]]
-
-
-class Settings(NamedTuple):
-    """A group's hyperparameters: as they stand there, as numbers, and the static choices they make."""
-
-    values: list[Any]
-    hypers: SimpleNamespace
-    on: dict[str, bool]
-    choices: tuple[Any, ...]
 
 
 class Stepper:
@@ -48,10 +38,11 @@ class Stepper:
         self._rule = rule
         self._plans: dict[Any, Plan] = {}
         self._known_groups = Identities([])
-        self._listed: list[Identities] = []
+        self._listed = Identities([])
+        self._lengths: list[int] = []
         self._known_state = Identities([])
         self._tensors = Tensors([])
-        self._settings_of: dict[int, Settings] = {}
+        self._settings = SettingsReader(rule)
         self._group_of: list[int] = []
         self._first_steps = FirstSteps()
 
@@ -69,47 +60,30 @@ class Stepper:
         """
         self._notice_changes(groups, state)
         self._tensors.read()
-        of_groups = [self._settings(i, group) for i, group in enumerate(groups)]
-        plan = self._plan(groups, state, of_groups, scaling.scale is not None)
+        settings = self._settings.read(groups)
+        plan = self._plan(groups, state, settings, scaling.scale is not None)
         if not plan.skips and scaling.overflowed:
             return
         first = self._first_steps.before(groups)
-        plan.run([s.hypers for s in of_groups], scaling)
+        plan.run(settings.hypers, scaling)
         self._first_steps.after(groups, first)
         for index in plan.drawing:
             groups[index]["rounding_step"] += 1
-
-    def _settings(self, index: int, group: Mapping[str, Any]) -> Settings:
-        """Return what a group's hyperparameters say; at once, if they are those of the last step."""
-        values = [group[hyper.name] for hyper in self._rule.hypers]
-        state = group["state"]
-        values += [state if isinstance(state, str) else dict(state), group["weight_bits"]]
-        known = self._settings_of.get(index)
-        if known is not None and values == known.values:
-            return known
-        hypers = self._rule.numbers(group)
-        on = self._rule.flags(hypers)
-        storage = settings(self._rule, group)
-        found = Settings(values, hypers, on, (*on.values(), *self._rule.choices(group).values(), storage))
-        # A tensor may change its value and stay the same object.
-        if not any(isinstance(v, Tensor) for v in _flat(values)):
-            self._settings_of[index] = found
-        else:
-            self._settings_of.pop(index, None)
-        return found
+            self._settings.counted(index, groups[index]["rounding_step"])
 
     def _notice_changes(self, groups: Groups, state: State) -> None:
         """Drop the plans if groups or state are not what they were made for."""
         if not self._known_state.are_values(state):
             self._plans.clear()
-        same = self._known_groups.are_items(groups) and all(
-            known.are_items(group["params"]) for known, group in zip(self._listed, groups, strict=True)
-        )
-        if same:
+        lists = [group["params"] for group in groups]
+        listed, lengths = [param for params in lists for param in params], [*map(len, lists)]
+        same = self._known_groups.are_items(groups) and lengths == self._lengths
+        if same and self._listed.are_items(listed):
             return
         self._plans.clear()
+        self._settings.forget()
         self._known_groups = Identities(groups)
-        self._listed = [Identities(group["params"]) for group in groups]
+        self._listed, self._lengths = Identities(listed), lengths
         # A parameter that is listed twice belongs to the first place and is stepped once.
         group_of: dict[Tensor, int] = {}
         for i, group in enumerate(groups):
@@ -118,15 +92,15 @@ class Stepper:
         self._tensors = Tensors(list(group_of))
         self._group_of = list(group_of.values())
 
-    def _plan(self, groups: Groups, state: State, settings: Sequence[Settings], unscale: bool) -> Plan:
+    def _plan(self, groups: Groups, state: State, settings: AllSettings, unscale: bool) -> Plan:
         """Return a plan that fits this step: a known one, if there is one."""
-        key = (self._tensors.kinds.tobytes(), tuple(s.choices for s in settings), unscale)
+        key = (self._tensors.kinds.tobytes(), settings.key, unscale)
         plan = self._plans.get(key)
         if plan is not None and plan.read(self._tensors):
             return plan
         _check(self._tensors.params)
         before = [(own, dict(own)) for own in state.values()]
-        plan = Plan(self._rule, self._members(groups, state, settings), unscale)
+        plan = Plan(self._rule, self._members(groups, state, settings.groups), unscale)
         if any(own.get(name) is not value for own, old in before for name, value in old.items()):
             self._plans.clear()  # what they step is no longer the state
         self._known_state = Identities([value for own in state.values() for value in own.values()])
@@ -158,10 +132,6 @@ class Stepper:
         slots = self._rule.slots_on(on)
         codecs = {slot.name: codec_of_slot(slot, param, group, sparse) for slot in slots}
         return {"p": codec_of_weights(param, group), **codecs}
-
-
-def _flat(values: Sequence[Any]) -> list[Any]:
-    return [x for value in values for x in (value if isinstance(value, (tuple, list)) else [value])]
 
 
 def _check(params: Sequence[Tensor]) -> None:

@@ -118,7 +118,7 @@ def _beside(device: torch.device) -> Any:
 
 def is_capturing(device: torch.device) -> bool:
     """Say whether what is launched on `device` goes into a graph."""
-    if device.type == "cpu":
+    if device.type not in SERVED or device.type == "cpu":
         return False
     asks = getattr(torch.get_device_module(device), "is_current_stream_capturing", None)
     return asks is not None and asks()

@@ -1,0 +1,107 @@
+"""What the groups' hyperparameters say, worked out again only where something has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from thalweg.rule import Rule
+from thalweg.storage import settings
+
+Groups = list[dict[str, Any]]
+
+
+class Settings(NamedTuple):
+    """A group's hyperparameters: as they stand there, as numbers, and the static choices they make."""
+
+    values: list[Any]
+    hypers: SimpleNamespace
+    on: dict[str, bool]
+    choices: tuple[Any, ...]
+
+
+class AllSettings(NamedTuple):
+    """The settings of all groups; the same object for as long as nothing changes.
+
+    Args:
+        groups: the settings, group by group.
+        hypers: their numbers.
+        key: a number for the static choices of all of them.
+    """
+
+    groups: list[Settings]
+    hypers: list[SimpleNamespace]
+    key: int
+
+
+class SettingsReader:
+    """Reads the settings of groups, and remembers them.
+
+    Args:
+        rule: the update rule.
+    """
+
+    def __init__(self, rule: Rule) -> None:
+        self._rule = rule
+        self._copies: Groups | None = None
+        self._known: list[Settings] = []
+        self._all = AllSettings([], [], 0)
+        self._keys: dict[tuple[Any, ...], int] = {}
+
+    def read(self, groups: Groups) -> AllSettings:
+        """Return what `groups` say; their lists of parameters are those of the last time, or `forget` it."""
+        if self._copies is not None and _equal(groups, self._copies):
+            return self._all
+        known = self._known if len(self._known) == len(groups) else [None] * len(groups)
+        self._known = [self._settings(group, last) for group, last in zip(groups, known, strict=True)]
+        choices = tuple(one.choices for one in self._known)
+        key = self._keys.setdefault(choices, len(self._keys))
+        self._all = AllSettings(self._known, [one.hypers for one in self._known], key)
+        # A tensor may change its value and stay the same object.
+        has_tensors = any(isinstance(v, Tensor) for one in self._known for v in _flat(one.values))
+        self._copies = None if has_tensors else [_copy(group) for group in groups]
+        return self._all
+
+    def forget(self) -> None:
+        """Forget what was read: parameters may have been exchanged, which must not be compared by value."""
+        self._copies = None
+
+    def counted(self, index: int, rounding_step: Any) -> None:
+        """Take note that a group's draws were counted, which changes nothing."""
+        if self._copies is not None:
+            self._copies[index]["rounding_step"] = rounding_step
+
+    def _settings(self, group: Mapping[str, Any], known: Settings | None) -> Settings:
+        values = [_own(group[hyper.name]) for hyper in self._rule.hypers]
+        values += [_own(group["state"]), group["weight_bits"]]
+        tensors = any(isinstance(v, Tensor) for v in _flat(values))
+        if known is not None and not tensors and values == known.values:
+            return known
+        hypers = self._rule.numbers(group)
+        on = self._rule.flags(hypers)
+        storage = settings(self._rule, group)
+        return Settings(values, hypers, on, (*on.values(), *self._rule.choices(group).values(), storage))
+
+
+def _equal(groups: Groups, copies: Groups) -> bool:
+    """Say whether groups are as they were; what cannot be compared counts as changed."""
+    try:
+        return groups == copies
+    except (ValueError, RuntimeError):
+        return False
+
+
+def _copy(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value if name == "params" else _own(value) for name, value in group.items()}
+
+
+def _own(value: Any) -> Any:
+    """Return a value that does not change when the user changes theirs in place."""
+    return type(value)(value) if type(value) in (dict, list) else value
+
+
+def _flat(values: list[Any]) -> list[Any]:
+    return [x for value in values for x in (value if isinstance(value, (tuple, list)) else [value])]
