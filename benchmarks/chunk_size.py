@@ -9,8 +9,8 @@ import time
 import torch
 
 import thalweg
-from thalweg import chunks
 from thalweg.bench.shapes import SETS
+from thalweg.engines import CpuEngine
 
 SIZES = [2**k for k in range(10, 21, 2)]
 TURNS = 15
@@ -18,7 +18,7 @@ TURNS = 15
 for name, shapes in SETS.items():
     optimizers = {}
     for size in SIZES:
-        chunks.SIZE = size  # read when a plan is made, at the first step
+        CpuEngine.most = size  # read when a plan is made, at the first step
         params = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
         for param in params:
             param.grad = torch.randn_like(param)

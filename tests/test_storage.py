@@ -13,8 +13,9 @@ from support import NAMES, ONE_EACH, follow, give, gradients, label, leaf, oracl
 from torch import Tensor
 
 import thalweg as tw
-from thalweg import chunks, plan
+from thalweg import plan
 from thalweg.codecs.tensors import pack
+from thalweg.engines import engine_for
 from thalweg.storage import CORRECTION, SMALL, WEIGHT_BITS
 
 WITH_STATE = [one for one in ONE_EACH if one != ("SGD", {"lr": 0.1})] + [("Lion", {"lr": 0.01})]
@@ -129,9 +130,11 @@ def test_threads_and_chunks_do_not_change_a_bit(configuration, storage, monkeypa
     threads = torch.get_num_threads()
     runs = []
     try:
-        for count, size in ((1, chunks.SIZE), (2, chunks.SIZE), (2, 64), (1, 1024 + 64), (2, 4096)):
+        engine = engine_for(torch.device("cpu"))
+        most = engine.most
+        for count, parts in ((1, 1), (2, 1), (2, 256), (1, 15), (2, 4)):
             torch.set_num_threads(count)
-            monkeypatch.setattr(chunks, "SIZE", size)
+            monkeypatch.setattr(engine, "most", max(most // parts // 64, 1) * 64)
             shapes = (*SHAPES, (40_000,))
             runs.append(run(configuration, 3, start(dtype, shapes), **storage))
     finally:
@@ -302,6 +305,30 @@ def test_sparse_gradients_of_corrected_weights(weight_bits):
     moved = (before - optimizer.full_precision_weights()[0]).mean(1)
     assert moved[[3, 70]].tolist() == pytest.approx([0.01, 0.01], rel=0.3 if weight_bits == 16 else 0.02)
     assert (moved != 0).sum() == 2
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+@pytest.mark.parametrize("length", [1, 60, 64, 200])
+@pytest.mark.parametrize("weight_bits", [16, 24])
+def test_rows_of_any_length_draw_the_same_words_in_kernel_and_reference(weight_bits, length, reference_only):
+    def several_steps():
+        param = leaf(rand(100, length), torch.bfloat16)
+        optimizer = tw.SGD([param], lr=1e-3, weight_bits=weight_bits)
+        index = torch.tensor([3, 70, 99])
+        for i in range(4):
+            values = rand(3, length, seed=i, dtype=torch.float32)
+            param.grad = torch.zeros(100, length).index_put_((index,), values).to_sparse(1).bfloat16()
+            optimizer.step()
+        return [param], optimizer
+
+    kernel = several_steps()
+    reference_only()
+    ((p,), one), ((q,), other) = kernel, several_steps()
+    # What lies at the edge of two values may fall to either side: see above.
+    assert (p != q).float().mean() < 0.003
+    if weight_bits == 24:
+        differ = one.state[p][CORRECTION] != other.state[q][CORRECTION]
+        assert differ.float().mean() < 0.003
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -96,9 +96,12 @@ def first_word(key: Bits, start: Bits, number: int) -> Bits:
     return x ^ shift_right(x, 16)
 
 
-def word(key: Bits, index: Bits, number: int, size: int) -> Bits:
-    """Return the word of the element at `index`, where runs start at multiples of `RUN`."""
-    lane = index & (RUN - 1)
+def word(key: Bits, index: Bits, number: int, size: int, row: int | None = None) -> Bits:
+    """Return the word of the element at `index`.
+
+    Runs start at multiples of `RUN` or, if the length of a `row` is given, at those from its beginning.
+    """
+    lane = (index if row is None else index % row) & (RUN - 1)
     return first_word(key, index - lane, number) + lane * distance(number, size)
 
 

@@ -95,7 +95,7 @@ def step(
         stepped.copy_(torch.view_as_complex(g) if stepped.is_complex() else g)
     where = tuple(grad.indices()) if sparse else None
     new = _apply(rule, on, values, -g if maximize else g, scalars, where)
-    words = _words(param, packed, key)
+    words = _words(param, packed, key, grad.values()[0].numel() if sparse and grad._nnz() else None)
     for name, value in new.items():
         if name in packed:
             packed[name].write(value, words.get(name))
@@ -121,14 +121,14 @@ def _apply(
     return {name: values[name].clone().index_put_(where, value) for name, value in new.items()}
 
 
-def _words(param: Tensor, packed: Mapping[str, Packed], key: int) -> dict[str, Tensor]:
-    """Return the random words that each of the packed values is rounded by."""
+def _words(param: Tensor, packed: Mapping[str, Packed], key: int, row: int | None) -> dict[str, Tensor]:
+    """Return the random words that each of the packed values is rounded by, in rows of a length if given."""
     codecs = {name: one.codec for name, one in packed.items()}
     found = {}
     for name, number in numbers(codecs).items():
         words = like_home(param, torch.int32)
         index = torch.arange(param.numel(), dtype=torch.int32, device=param.device)
-        in_memory_order(words).copy_(word(key, index, number, codecs[name].drawn))
+        in_memory_order(words).copy_(word(key, index, number, codecs[name].drawn, row))
         found[name] = words
     return found
 
