@@ -134,7 +134,7 @@ def test_a_table_that_was_sent_is_never_written_over():
 def test_chunks_of_unaligned_tensors_are_set_apart():
     chunks = Chunks.dense([100, 2000, 10], 1024)
     addresses = np.array([[64, 128, 68], [64, 128, 64]])
-    work = cuda.divide(chunks, addresses, torch.device("cpu"))
+    work = cuda.divide(chunks, cuda.aligned(addresses), torch.device("cpu"))
     assert work.aligned[:, 0].tolist() == [0, 1, 1]
     assert work.others[:, 0].tolist() == [2]
 

@@ -12,6 +12,7 @@ from support import (
     assert_close,
     assert_same,
     follow,
+    give,
     gradients,
     label,
     leaf,
@@ -417,3 +418,17 @@ def test_a_scaled_sparse_step(coalesced):
     b.step()
     assert_close(param, twin)
     assert_close(param.grad.to_dense(), twin.grad.to_dense())
+
+
+@pytest.mark.parametrize("shift", [1, 3, 5])
+def test_strided_views_that_overlap_are_stepped_one_after_the_other(shift):
+    def after(module):
+        base = torch.zeros(4, 10, dtype=torch.float64)
+        views = [torch.nn.Parameter(base[:, :5]), torch.nn.Parameter(base[:, shift : shift + 5])]
+        optimizer = module.SGD(views, lr=1.0, momentum=0.9)
+        for _ in range(3):
+            give(views, [torch.ones(4, 5), torch.ones(4, 5)])
+            optimizer.step()
+        return base
+
+    torch.testing.assert_close(after(tw), after(torch.optim))

@@ -132,19 +132,18 @@ class StagedBatch(KernelBatch):
         grads = [member.grad for member in self.members]
         if any(g.dtype != self._grad_dtype or g.layout != torch.strided for g in grads):
             return False
-        if self.memory.moved() or [home_order(p) for p in self.params] != self._orders:
-            return False
-        self._staged = [_stage(p, g) for p, g in zip(self.params, grads, strict=True)]
-        self.addresses[0] = [p.data_ptr() for p, _ in self._staged]
-        self.addresses[1] = [g.data_ptr() for _, g in self._staged]
-        return True
+        return not self.memory.moved() and [home_order(p) for p in self.params] == self._orders
 
     def run(self, hypers: Sequence[SimpleNamespace], scaling: Scaling) -> None:  # noqa: D102
+        # Not earlier: another batch may step the same memory first.
+        grads = [member.grad for member in self.members]
+        staged = [_stage(p, g) for p, g in zip(self.params, grads, strict=True)]
+        self.addresses[0] = [p.data_ptr() for p, _ in staged]
+        self.addresses[1] = [g.data_ptr() for _, g in staged]
         self.launch(hypers, scaling)
-        _put_back(self.params, [p for p, _ in self._staged])
+        _put_back(self.params, [p for p, _ in staged])
         if self._unscale:
-            _put_back([member.grad for member in self.members], [g for _, g in self._staged])
-        del self._staged
+            _put_back(grads, [g for _, g in staged])
 
 
 def _stage(param: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:

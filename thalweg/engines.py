@@ -136,6 +136,8 @@ class DeviceEngine:
         self._options: dict[int, Any] = {member.group: member.options for member in members}
         self._place = {group: place for place, group in enumerate(self._options)}
         self._fixed = self._fixed_tables(members)
+        self._shared = members[0].shared
+        self._firsts = self._shared.firsts([m.position for m in members if m.first], self._device)
         count, columns = len(members), len(spec.columns)
         dtype = spec.compute
         self._rows = torch.empty(count, max(columns, 1), dtype=dtype, device=self._device)
@@ -148,6 +150,7 @@ class DeviceEngine:
         self._on_device: list[tuple[int, int, Tensor]] = []
         self._work: cuda.Work | None = None
         self._chunks: Chunks | None = None
+        self._is_aligned = np.empty(0, bool)
 
     @staticmethod
     def supports(codec: Codec | None) -> bool:  # noqa: D102
@@ -158,7 +161,6 @@ class DeviceEngine:
         arrays: dict[str, np.ndarray] = {
             "counters": np.array(counters, np.int64).reshape(-1),
             "groups": np.array([self._place[m.group] for m in members], np.int64),
-            "first": np.array([m.first for m in members], np.int32),
             "ordinals": np.array([m.position for m in members], np.int64),
         }
         return {name: cuda.to_device(array, self._device) for name, array in arrays.items()}
@@ -168,46 +170,40 @@ class DeviceEngine:
     ) -> None:
         with cuda.on(self._device):
             capturing = cuda.is_capturing(self._device)
-            if capturing and self._spec.draws:
-                self._count_on_device()
-            self._make_rows(hypers, scaling)
+            found_inf = self._here(scaling.found_inf)
+            self._make_rows(hypers, self._here(scaling.scale), found_inf, capturing)
             if chunks.elements:
-                self._step(addresses, chunks, self._here(scaling.found_inf))
+                self._step(addresses, chunks, found_inf, capturing)
             if capturing:
-                cuda.keep(self._all_tensors())
-
-    def _count_on_device(self) -> None:
-        """Let the device count the steps that draw, or every replay would draw the same words."""
-        for options in self._options.values():
-            if not isinstance(options["rounding_step"], Tensor):
-                count = np.array(options["rounding_step"], np.int64)
-                options["rounding_step"] = cuda.to_device(count, self._device)
-                cuda.keep([options["rounding_step"]])
+                self._shared.keep(self._all_tensors())
 
     def _all_tensors(self) -> list[Tensor]:
-        work = self._work or ()
-        tables = [table.tensor for table in self._tables.values()]
-        return [*self._fixed.values(), *tables, *work, self._rows, self._keys, self._never]
+        found = [*self._fixed.values(), *(self._work or ()), self._rows, self._keys, self._never]
+        for table in self._tables.values():
+            found += [table.tensor, *table.replayed]
+        return found
 
-    def _make_rows(self, hypers: Sequence[SimpleNamespace], scaling: Scaling) -> None:
+    def _make_rows(
+        self, hypers: Sequence[SimpleNamespace], scale: Tensor, found_inf: Tensor, capturing: bool
+    ) -> None:
         if self._spec.draws:
             self._seeds[:] = [options["seed"] for options in self._options.values()]
         arguments = (
             self._fixed["counters"],
             self._fixed["groups"],
-            self._fixed["first"],
-            self._hypers(hypers),
-            self._tables["seeds"].send(self._seeds),
+            self._firsts,
+            self._hypers(hypers, capturing),
+            self._tables["seeds"].send(self._seeds, capturing),
             self._fixed["ordinals"],
             self._rows,
             self._keys,
-            self._here(scaling.scale),
-            self._here(scaling.found_inf),
+            scale,
+            found_inf,
         )
         count = len(self._keys)
         cuda.run(self._rows_kernel, -(-count // cuda.WIDTH), *arguments, count)
 
-    def _hypers(self, hypers: Sequence[SimpleNamespace]) -> Tensor:
+    def _hypers(self, hypers: Sequence[SimpleNamespace], capturing: bool) -> Tensor:
         """Return the hyperparameters on the device, a row for each group; those that are there are copied."""
         if hypers is not self._known:
             self._known = hypers
@@ -216,17 +212,32 @@ class DeviceEngine:
                 (i, j, x) for i, row in enumerate(rows) for j, x in enumerate(row) if isinstance(x, Tensor)
             ]
             self._numbers[:, :-1] = [[0.0 if isinstance(x, Tensor) else x for x in row] for row in rows]
-        on_device = self._on_device + (self._drawn() if self._spec.draws else [])
-        table = self._tables["hypers"].send(self._numbers)
+        on_device = self._on_device + (self._drawn(capturing) if self._spec.draws else [])
+        table = self._tables["hypers"].send(self._numbers, capturing)
         for i, j, tensor in on_device:
             table[i, j].copy_(tensor.reshape(()), non_blocking=True)
         return table
 
-    def _drawn(self) -> list[tuple[int, int, Tensor]]:
+    def _drawn(self, capturing: bool) -> list[tuple[int, int, Tensor]]:
         """Write down how many steps have drawn before; return where that is known on a device only."""
+        for options in self._options.values():
+            self._count_on_device(options, capturing)
         counts = [options["rounding_step"] for options in self._options.values()]
         self._numbers[:, -1] = [0 if isinstance(count, Tensor) else count for count in counts]
         return [(i, -1, count) for i, count in enumerate(counts) if isinstance(count, Tensor)]
+
+    def _count_on_device(self, options: dict[str, Any], capturing: bool) -> None:
+        """Let the device count the draws of a group that may be captured: replays shall draw other words."""
+        if isinstance(options["rounding_step"], Tensor):
+            return
+        if capturing:
+            raise RuntimeError(
+                "to capture steps that round stochastically, set capturable=True, where the optimizer has "
+                "it, and take a step outside of the capture first"
+            )
+        if options.get("capturable", True):
+            count = np.array(options["rounding_step"], np.int64)
+            options["rounding_step"] = cuda.to_device(count, self._device)
 
     def _here(self, value: Tensor | float | None) -> Tensor:
         """Return a number that GradScaler gives, or zero, on this device."""
@@ -234,12 +245,12 @@ class DeviceEngine:
             return self._never
         return torch.as_tensor(value, dtype=torch.float32).to(self._device, non_blocking=True)
 
-    def _step(self, addresses: np.ndarray, chunks: Chunks, found_inf: Tensor) -> None:
-        known = self._tables["addresses"].tensor
-        table = self._tables["addresses"].send(addresses)
-        if chunks is not self._chunks or table is not known:
-            self._chunks = chunks
-            self._work = cuda.divide(chunks, addresses, self._device)
+    def _step(self, addresses: np.ndarray, chunks: Chunks, found_inf: Tensor, capturing: bool) -> None:
+        table = self._tables["addresses"].send(addresses, capturing)
+        is_aligned = cuda.aligned(addresses)
+        if chunks is not self._chunks or not np.array_equal(is_aligned, self._is_aligned):
+            self._chunks, self._is_aligned = chunks, is_aligned
+            self._work = cuda.divide(chunks, is_aligned, self._device)
         assert self._work is not None
         arguments = (self._rows, self._keys, found_inf, addresses.shape[1])
         for aligned, work in ((True, self._work.aligned), (False, self._work.others)):

@@ -25,6 +25,13 @@ def order(tensor: Tensor) -> tuple[int, ...] | None:
     return tuple(0 if size == 1 else stride for size, stride in sizes)
 
 
+def span(tensor: Tensor) -> int:
+    """Return how many elements lie from a tensor's first in memory to its last, both counted."""
+    if tensor.numel() == 0:
+        return 0
+    return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+
+
 def is_plain(tensor: Tensor) -> bool:
     """Say whether what is in memory is what the tensor means: strided, without lazy signs."""
     return tensor.layout == torch.strided and not tensor.is_conj() and not tensor.is_neg()

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from thalweg.codecs import Codec
+from thalweg.lowering.cuda import Shared
 from thalweg.rule import Rule
 from thalweg.storage import CORRECTION, scale_of
 
@@ -26,6 +27,7 @@ class Member:
         state: its state, complete.
         first: whether a slot of its state is new.
         codecs: how `p` and each slot are stored, by name, in the rule's order.
+        shared: what all parameters of the optimizer share on devices.
     """
 
     position: int
@@ -36,6 +38,7 @@ class Member:
     state: dict[str, Any]
     first: bool
     codecs: Mapping[str, Codec]
+    shared: Shared
 
     @property
     def grad(self) -> Tensor:

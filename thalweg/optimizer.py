@@ -113,7 +113,10 @@ class Optimizer(torch.optim.Optimizer):
 
         Its tensors are copies: later steps do not change it.
         """
-        return checkpoint.snapshot(super().state_dict())
+        saved = checkpoint.snapshot(super().state_dict())
+        for group in saved["param_groups"]:
+            group["rounding_step"] = int(group["rounding_step"])  # a GPU may have counted
+        return saved
 
     def full_precision_state_dict(self) -> dict[str, Any]:
         """Return a snapshot as `state_dict` does, with all slots in full precision, for `torch.optim`.

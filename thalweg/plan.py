@@ -17,7 +17,7 @@ from torch import Tensor
 from thalweg.batches import Batch, DenseBatch, KernelBatch, ReferenceBatch, SparseBatch, StagedBatch
 from thalweg.codecs import codec_of
 from thalweg.engines import engine_for
-from thalweg.layout import is_plain
+from thalweg.layout import is_plain, span
 from thalweg.member import Member
 from thalweg.rule import Rule
 from thalweg.scaling import Scaling
@@ -74,7 +74,7 @@ def _layers(members: Sequence[Member], kinds: Sequence[type[Batch]]) -> list[int
     kernels = [i for i, kind in enumerate(kinds) if kind is not ReferenceBatch]
     for start, i in sorted((members[i].param.data_ptr(), i) for i in kernels):
         param = members[i].param
-        size = param.nbytes if param.is_contiguous() else param.element_size()
+        size = span(param) * param.element_size()
         free = (layer for layer, end in enumerate(ends) if end <= start)
         layers[i] = next(free, len(ends))
         ends[layers[i] : layers[i] + 1] = [start + size]

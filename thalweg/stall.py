@@ -23,6 +23,10 @@ MOST_LOST = 0.5
 """The share of steps that may be rounded away without a warning. A momentum's first steps are short."""
 
 
+LOOKS = 10
+"""Steps after which a group is given up whose gradients are all missing or zero."""
+
+
 class _Seen(NamedTuple):
     param: Tensor
     before: Tensor
@@ -34,19 +38,27 @@ class FirstSteps:
 
     def __init__(self) -> None:
         self._done: set[int] = set()
+        self._looked = 0
 
     def before(self, groups: Sequence[Mapping[str, Any]]) -> dict[int, list[_Seen]]:
         """Remember some weights of the groups that are stepped for the first time."""
         if len(self._done) == len(groups) or _any_is_captured(groups):
             return {}
+        self._looked += 1
         found = {}
         for index in set(range(len(groups))) - self._done:
-            seen = [] if groups[index]["weight_bits"] else _look(groups[index]["params"])
+            group = groups[index]
+            kept = group["weight_bits"] or not any(map(_is_half, group["params"]))
+            seen = [] if kept else _look(group["params"])
             if seen:
                 found[index] = seen
-            if seen or not any(_is_half(p) for p in groups[index]["params"]):
+            if seen or kept or self._looked >= LOOKS:
                 self._done.add(index)
         return found
+
+    def again(self, found: Mapping[int, list[_Seen]]) -> None:
+        """Look again at the next step: this one was not taken."""
+        self._done -= found.keys()
 
     def after(self, groups: Sequence[Mapping[str, Any]], found: Mapping[int, list[_Seen]]) -> None:
         """Warn of the groups most of whose remembered weights should have moved and have not."""

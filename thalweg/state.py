@@ -23,7 +23,8 @@ def counter_dtype() -> torch.dtype:
 
 def counter_device(param: Tensor, group: Mapping[str, Any]) -> torch.device:
     """Return where counters are kept: on the device where kernels advance them, or `capturable` says so."""
-    there = cuda.serves(param.device) or group.get("capturable")
+    has_kernel = type(param) in (Tensor, torch.nn.Parameter) and not group.get("differentiable")
+    there = (has_kernel and cuda.serves(param.device)) or group.get("capturable")
     return param.device if there else torch.device("cpu")
 
 
@@ -147,7 +148,7 @@ def to_counter(value: Any, device: Any) -> Tensor:
     """Return `value`, a number or a one-element tensor, as a counter: 0-dim, of `counter_dtype`."""
     if isinstance(value, Tensor) and value.dim() == 0:
         return value.to(device=device, dtype=counter_dtype())
-    return torch.tensor(float(value), dtype=counter_dtype(), device=device)
+    return torch.full((), float(value), dtype=counter_dtype(), device=device)
 
 
 def _check_shape(name: str, value: Tensor, param: Tensor) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from thalweg.codecs import Codec, codec_of
 from thalweg.layout import overlaps_itself
+from thalweg.lowering.cuda import Shared
 from thalweg.lowering.objects import Identities
 from thalweg.member import Member
 from thalweg.plan import Plan
@@ -41,7 +42,7 @@ class Stepper:
         self._listed = Identities([])
         self._lengths: list[int] = []
         self._known_state = Identities([])
-        self._tensors = Tensors([])
+        self._tensors, self._shared = Tensors([]), Shared(0)
         self._settings = SettingsReader(rule)
         self._group_of: list[int] = []
         self._first_steps = FirstSteps()
@@ -66,9 +67,12 @@ class Stepper:
             return
         first = self._first_steps.before(groups)
         plan.run(settings.hypers, scaling)
-        self._first_steps.after(groups, first)
+        if first and scaling.overflowed:
+            self._first_steps.again(first)
+        else:
+            self._first_steps.after(groups, first)
         for index in plan.drawing:
-            groups[index]["rounding_step"] += 1
+            _count_draw(groups[index], scaling)
             self._settings.counted(index, groups[index]["rounding_step"])
 
     def _notice_changes(self, groups: Groups, state: State) -> None:
@@ -89,7 +93,7 @@ class Stepper:
         for i, group in enumerate(groups):
             for param in group["params"]:
                 group_of.setdefault(param, i)
-        self._tensors = Tensors(list(group_of))
+        self._tensors, self._shared = Tensors(list(group_of)), Shared(len(group_of))
         self._group_of = list(group_of.values())
 
     def _plan(self, groups: Groups, state: State, settings: AllSettings, unscale: bool) -> Plan:
@@ -123,7 +127,7 @@ class Stepper:
             stateful = self._rule.counters or len(codecs) > 1 or codecs["p"].side is not None
             own = state[param] if stateful else {}
             first = prepare(self._rule, on, param, own, group, sparse)
-            members.append(Member(position, param, index, on, group, own, first, codecs))
+            members.append(Member(position, param, index, on, group, own, first, codecs, self._shared))
         return members
 
     def _codecs(
@@ -132,6 +136,15 @@ class Stepper:
         slots = self._rule.slots_on(on)
         codecs = {slot.name: codec_of_slot(slot, param, group, sparse) for slot in slots}
         return {"p": codec_of_weights(param, group), **codecs}
+
+
+def _count_draw(group: dict[str, Any], scaling: Scaling) -> None:
+    """Count a step that has drawn; on the device, where it is counted there, only if it was taken."""
+    count = group["rounding_step"]
+    if isinstance(count, Tensor) and isinstance(scaling.found_inf, Tensor):
+        count.add_((scaling.found_inf == 0).to(count.device, non_blocking=True))
+    else:
+        group["rounding_step"] += 1
 
 
 def _check(params: Sequence[Tensor]) -> None:

@@ -7,7 +7,7 @@ Triton is installed.
 from __future__ import annotations
 
 import linecache
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib.util import find_spec
@@ -80,40 +80,56 @@ _SOURCES: list[str] = []
 
 
 class Table:
-    """An array of the host's on a device, sent when it has changed."""
+    """An array of the host's on a device, sent when it has changed, to memory that nobody reads yet.
+
+    A captured graph goes on reading what it was captured with. What is sent while one is captured is sent
+    again by each replay, from memory that was set aside for it before: none can be had then.
+
+    Args:
+        device: where to.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._known: np.ndarray | None = None
+        self._spare: tuple[Tensor, Tensor] | None = None
+        self.replayed: list[Tensor] = []
         self.tensor = torch.empty(0, device=device)
 
-    def send(self, array: np.ndarray) -> Tensor:
-        """Return the array on the device."""
-        if self._known is None or not np.array_equal(array, self._known):
-            self._known = array.copy()
-            self.tensor = to_device(self._known, self._device)
+    def send(self, array: np.ndarray, capturing: bool = False) -> Tensor:
+        """Return the array, always of the same shape, on the device.
+
+        Raises:
+            RuntimeError: if a graph is being captured and nothing was set aside.
+        """
+        if self._known is not None and np.array_equal(array, self._known):
+            return self.tensor
+        if capturing:
+            return self._send_spare(array)
+        self._known = array.copy()
+        self.tensor = to_device(self._known, self._device)
+        if self._spare is None and self._device.type != "cpu":
+            host = torch.from_numpy(self._known)
+            self._spare = host.pin_memory(), torch.empty_like(self.tensor)
         return self.tensor
+
+    def _send_spare(self, array: np.ndarray) -> Tensor:
+        if self._spare is None:
+            raise RuntimeError("take a step outside of the capture first: a graph cannot allocate its tables")
+        host, tensor = self._spare
+        self._spare = None
+        host.numpy()[...] = array
+        self.replayed += [host, tensor]
+        return tensor.copy_(host, non_blocking=True)
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """Return a copy of `array` on the device, without waiting for anything there.
-
-    While a graph is being captured the copy is not part of it: it is made at once, beside it.
-    """
+    """Return a copy of `array` on the device, without waiting for anything there."""
     host = torch.from_numpy(array.copy())
-    if device.type == "cpu":
-        return host
-    if not is_capturing(device):
-        # Memory that torch has pinned stays reserved until the copy is done.
-        return host.pin_memory().to(device, non_blocking=True)
-    module = torch.get_device_module(device)
-    with module.stream(_beside(device)):
-        return host.pin_memory().to(device, non_blocking=True)
-
-
-@cache
-def _beside(device: torch.device) -> Any:
-    return torch.get_device_module(device).Stream(device)
+    if device.type == "cpu" or not array.size:
+        return host.to(device)
+    # Memory that torch has pinned stays reserved until the copy is done.
+    return host.pin_memory().to(device, non_blocking=True)
 
 
 def is_capturing(device: torch.device) -> bool:
@@ -124,12 +140,37 @@ def is_capturing(device: torch.device) -> bool:
     return asks is not None and asks()
 
 
-def keep(tensors: Iterable[Tensor]) -> None:
-    """Keep tensors that a captured graph reads, for as long as it may be replayed: until the end."""
-    _KEPT.extend(tensors)
+class Shared:
+    """What the batches of an optimizer share on their devices.
 
+    Args:
+        count: parameters of the optimizer.
+    """
 
-_KEPT: list[Tensor] = []
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._firsts: dict[torch.device, Tensor] = {}
+        self._kept: dict[int, Tensor] = {}
+
+    def firsts(self, positions: Sequence[int], device: torch.device) -> Tensor:
+        """Return int32 (parameters,): whether the next step is the first of a parameter's state.
+
+        Kernels clear what they have stepped, so an overflow that only the device knows of clears nothing.
+
+        Args:
+            positions: parameters whose state is new.
+            device: where their kernels are.
+        """
+        if device not in self._firsts:
+            self._firsts[device] = torch.zeros(self._count, dtype=torch.int32, device=device)
+        found = self._firsts[device]
+        if positions:
+            found[to_device(np.array(positions, np.int64), device)] = 1
+        return found
+
+    def keep(self, tensors: Iterable[Tensor]) -> None:
+        """Keep tensors that a captured graph reads, for as long as the optimizer."""
+        self._kept.update((tensor.data_ptr(), tensor) for tensor in tensors)
 
 
 class Work(NamedTuple):
@@ -139,18 +180,16 @@ class Work(NamedTuple):
     others: Tensor
 
 
-def divide(chunks: Chunks, addresses: np.ndarray, device: torch.device) -> Work:
-    """Return the chunks on the device.
+def aligned(addresses: np.ndarray) -> np.ndarray:
+    """Return for each tensor, bool (tensors,), whether all of its memory begins at multiples of 16 bytes."""
+    return (addresses % ALIGNMENT == 0).all(axis=0)
 
-    Args:
-        chunks: the work.
-        addresses: int64 (streams, tensors), where memory begins.
-        device: where to.
-    """
+
+def divide(chunks: Chunks, is_aligned: np.ndarray, device: torch.device) -> Work:
+    """Return the chunks on the device, where tensors are aligned as `aligned` says."""
     tensor, offset, offset_g, _ = chunks.table.T
-    is_aligned = (addresses % ALIGNMENT == 0).all(axis=0)[tensor]
-    is_aligned &= (offset % ALIGNMENT == 0) & (offset_g % ALIGNMENT == 0)
-    return Work(*(to_device(chunks.table[mask], device) for mask in (is_aligned, ~is_aligned)))
+    apart = is_aligned[tensor] & (offset % ALIGNMENT == 0) & (offset_g % ALIGNMENT == 0)
+    return Work(*(to_device(chunks.table[mask], device) for mask in (apart, ~apart)))
 
 
 def on(device: torch.device) -> AbstractContextManager[Any]:

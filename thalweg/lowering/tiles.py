@@ -220,8 +220,7 @@ def rows(rule: Rule, choices: Mapping[str, bool], kind: Kind) -> str:
     drawn = [
         f"drawn = tl.load(h + {len(rule.columns)}, mask=mask, other=0.0).to(tl.int64).to(tl.uint64)",
         "seed = tl.load(seeds + group, mask=mask, other=0).to(tl.uint64, bitcast=True)",
-        "ordinal = tl.load(ordinals + at, mask=mask, other=0).to(tl.uint64, bitcast=True)",
-        "word = mixed(mixed(mixed(seed) + drawn) + ordinal)",
+        "word = mixed(mixed(mixed(seed) + drawn) + ordinal.to(tl.uint64, bitcast=True))",
         "tl.store(keys + at, word.to(tl.uint32).to(tl.int32, bitcast=True), mask=mask)",
     ]
     body = [
@@ -279,7 +278,7 @@ def bfloat16_nearest(x):
     return tl.where(x == x, up >> 16, 32704).to(tl.int16)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tensors"])
 def step(addresses, chunks, rows, keys, found_inf, tensors):
     chunk = chunks + 4 * tl.program_id(0)
     tensor = tl.load(chunk)
@@ -311,14 +310,15 @@ WIDTH = tl.constexpr({width})
 {mixed}
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tensors"])
 def rows(counters, groups, first_at, hypers, seeds, ordinals, rows, keys, scale, found_inf, tensors):
     at = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
     mask = at < tensors
     go = mask & (tl.load(found_inf + at * 0) == 0)
     group = tl.load(groups + at, mask=mask, other=0)
-    first = tl.load(first_at + at, mask=mask, other=0) != 0
+    ordinal = tl.load(ordinals + at, mask=mask, other=0)
+    first = tl.load(first_at + ordinal, mask=mask, other=0) != 0
     h = hypers + group * {hypers}
 {body}
-    tl.store(first_at + at, 0, mask=go)
+    tl.store(first_at + ordinal, 0, mask=go)
 """
