@@ -1,17 +1,23 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
+INTERPRETED := $(addprefix tests/test_, trajectory.py layouts.py contract.py storage.py checkpoint.py device.py)
 
-.PHONY: compare test check bench unit clean
+.PHONY: compare test check bench unit interpreted clean
 
 # The main job: tune and compare SGD, RMSprop and AdamW on the embedded digits.
 compare: .venv/ready
 	$(BIN)/thalweg compare digits $(ARGS)
 
-test: check unit
+test: check unit interpreted
 
+# Two at a time: more would disturb the tests that start processes of their own.
 unit: .venv/ready
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+# The tests of the optimizers again, through the GPU's kernels in Triton's interpreter.
+interpreted: .venv/ready
+	THALWEG_TEST_TRITON=1 $(BIN)/python -m pytest -n 2 $(INTERPRETED) $(ARGS)
 
 check: .venv/ready
 	$(BIN)/ruff format --check .

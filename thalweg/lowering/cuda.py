@@ -65,8 +65,8 @@ def rows_kernel(rule: Rule, choices: Mapping[str, bool], kind: Kind) -> Any:
 
 def _function(name: str, text: str) -> Any:
     """Return the function `name` that the source `text` defines, such that Triton can read the source."""
-    import triton  # type: ignore[import-untyped]
-    import triton.language as tl  # type: ignore[import-untyped]
+    import triton
+    import triton.language as tl
 
     place = f"<thalweg {name} {len(_SOURCES)}>"
     _SOURCES.append(place)
