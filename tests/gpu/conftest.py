@@ -11,8 +11,8 @@ from torch import Tensor
 from thalweg import rule
 from thalweg.scaling import Scaling
 
-HAS_GPU = torch.cuda.is_available()
-INTERPRETED = not HAS_GPU and os.environ.get("THALWEG_TEST_TRITON") == "1"
+INTERPRETED = os.environ.get("THALWEG_TEST_TRITON") == "1"
+HAS_GPU = torch.cuda.is_available() and not INTERPRETED
 
 
 def pytest_collection_modifyitems(items):

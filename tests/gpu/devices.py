@@ -85,7 +85,6 @@ class Graph:
     def __init__(self, work: Callable[[], object]) -> None:
         self._noted: list[Callable[[], object]] = []
         self._read: list[weakref.ref] = []
-        self._kept: list[object] = []
         self._sent: list[Tensor] = []
         self._is_replayed = False
         run, send = cuda.run, cuda.to_device
@@ -93,11 +92,9 @@ class Graph:
         def note(kernel, programs, *arguments):
             if not programs:
                 return
-            tensors = [x for x in arguments if isinstance(x, Tensor)]
-            foreign = [x for x in tensors if not any(x is own for own in self._sent)]
-            self._read += map(weakref.ref, foreign)
-            # The memory, not the tensors: those must be kept by whoever is to keep them.
-            held = [x.detach() if isinstance(x, Tensor) else x for x in arguments]
+            for x in arguments:
+                self._look(x)
+            held = [_memory(x) for x in arguments]
             self._noted.append(lambda: run(kernel, programs, *held))
 
         def sent(array, to):
@@ -106,10 +103,18 @@ class Graph:
 
         cuda.run, cuda.to_device = note, sent
         try:
-            with _Noting(self._noted):
+            with _Noting(self._noted, self._look):
                 work()
         finally:
             cuda.run, cuda.to_device = run, send
+
+    def _look(self, value: object) -> None:
+        """Remember a tensor that a replay needs, unless it is the graph's own, as memory of a capture is."""
+        if not isinstance(value, Tensor):
+            return
+        whole = value if value._base is None else value._base
+        if not any(whole is own for own in self._sent):
+            self._read.append(weakref.ref(whole))
 
     def replay(self) -> None:
         gc.collect()
@@ -135,16 +140,27 @@ class Graph:
             cuda.run = run
 
 
+def _memory(value: object) -> object:
+    """Return the memory of a tensor as another one, which keeps neither it nor what it is a view of."""
+    if not isinstance(value, Tensor):
+        return value
+    place = value.untyped_storage(), value.storage_offset(), value.shape, value.stride()
+    return torch.empty(0, dtype=value.dtype, device=value.device).set_(*place)
+
+
 class _Noting(TorchDispatchMode):
-    def __init__(self, noted: list[Callable[[], object]]) -> None:
+    def __init__(self, noted: list[Callable[[], object]], look: Callable[[object], None]) -> None:
         super().__init__()
         self._noted = noted
+        self._look = look
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func._schema.name.endswith("_"):
-            self._noted.append(lambda: func(*args, **(kwargs or {})))
-            return args[0]
-        return func(*args, **(kwargs or {}))
+        if not func._schema.name.endswith("_") or func is torch.ops.aten.set_.source_Storage_storage_offset:
+            return func(*args, **(kwargs or {}))
+        self._look(args[0])
+        held = [_memory(x) for x in args]
+        self._noted.append(lambda: func(*held, **(kwargs or {})))
+        return args[0]
 
 
 @contextmanager

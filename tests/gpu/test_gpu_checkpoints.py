@@ -117,6 +117,7 @@ def test_our_checkpoint_goes_on_in_torch(configuration, form, device):
     options = {"foreach": False} if form == "plain" else {form: True}
     b = getattr(torch.optim, name)(theirs, **kwargs, **options)
     b.load_state_dict(saved(a.state_dict(), device))
+    b.param_groups[0].update(options)  # torch takes these from a checkpoint too
     follow(a, mine, steps[2:])
     follow(b, theirs, steps[2:])
     for p, q in zip(mine, theirs, strict=True):
