@@ -267,7 +267,7 @@ def test_a_captured_training_step(storage, cuda):
 def test_two_graphs_of_one_optimizer(device):
     mine, theirs = start(device, shapes=SHAPES), start(device, shapes=SHAPES)
     lr = torch.tensor(0.01, device=device)
-    a, b = tw.AdamW(mine, lr=lr), tw.AdamW(theirs, lr=0.01)
+    a, b = tw.AdamW(mine, lr=lr), tw.AdamW(theirs, lr=lr.item())
     grads = [[g.to(device) for g in one] for one in gradients(mine, 2)]
     graphs = []
     for static in grads:
