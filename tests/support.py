@@ -99,7 +99,7 @@ def gradients(params: Sequence[Tensor], steps: int, seed: int = 1) -> list[list[
 def give(params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
     """Set gradients that are nobody else's."""
     for param, grad in zip(params, grads, strict=True):
-        param.grad = None if grad is None else grad.to(param.dtype).clone()
+        param.grad = None if grad is None else grad.to(param.device, param.dtype).clone()
 
 
 def follow(
@@ -119,7 +119,7 @@ def follow(
 def assert_close(actual: Tensor, expected: Tensor, rtol: float = 1e-9, atol: float = 0.0) -> None:
     """Compare in the expected dtype, relative to the largest element, so that zero is no trouble."""
     assert actual.shape == expected.shape
-    actual = actual.detach().to(expected.dtype)
+    actual = actual.detach().to(expected.device, expected.dtype)
     scale = expected.detach().abs().max().item() if expected.numel() else 0.0
     atol = atol or rtol * scale
     torch.testing.assert_close(actual, expected.detach(), rtol=rtol, atol=atol, equal_nan=True)

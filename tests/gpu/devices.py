@@ -1,0 +1,173 @@
+"""A GPU or its stand-in: the host's own kernels beside the device's, what must not happen, and graphs."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from thalweg.lowering import cuda
+
+
+@contextmanager
+def host_kernels() -> Iterator[torch.device]:
+    """Step tensors on the CPU by the CPU's kernels, also where the interpreter has taken them over."""
+    served = set(cuda.SERVED)
+    cuda.SERVED.discard("cpu")
+    try:
+        yield torch.device("cpu")
+    finally:
+        cuda.SERVED.update(served)
+
+
+@contextmanager
+def no_waiting(device: torch.device) -> Iterator[None]:
+    """Fail if the host waits for the device."""
+    if device.type != "cuda":
+        with _NothingIsRead():
+            yield
+        return
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+class _NothingIsRead(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            raise RuntimeError(f"{func} waits for the device")
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def launches() -> Iterator[list[int]]:
+    """List the programs of each launch of a kernel."""
+    found: list[int] = []
+    run = cuda.run
+
+    def counted(kernel, programs, *arguments):
+        if programs:
+            found.append(programs)
+        run(kernel, programs, *arguments)
+
+    cuda.run = counted
+    try:
+        yield found
+    finally:
+        cuda.run = run
+
+
+def capture(device: torch.device, work: Callable[[], object]) -> Graph | torch.cuda.CUDAGraph:
+    """Return a graph of `work`, which has been run before."""
+    if device.type != "cuda":
+        return Graph(work)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph
+
+
+class Graph:
+    """What a CUDA graph does, without one: launches and copies are noted, not done, and done by `replay`.
+
+    Memory that was given back after the capture would be anybody's when a real graph is replayed, and
+    a table that is sent while capturing is there after the first replay only. Both are found here.
+    """
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._noted: list[Callable[[], object]] = []
+        self._read: list[weakref.ref] = []
+        self._sent: list[Tensor] = []
+        self._is_replayed = False
+        run, send = cuda.run, cuda.to_device
+
+        def note(kernel, programs, *arguments):
+            if not programs:
+                return
+            for x in arguments:
+                self._look(x)
+            held = [_memory(x) for x in arguments]
+            self._noted.append(lambda: run(kernel, programs, *held))
+
+        def sent(array, to):
+            self._sent.append(send(array, to))
+            return self._sent[-1]
+
+        cuda.run, cuda.to_device = note, sent
+        try:
+            with _Noting(self._noted, self._look):
+                work()
+        finally:
+            cuda.run, cuda.to_device = run, send
+
+    def _look(self, value: object) -> None:
+        """Remember a tensor that a replay needs, unless it is the graph's own, as memory of a capture is."""
+        if not isinstance(value, Tensor):
+            return
+        whole = value if value._base is None else value._base
+        if not any(whole is own for own in self._sent):
+            self._read.append(weakref.ref(whole))
+
+    def replay(self) -> None:
+        gc.collect()
+        assert all(ref() is not None for ref in self._read), "a captured launch reads memory given back since"
+        self._is_replayed = True
+        for noted in self._noted:
+            noted()
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """Check that steps beside the graph read nothing that it is yet to write."""
+        run = cuda.run
+
+        def checked(kernel, programs, *arguments):
+            yet = not self._is_replayed and any(x is own for x in arguments for own in self._sent)
+            assert not yet, "a step reads a table that was sent while capturing, and is not there yet"
+            run(kernel, programs, *arguments)
+
+        cuda.run = checked
+        try:
+            yield
+        finally:
+            cuda.run = run
+
+
+def _memory(value: object) -> object:
+    """Return the memory of a tensor as another one, which keeps neither it nor what it is a view of."""
+    if not isinstance(value, Tensor):
+        return value
+    place = value.untyped_storage(), value.storage_offset(), value.shape, value.stride()
+    return torch.empty(0, dtype=value.dtype, device=value.device).set_(*place)
+
+
+class _Noting(TorchDispatchMode):
+    def __init__(self, noted: list[Callable[[], object]], look: Callable[[object], None]) -> None:
+        super().__init__()
+        self._noted = noted
+        self._look = look
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if not func._schema.name.endswith("_") or func is torch.ops.aten.set_.source_Storage_storage_offset:
+            return func(*args, **(kwargs or {}))
+        self._look(args[0])
+        held = [_memory(x) for x in args]
+        self._noted.append(lambda: func(*held, **(kwargs or {})))
+        return args[0]
+
+
+@contextmanager
+def beside(graph: Graph | torch.cuda.CUDAGraph) -> Iterator[None]:
+    """Take eager steps beside a graph."""
+    if isinstance(graph, Graph):
+        with graph.beside():
+            yield
+    else:
+        yield
