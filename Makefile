@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
-INTERPRETED := $(addprefix tests/test_, trajectory.py layouts.py contract.py storage.py checkpoint.py device.py)
+INTERPRETED ?= $(addprefix tests/test_, trajectory.py layouts.py contract.py storage.py checkpoint.py device.py)
 
 .PHONY: compare test check bench unit interpreted clean
 
@@ -9,15 +9,16 @@ INTERPRETED := $(addprefix tests/test_, trajectory.py layouts.py contract.py sto
 compare: .venv/ready
 	$(BIN)/thalweg compare digits $(ARGS)
 
-test: check unit interpreted
+test: check unit
+	OMP_NUM_THREADS=1 THALWEG_TEST_TRITON=1 $(BIN)/python -m pytest tests/test_device.py tests/test_checkpoint.py
 
 # Two at a time: more would disturb the tests that start processes of their own.
 unit: .venv/ready
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
-# The tests of the optimizers again, through the GPU's kernels in Triton's interpreter.
+# All tests of the optimizers again, through the GPU's kernels in Triton's interpreter: more than ten minutes.
 interpreted: .venv/ready
-	THALWEG_TEST_TRITON=1 $(BIN)/python -m pytest -n 2 $(INTERPRETED) $(ARGS)
+	OMP_NUM_THREADS=1 THALWEG_TEST_TRITON=1 $(BIN)/python -m pytest -n 2 $(INTERPRETED) $(ARGS)
 
 check: .venv/ready
 	$(BIN)/ruff format --check .
