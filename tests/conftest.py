@@ -2,7 +2,7 @@
 
 import os
 
-INTERPRETED = os.environ.get("THALWEG_TEST_TRITON") == "1"
+from support import INTERPRETED
 
 if INTERPRETED:
     os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported

@@ -7,8 +7,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from conftest import INTERPRETED
-from support import ONE_EACH, gradients, label, leaf, ours, rand
+from support import INTERPRETED, ONE_EACH, gradients, label, leaf, ours, rand
 
 import thalweg as tw
 from thalweg import engines

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
+from support import INTERPRETED
 from torch import Tensor
 
 from thalweg import rule
 from thalweg.scaling import Scaling
 
-INTERPRETED = os.environ.get("THALWEG_TEST_TRITON") == "1"
 HAS_GPU = torch.cuda.is_available() and not INTERPRETED
 
 
