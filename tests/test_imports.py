@@ -24,9 +24,9 @@ LAYERS = [
     {"engines"},
     {"member", "settings", "state", "rows", "tensors", "stall"},
     {"lowering"},
-    {"chunks", "layout", "storage"},
+    {"chunks", "storage"},
     {"codecs"},
-    {"rule", "files", "scaling"},
+    {"rule", "files", "scaling", "layout"},
 ]
 """From the top down. A module imports from layers below its own, and a package from itself."""
 

@@ -21,6 +21,8 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
 from thalweg import storage
+from thalweg.codecs.plain import dtype_name
+from thalweg.layout import has_memory
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ def _with_sparse_gradients(model: nn.Module) -> set[int]:
 
 
 def _kind(param: Tensor, dtype: torch.dtype | None, sparse: bool) -> Kind:
-    plain = type(param) in (Tensor, nn.Parameter)
+    plain = has_memory(param)
     return Kind(tuple(param.shape), param.stride(), _cast(param, dtype), param.requires_grad, plain, sparse)
 
 
@@ -246,7 +248,7 @@ def _state(setting: Setting, kind: Kind, param: Tensor) -> Counter[str]:
         optimizer = setting.make([param], **arguments)
         optimizer.step()
     except Exception as error:  # an optimizer of somebody else's may raise anything
-        name = str(kind.dtype).removeprefix("torch.")
+        name = dtype_name(kind.dtype)
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(
             f"{setting.title} cannot step a parameter of shape {kind.shape} and {name}: {reason}"

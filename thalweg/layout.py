@@ -25,6 +25,11 @@ def order(tensor: Tensor) -> tuple[int, ...] | None:
     return tuple(0 if size == 1 else stride for size, stride in sizes)
 
 
+def has_memory(tensor: Tensor) -> bool:
+    """Say whether a tensor is certain to be memory, and not a wrapper's subclass around other tensors."""
+    return type(tensor) in (Tensor, torch.nn.Parameter)
+
+
 def span(tensor: Tensor) -> int:
     """Return how many elements lie from a tensor's first in memory to its last, both counted."""
     if tensor.numel() == 0:

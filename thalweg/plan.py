@@ -12,12 +12,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from thalweg.batches import Batch, DenseBatch, KernelBatch, ReferenceBatch, SparseBatch, StagedBatch
 from thalweg.codecs import codec_of
 from thalweg.engines import engine_for
-from thalweg.layout import is_plain, span
+from thalweg.layout import has_memory, is_plain, span
 from thalweg.member import Member
 from thalweg.rule import Rule
 from thalweg.scaling import Scaling
@@ -95,7 +94,7 @@ def _kind(rule: Rule, member: Member) -> type[Batch]:
         engine is not None
         and grad.device == param.device
         and not member.options["differentiable"]
-        and all(type(t) in (Tensor, torch.nn.Parameter) for t in tensors)
+        and all(map(has_memory, tensors))
         and all(engine.supports(codec) for codec in (codec_of(grad.dtype), *member.codecs.values()))
     )
     if not has_kernel:

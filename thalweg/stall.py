@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from thalweg.codecs.plain import dtype_name
+from thalweg.layout import has_memory
 from thalweg.lowering import cuda
 
 SAMPLE = 1024
@@ -88,7 +90,7 @@ def _look(params: Sequence[Tensor]) -> list[_Seen]:
 
 
 def _is_half(param: Tensor) -> bool:
-    return param.dtype in (torch.bfloat16, torch.float16) and type(param) in (Tensor, torch.nn.Parameter)
+    return param.dtype in (torch.bfloat16, torch.float16) and has_memory(param)
 
 
 def _is_dense(grad: Tensor) -> bool:
@@ -100,7 +102,7 @@ def _sample(tensor: Tensor) -> Tensor:
 
 
 def _warn(index: int, group: Mapping[str, Any], stuck: float, dtype: torch.dtype) -> None:
-    name = str(dtype).removeprefix("torch.")
+    name = dtype_name(dtype)
     warnings.warn(
         f"the first step of parameter group {index}, with lr={float(group['lr']):g}, was rounded away in "
         f"{stuck:.0%} of its {name} weights; weight_bits=16, 24 or 32 keeps such steps",

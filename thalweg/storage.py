@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
-import torch
 from torch import Tensor
 
 from thalweg.codecs import FLOAT32, STATE, Codec, codec_of, slot_codec, state_dtype, weight_codec
+from thalweg.layout import has_memory
 from thalweg.rule import Rule, Slot
 
 SMALL = 4096
@@ -116,7 +116,7 @@ def codec_of_weights(param: Tensor, group: Mapping[str, Any]) -> Codec:
 
 
 def _is_packable(param: Tensor) -> bool:
-    return not param.is_complex() and type(param) in (Tensor, torch.nn.Parameter)
+    return not param.is_complex() and has_memory(param)
 
 
 def scale_of(name: str) -> str:

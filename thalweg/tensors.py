@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from thalweg.layout import has_memory
 from thalweg.lowering import libtorch
 from thalweg.lowering.objects import Identities
 
@@ -40,7 +41,7 @@ class Tensors:
         arrays = (self._impls, self.addresses, self.grad_addresses, self.kinds)
         self._arguments = (*(array.ctypes.data for array in arrays), len(params))
         self._objects = Identities(params)
-        self._compiled = all(map(_has_memory, params))
+        self._compiled = all(map(has_memory, params))
 
     def read(self) -> None:
         """Look at every parameter and gradient."""
@@ -58,7 +59,7 @@ class Tensors:
         for i, param in enumerate(self.params):
             grad = param.grad
             self.kinds[i] = _kind(grad)
-            if not _has_memory(param):
+            if not has_memory(param):
                 continue
             self.addresses[i] = param.data_ptr()
             self.grad_addresses[i] = grad.data_ptr() if grad is not None and self.kinds[i] >= 0 else 0
@@ -112,11 +113,6 @@ class Memory:
         if library is None:
             return [tensor.data_ptr() for tensor in self._tensors] != self._known.tolist()
         return bool(library.moved(*self._arguments))
-
-
-def _has_memory(tensor: Tensor) -> bool:
-    """Say whether a tensor is certain to be memory, and not a wrapper's subclass around other tensors."""
-    return type(tensor) in (Tensor, torch.nn.Parameter)
 
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

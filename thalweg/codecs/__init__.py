@@ -29,6 +29,7 @@ from thalweg.codecs.plain import (
     FLOAT64,
     Codec,
     codec_of,
+    dtype_name,
     real_dtype,
     state_dtype,
 )
@@ -58,7 +59,7 @@ def slot_codec(name: str, signed: bool) -> Codec:
     """Return the codec of a slot that `state=` calls `name`."""
     if name == "int8":
         dtype = torch.int8 if signed else torch.uint8
-        return BlockCodec(str(dtype).removeprefix("torch."), dtype, torch.float32, signed)
+        return BlockCodec(dtype_name(dtype), dtype, torch.float32, signed)
     return HalfCodec("bfloat16", torch.bfloat16, torch.float32) if name == "bfloat16" else FLOAT32
 
 

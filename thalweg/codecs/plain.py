@@ -45,6 +45,11 @@ FLOAT16 = Codec("float16", torch.float16, torch.float32)
 _BY_DTYPE = {codec.dtype: codec for codec in (FLOAT64, FLOAT32, BFLOAT16, FLOAT16)}
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name of a dtype, without `torch.`."""
+    return str(dtype).removeprefix("torch.")
+
+
 def real_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype of the real and imaginary parts; a real dtype is its own."""
     return dtype.to_real() if dtype.is_complex else dtype

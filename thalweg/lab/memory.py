@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from thalweg import files, footprint
 from thalweg.codecs import STATE
+from thalweg.codecs.plain import dtype_name
 from thalweg.footprint import Parts, Row, Setting
 from thalweg.lab.optimizers import Optimizer, dtype_of, settings
 from thalweg.lab.quantities import byte_unit, size
@@ -255,7 +256,7 @@ def measure(
     """
     parts = footprint.read(model, dtype)
     name = name or (type(model).__name__ if isinstance(model, nn.Module) else "")
-    cast = None if dtype is None else str(dtype).removeprefix("torch.")
+    cast = None if dtype is None else dtype_name(dtype)
     return Memory(footprint.count(parts, chosen), parts, cast, weight_bits, name)
 
 
@@ -267,7 +268,7 @@ def _dtypes(parts: Parts) -> str:
     """The dtypes of the parameters, the one with the most bytes first: ``bfloat16 and float32``."""
     held: dict[str, int] = {}
     for kind, count in parts.kinds.items():
-        name = str(kind.dtype).removeprefix("torch.")
+        name = dtype_name(kind.dtype)
         held[name] = held.get(name, 0) + count * kind.bytes
     return " and ".join(sorted(held, key=lambda name: -held[name]))
 

@@ -13,6 +13,7 @@ from itertools import starmap
 from thalweg.codecs import BLOCK, BlockCodec, HalfCodec
 from thalweg.codecs.bits import INFINITY
 from thalweg.codecs.draws import RUN, distance, numbers
+from thalweg.codecs.plain import dtype_name
 from thalweg.lowering import passes
 from thalweg.lowering.instructions import (
     BYTES,
@@ -23,7 +24,7 @@ from thalweg.lowering.instructions import (
     from_stored,
     to_stored,
 )
-from thalweg.lowering.spec import Spec, dtype_name
+from thalweg.lowering.spec import Spec
 
 # `contract` lets a multiplication and an addition become one instruction. Nothing else is allowed:
 # reciprocal estimates turn 0/inf into NaN, and NaN and inf have to travel. Codecs are exact, without.

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from thalweg.chunks import Chunks
+from thalweg.codecs.plain import dtype_name
 from thalweg.lowering import tiles
-from thalweg.lowering.spec import Spec, dtype_name
+from thalweg.lowering.spec import Spec
 from thalweg.lowering.tiles import Kind
 from thalweg.rule import Rule
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from thalweg.codecs import BLOCK, BlockCodec, Codec
+from thalweg.codecs.plain import dtype_name
 from thalweg.rule import Rule
 
 
@@ -81,8 +82,3 @@ class Spec(NamedTuple):
                 shared = BLOCK if isinstance(codec, BlockCodec) else 1
                 streams.append(Stream(f"{name}.side", dtype_name(codec.side), shared))
         return streams
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """Return the name of a dtype, without `torch.`."""
-    return str(dtype).removeprefix("torch.")

@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from thalweg.codecs import BLOCK, BlockCodec, Codec, HalfCodec, draws
 from thalweg.codecs.draws import distance, numbers
+from thalweg.codecs.plain import dtype_name
 from thalweg.lowering import passes
 from thalweg.lowering.expressions import lines, plain
-from thalweg.lowering.spec import Spec, Stream, dtype_name
+from thalweg.lowering.spec import Spec, Stream
 from thalweg.rule import Rule
 
 TILE = 1024
