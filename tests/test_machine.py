@@ -81,7 +81,7 @@ before = set(sys.modules)
 import thalweg
 new = {{name.partition('.')[0] for name in set(sys.modules) - before}}
 print(sorted(new & {heavy!r}))
-print([name for name in sys.modules if name.startswith(('thalweg.lab', 'thalweg.cli'))])
+print([name for name in sys.modules if name.startswith(('thalweg.lab', 'thalweg.cli', 'thalweg.lowering'))])
 """
     assert run(script) == "[]\n[]"
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from thalweg.codecs import BlockCodec, Codec, slot_codec
 from thalweg.codecs.tensors import pack, side_shape, unpack
 from thalweg.layout import has_memory, home_order, is_plain, like_home, order
-from thalweg.lowering import cuda
 from thalweg.rule import Rule, Slot
 from thalweg.storage import CORRECTION, codec_of_slot, codec_of_weights, scale_of
 
@@ -23,6 +22,9 @@ def counter_dtype() -> torch.dtype:
 
 def counter_device(param: Tensor, group: Mapping[str, Any]) -> torch.device:
     """Return where counters are kept: on the device where kernels advance them, or `capturable` says so."""
+    # Imported with the first state: `import thalweg` stays light.
+    from thalweg.lowering import cuda
+
     has_kernel = has_memory(param) and not group.get("differentiable")
     there = (has_kernel and cuda.serves(param.device)) or group.get("capturable")
     return param.device if there else torch.device("cpu")
