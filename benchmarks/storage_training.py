@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from thalweg.lab.record import Trial
+from thalweg.lab.spaces import SPACES
 from thalweg.lab.statistics import mean_interval
 from thalweg.lab.study import margin_of
 from thalweg.lab.trial import run
@@ -32,7 +33,6 @@ TUNED: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 """What `thalweg compare` has chosen on validation (docs/reports)."""
-CLASSES = {"adamw": "thalweg.AdamW"}
 FIRST_SEED = 1000
 """Not among the seeds that the comparisons of docs/reports have used."""
 
@@ -41,7 +41,7 @@ def final_metric(optimizer: str, workload: str, storage: str, seed: int) -> floa
     """Return the test metric of one run in this process, on one thread."""
     torch.set_num_threads(1)
     settings = {**TUNED[optimizer][workload], "state": storage}
-    record = run(Trial("final", storage, CLASSES[optimizer], settings, {}, seed), find(workload))
+    record = run(Trial("final", storage, SPACES[optimizer].optimizer, settings, {}, seed), find(workload))
     if record.test is None:
         raise RuntimeError(f"{workload}, {storage}, seed {seed}: {record.failure}")
     return record.test.metric

@@ -56,14 +56,14 @@ class Chunks:
             lengths: for each tensor, the length of a row, in elements.
             most: elements of a chunk, a multiple of 64.
         """
-        parts = [(np.empty((0, 4), np.int64))]
+        parts = [np.empty((0, 4), np.int64)]
         for tensor, (rows, length) in enumerate(zip(numbers, lengths, strict=True)):
             begins = np.arange(0, length, most)
             row, begin = (x.reshape(-1) for x in np.meshgrid(rows, begins, indexing="ij"))
             place = np.repeat(np.arange(len(rows)), len(begins))
             columns = (row * length + begin, place * length + begin, np.minimum(length - begin, most))
             parts.append(np.stack([np.full(len(row), tensor), *columns], axis=1))
-        return cls._of(*np.concatenate(parts).astype(np.int64).T)
+        return cls._of(*np.concatenate(parts).T)
 
     @classmethod
     def _of(cls, tensor: np.ndarray, offset: np.ndarray, offset_g: np.ndarray, length: np.ndarray) -> Chunks:

@@ -105,6 +105,13 @@ class Hyper:
     flag: bool = False
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the numbers that it is: none of a flag, with `.0` and `.1` of a pair."""
+        if self.flag:
+            return ()
+        return (f"{self.name}.0", f"{self.name}.1") if self.pair else (self.name,)
+
+    @property
     def allowed(self) -> str:
         """The allowed values in words, as errors and tables show them."""
         if self.flag:
@@ -247,12 +254,8 @@ class Rule:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of the hyperparameters that are numbers; of a pair, with `.0` and `.1`."""
-        found: list[str] = []
-        for hyper in self.hypers:
-            if not hyper.flag:
-                found += [f"{hyper.name}.0", f"{hyper.name}.1"] if hyper.pair else [hyper.name]
-        return tuple(found)
+        """The names of the numbers that the hyperparameters are."""
+        return tuple(name for hyper in self.hypers for name in hyper.columns)
 
     def row(self, h: Any) -> list[Any]:
         """Return the hyperparameters `h` that are numbers, in the order of `columns`."""

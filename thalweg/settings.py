@@ -21,6 +21,7 @@ class Settings(NamedTuple):
     hypers: SimpleNamespace
     on: dict[str, bool]
     choices: tuple[Any, ...]
+    has_tensors: bool
 
 
 class AllSettings(NamedTuple):
@@ -61,7 +62,7 @@ class SettingsReader:
         key = self._keys.setdefault(choices, len(self._keys))
         self._all = AllSettings(self._known, [one.hypers for one in self._known], key)
         # A tensor may change its value and stay the same object.
-        has_tensors = any(isinstance(v, Tensor) for one in self._known for v in _flat(one.values))
+        has_tensors = any(one.has_tensors for one in self._known)
         self._copies = None if has_tensors else [_copy(group) for group in groups]
         return self._all
 
@@ -77,13 +78,14 @@ class SettingsReader:
     def _settings(self, group: Mapping[str, Any], known: Settings | None) -> Settings:
         values = [_own(group[hyper.name]) for hyper in self._rule.hypers]
         values += [_own(group["state"]), group["weight_bits"]]
-        tensors = any(isinstance(v, Tensor) for v in _flat(values))
-        if known is not None and not tensors and values == known.values:
+        has_tensors = any(isinstance(v, Tensor) for v in _flat(values))
+        if known is not None and not has_tensors and values == known.values:
             return known
         hypers = self._rule.numbers(group)
         on = self._rule.flags(hypers)
         storage = settings(self._rule, group)
-        return Settings(values, hypers, on, (*on.values(), *self._rule.choices(group).values(), storage))
+        choices = (*on.values(), *self._rule.choices(group).values(), storage)
+        return Settings(values, hypers, on, choices, has_tensors)
 
 
 def _equal(groups: Groups, copies: Groups) -> bool:

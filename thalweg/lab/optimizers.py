@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ import torch
 import thalweg
 from thalweg.codecs import STATE
 from thalweg.footprint import Setting
-from thalweg.lab.spaces import SPACES
+from thalweg.lab.spaces import SPACES, located
 from thalweg.storage import WEIGHT_BITS
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
@@ -88,16 +87,15 @@ def _built(optimizer: Optimizer, argument: str) -> Setting:
 def _by_name(name: str, argument: str) -> Setting:
     space = SPACES.get(name.lower())
     path = space.optimizer if space else name
-    module, _, attribute = path.rpartition(".")
-    if not module:
+    if "." not in path:
         known = ", ".join(SPACES)
         raise ValueError(
             f"{argument}: unknown optimizer {name!r}; choose from: {known}; or give a dotted path"
         )
     try:
-        make = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{argument}: no optimizer at {name!r}: {error}") from None
+        make = located(path)
+    except ValueError as error:
+        raise ValueError(f"{argument}: {error}") from None
     if not _is_optimizer(make):
         raise ValueError(f"{argument}: {name!r} is no class of torch.optim.Optimizer")
     return _setting(path, make, BY_NAME.get(path, {}))

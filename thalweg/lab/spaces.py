@@ -92,17 +92,26 @@ class Space:
         return {**self.arguments(known), **self.fixed}
 
 
+def located(optimizer: str) -> Any:
+    """What lies at a dotted path.
+
+    Raises:
+        ValueError: there is nothing.
+    """
+    module, _, name = optimizer.rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"no optimizer at {optimizer!r}: {error}") from None
+
+
 def build(optimizer: str, parameters: Iterable[nn.Parameter], settings: Mapping[str, Any]) -> Optimizer:
     """The optimizer that lies at a dotted path, for these parameters and with these settings.
 
     Raises:
         ValueError: there is no such class.
     """
-    module, _, name = optimizer.rpartition(".")
-    try:
-        kind: Callable[..., Optimizer] = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"no optimizer at {optimizer!r}: {error}") from None
+    kind: Callable[..., Optimizer] = located(optimizer)
     return kind(parameters, **settings)
 
 

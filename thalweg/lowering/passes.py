@@ -133,8 +133,7 @@ def _counters(record: Trace, rule: Rule) -> SimpleNamespace:
 def _hypers(record: Trace, rule: Rule, choices: Mapping[str, bool]) -> SimpleNamespace:
     values: dict[str, Any] = dict(choices)
     for hyper in rule.hypers:
-        if not hyper.flag:
-            inputs = [f"h.{hyper.name}.0", f"h.{hyper.name}.1"] if hyper.pair else [f"h.{hyper.name}"]
-            symbols = tuple(record.emit("input", name) for name in inputs)
+        symbols = tuple(record.emit("input", f"h.{name}") for name in hyper.columns)
+        if symbols:
             values[hyper.name] = symbols if hyper.pair else symbols[0]
     return SimpleNamespace(**values)

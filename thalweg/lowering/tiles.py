@@ -109,9 +109,7 @@ def _words(spec: Spec) -> list[str]:
 def _input(name: str) -> str:
     if name == "g":
         return "g_used"
-    if name.startswith(("s.", "word.")) or "." in name:
-        return plain(name)
-    return f"{name}_in"
+    return plain(name) if "." in name else f"{name}_in"
 
 
 def _masked(mask: str, other: bool = True) -> str:
@@ -218,6 +216,7 @@ def rows(rule: Rule, choices: Mapping[str, bool], kind: Kind) -> str:
         f"tl.store(rows + at * {len(columns)} + {i}, ({value}).to(tl.{kind.real}), mask=mask)"
         for i, value in enumerate(columns)
     ]
+    # As in `draws.key`, which itself calls a function: the interpreter knows no calls from there.
     drawn = [
         f"drawn = tl.load(h + {len(rule.columns)}, mask=mask, other=0.0).to(tl.int64).to(tl.uint64)",
         "seed = tl.load(seeds + group, mask=mask, other=0).to(tl.uint64, bitcast=True)",
