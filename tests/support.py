@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,9 +10,6 @@ from torch import Tensor
 from torch.testing._internal.common_optimizers import optim_db
 
 import thalweg as tw
-
-INTERPRETED = os.environ.get("THALWEG_TEST_TRITON") == "1"
-"""Whether tensors on the CPU go through the GPU's kernels, run by Triton's interpreter."""
 
 NAMES = ("SGD", "RMSprop", "Adam", "AdamW", "Adagrad", "Adadelta", "Adamax", "NAdam", "RAdam")
 """The algorithms that torch has too."""

@@ -7,7 +7,8 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from support import INTERPRETED, ONE_EACH, gradients, label, leaf, ours, rand
+from interpreter import INTERPRETED
+from support import ONE_EACH, gradients, label, leaf, ours, rand
 
 import thalweg as tw
 from thalweg import engines

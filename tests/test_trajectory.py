@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from interpreter import INTERPRETED
 from support import (
     CONFIGURATIONS,
     COUNTERS,
-    INTERPRETED,
     NAMES,
     ONE_EACH,
     assert_close,

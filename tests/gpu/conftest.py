@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import INTERPRETED
+from interpreter import INTERPRETED
 from torch import Tensor
 
 from thalweg import rule
