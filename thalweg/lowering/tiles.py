@@ -216,11 +216,10 @@ def rows(rule: Rule, choices: Mapping[str, bool], kind: Kind) -> str:
         f"tl.store(rows + at * {len(columns)} + {i}, ({value}).to(tl.{kind.real}), mask=mask)"
         for i, value in enumerate(columns)
     ]
-    # As in `draws.key`, which itself calls a function: the interpreter knows no calls from there.
     drawn = [
         f"drawn = tl.load(h + {len(rule.columns)}, mask=mask, other=0.0).to(tl.int64).to(tl.uint64)",
         "seed = tl.load(seeds + group, mask=mask, other=0).to(tl.uint64, bitcast=True)",
-        "word = mixed(mixed(mixed(seed) + drawn) + ordinal.to(tl.uint64, bitcast=True))",
+        "word = key(seed, drawn, ordinal.to(tl.uint64, bitcast=True))",
         "tl.store(keys + at, word.to(tl.uint32).to(tl.int32, bitcast=True), mask=mask)",
     ]
     body = [
@@ -235,7 +234,7 @@ def rows(rule: Rule, choices: Mapping[str, bool], kind: Kind) -> str:
     return _ROWS.format(
         rule=rule.name,
         width=WIDTH,
-        mixed=_as_written(draws.mixed),
+        key="\n\n\n".join([_as_written(draws.mixed), _as_written(draws.key)]),
         hypers=len(rule.columns) + 1,
         body=_indented(4, body),
     )
@@ -307,7 +306,7 @@ _ROWS = """\
 WIDTH = tl.constexpr({width})
 
 
-{mixed}
+{key}
 
 
 @triton.jit(do_not_specialize=["tensors"])
