@@ -87,7 +87,7 @@ class Graph:
         self._read: list[weakref.ref] = []
         self._sent: list[Tensor] = []
         self._is_replayed = False
-        run, send = cuda.run, cuda.to_device
+        run, send, asks = cuda.run, cuda.to_device, cuda.is_capturing
 
         def note(kernel, programs, *arguments):
             if not programs:
@@ -101,12 +101,12 @@ class Graph:
             self._sent.append(send(array, to))
             return self._sent[-1]
 
-        cuda.run, cuda.to_device = note, sent
+        cuda.run, cuda.to_device, cuda.is_capturing = note, sent, lambda device: True
         try:
             with _Noting(self._noted, self._look):
                 work()
         finally:
-            cuda.run, cuda.to_device = run, send
+            cuda.run, cuda.to_device, cuda.is_capturing = run, send, asks
 
     def _look(self, value: object) -> None:
         """Remember a tensor that a replay needs, unless it is the graph's own, as memory of a capture is."""

@@ -143,8 +143,8 @@ def test_other_patterns_of_gradients_beside_a_graph(device):
     assert all(p.isfinite().all() for p in run.params)
 
 
-@pytest.mark.parametrize("storage", [{"state": "int8"}, {"state": "bfloat16"}], ids=str)
-def test_replays_round_by_new_words(storage, device):
+def drawing(device, storage):
+    """Return an optimizer that rounds by random words, its parameter, and a graph replayed once."""
     params = start(device, shapes=((8192,),))
     optimizer = tw.SGD(params, lr=0.1, momentum=0.9, **storage)
     give(params, [g.to(device) for g in gradients(params, 1)[0]])
@@ -152,40 +152,42 @@ def test_replays_round_by_new_words(storage, device):
         optimizer.step()
     graph = capture(device, optimizer.step)
     graph.replay()
-    before, seen = everything(optimizer), []
-    for _ in range(4):
-        restore(optimizer, before)
-        graph.replay()
-        seen.append(optimizer.state[params[0]]["momentum_buffer"].clone())
+    return optimizer, params[0], graph
+
+
+def assert_all_differ(seen):
     for i, one in enumerate(seen):
         for other in seen[i + 1 :]:
             assert (one != other).float().mean() > 0.01
 
 
 @pytest.mark.parametrize("storage", [{"state": "int8"}, {"state": "bfloat16"}], ids=str)
+def test_replays_round_by_new_words(storage, device):
+    optimizer, param, graph = drawing(device, storage)
+    before, seen = everything(optimizer), []
+    for _ in range(4):
+        restore(optimizer, before)
+        graph.replay()
+        seen.append(optimizer.state[param]["momentum_buffer"].clone())
+    assert_all_differ(seen)
+
+
+@pytest.mark.parametrize("storage", [{"state": "int8"}, {"state": "bfloat16"}], ids=str)
 def test_a_step_beside_a_graph_rounds_by_words_of_its_own(storage, device):
-    params = start(device, shapes=((8192,),))
-    optimizer = tw.SGD(params, lr=0.1, momentum=0.9, **storage)
-    give(params, [g.to(device) for g in gradients(params, 1)[0]])
-    for _ in range(BASE):
-        optimizer.step()
-    graph = capture(device, optimizer.step)
-    graph.replay()
+    optimizer, param, graph = drawing(device, storage)
     before, seen = everything(optimizer), []
     for take in (graph.replay, optimizer.step, graph.replay, optimizer.step):
         restore(optimizer, before)
         with beside(graph):
             take()
-        seen.append(optimizer.state[params[0]]["momentum_buffer"].clone())
-    for i, one in enumerate(seen):
-        for other in seen[i + 1 :]:
-            assert (one != other).float().mean() > 0.01
+        seen.append(optimizer.state[param]["momentum_buffer"].clone())
+    assert_all_differ(seen)
 
 
 @pytest.mark.parametrize("storage", [{"state": "int8"}, {"state": "bfloat16"}], ids=str)
 @pytest.mark.parametrize("name", ["AdamW", "SGD"])
 def test_stored_in_fewer_bytes_replays_go_where_eager_steps_go(name, storage, device):
-    kwargs = {"lr": 0.01, "momentum": 0.9} if name == "SGD" else {"lr": 0.01}
+    kwargs = {"lr": 0.01, "momentum": 0.9} if name == "SGD" else {"lr": 0.01, "capturable": True}
     run = Captured((name, kwargs), device, **storage)
     begun = [p.detach().clone() for p in run.params]
     for i in range(8):
