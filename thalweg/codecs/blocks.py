@@ -109,12 +109,12 @@ class BlockCodec(Codec):
 
     def encode(self, x: Scalar, anchor: Bits, word: Bits) -> Bits:
         """Return the code of `x`, whose lowest byte counts, rounded by a random word."""
-        size = bits(x) & MAGNITUDE
+        size = self.size(x)
         # Twice what is above the anchor, and what is below lifted by it, is spaced as float32's first
-        # four bits of mantissa.
-        lifted = bits(real(size) + real(at_least(size, anchor))) - anchor
-        rounded = shift_right(lifted + (word & ((1 << _SHIFT) - 1)), _SHIFT)
-        code = at_most(rounded, self._highest)
+        # four bits of mantissa. No bit of `word` is one of the anchor's, so that `|` takes it off.
+        lifted = bits(real(size) + real(at_least(size, anchor)))
+        rounded = shift_right(lifted + (word & ((1 << _SHIFT) - 1) | -anchor), _SHIFT)
         if self.signed:
+            code = at_most(rounded, self._highest)
             return where(bits(x) < 0, code | 128, code)
-        return at_least(code, at_most(size, 1))
+        return at_most(where(size > 0, at_least(rounded, 1), rounded), self._highest)

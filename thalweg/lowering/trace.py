@@ -161,6 +161,9 @@ class Integer:
     def __sub__(self, other: Any) -> Integer:
         return self._emit("minus", self, other)
 
+    def __neg__(self) -> Integer:
+        return self._emit("minus", 0, self)
+
     def __mul__(self, other: Any) -> Integer:
         return self._emit("multiply", self, other)
 
