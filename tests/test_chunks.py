@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import hypothesis
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from thalweg.chunks import COST, SIZE, Chunks
 from thalweg.layout import home_order, is_plain, like_home, order, overlaps_itself
+from thalweg.lowering import cpu
 
 quick = hypothesis.settings(max_examples=150, deadline=None, derandomize=True, database=None)
 
@@ -44,6 +47,16 @@ def test_every_element_is_covered_once(lengths):
         assert (np.diff(ends) == own[:, 3]).all()
     assert (chunks.table[:, 3] > 0).all()  # the kernel's loop runs at least once
     assert (chunks.table[:, 3] <= SIZE).all()
+
+
+@given(st.integers(0, 10**10), st.integers(1, 256))
+@quick
+def test_chunks_grow_with_the_work_but_leave_every_thread_many(elements, threads):
+    with patch.object(torch, "get_num_threads", lambda: threads):
+        most = cpu.chunk(elements)
+    assert most % 64 == 0
+    assert SIZE <= most <= cpu.LARGEST
+    assert most == SIZE or elements // most >= cpu.SHARES * threads
 
 
 @given(lengths)

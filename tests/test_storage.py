@@ -14,6 +14,7 @@ from torch import Tensor
 
 import thalweg as tw
 from thalweg import plan
+from thalweg.chunks import SIZE
 from thalweg.codecs.tensors import pack
 from thalweg.engines import engine_for
 from thalweg.storage import CORRECTION, SMALL, WEIGHT_BITS
@@ -131,10 +132,9 @@ def test_threads_and_chunks_do_not_change_a_bit(configuration, storage, monkeypa
     runs = []
     try:
         engine = engine_for(torch.device("cpu"))
-        most = engine.most
-        for count, parts in ((1, 1), (2, 1), (2, 256), (1, 15), (2, 4)):
+        for count, most in ((1, SIZE), (2, SIZE), (2, 64), (1, 1088), (2, 4096), (2, 16 * SIZE)):
             torch.set_num_threads(count)
-            monkeypatch.setattr(engine, "most", max(most // parts // 64, 1) * 64)
+            monkeypatch.setattr(engine, "chunk", staticmethod(lambda elements, most=most: most))
             shapes = (*SHAPES, (40_000,))
             runs.append(run(configuration, 3, start(dtype, shapes), **storage))
     finally:

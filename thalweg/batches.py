@@ -80,7 +80,8 @@ class KernelBatch(Batch):
         engine = engine_for(one.param.device)
         assert engine is not None, "the plan has sent other devices to the reference"
         self.engine = engine(spec, members)
-        self.chunks = Chunks.dense([_reals(param) for param in self.params], engine.most)
+        lengths = [_reals(param) for param in self.params]
+        self.chunks = Chunks.dense(lengths, engine.chunk(sum(lengths)))
 
     def launch(self, hypers: Sequence[SimpleNamespace], scaling: Scaling) -> None:
         """Run the kernel on the addresses as they are."""
@@ -188,7 +189,7 @@ class SparseBatch(KernelBatch):
         self.chunks = Chunks.rows(
             [_row_numbers(grad) for grad in grads],
             [_reals(v) // max(len(v), 1) for v in values],
-            self.engine.most,
+            self.engine.chunk(sum(map(_reals, values))),
         )
         return True
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 SIZE = 16_384
-"""Most elements in a chunk of a dense tensor: small enough to share out evenly among threads, large
-enough that a chunk's own cost (tens of nanoseconds) is nothing beside its elements."""
+"""Elements of a chunk of a dense tensor: small enough to share out evenly among threads, large enough
+that a chunk's own cost (tens of nanoseconds) is nothing beside its elements."""
 
 COST = 64
 """What a chunk costs beside its elements, in elements."""
@@ -23,7 +23,7 @@ class Chunks:
         table: int64 (chunks, 4): tensor, offset, offset in the gradient, length; in elements. None is
             empty.
         tasks: int64 (tasks + 1,): the first chunk of each task, then the number of chunks. Tasks are
-            what threads claim; each is worth about `SIZE` elements.
+            what threads claim; each is worth about as many elements as a chunk may have.
         elements: the sum of the lengths.
     """
 
@@ -45,7 +45,7 @@ class Chunks:
         before = np.repeat(np.cumsum(counts) - counts, counts)
         offset = (np.arange(len(tensor)) - before) * most
         length = np.minimum(whole[tensor] - offset, most)
-        return cls._of(tensor, offset, offset, length)
+        return cls._of((tensor, offset, offset, length), most)
 
     @classmethod
     def rows(cls, numbers: Sequence[np.ndarray], lengths: Sequence[int], most: int = SIZE) -> Chunks:
@@ -63,13 +63,14 @@ class Chunks:
             place = np.repeat(np.arange(len(rows)), len(begins))
             columns = (row * length + begin, place * length + begin, np.minimum(length - begin, most))
             parts.append(np.stack([np.full(len(row), tensor), *columns], axis=1))
-        return cls._of(*np.concatenate(parts).T)
+        return cls._of(tuple(np.concatenate(parts).T), most)
 
     @classmethod
-    def _of(cls, tensor: np.ndarray, offset: np.ndarray, offset_g: np.ndarray, length: np.ndarray) -> Chunks:
-        table = np.ascontiguousarray(np.stack([tensor, offset, offset_g, length], axis=1), np.int64)
+    def _of(cls, columns: Sequence[np.ndarray], most: int) -> Chunks:
+        table = np.ascontiguousarray(np.stack(columns, axis=1), np.int64)
+        length = table[:, 3]
         end = np.cumsum(length + COST)
-        task = (end - 1) // (SIZE + COST)
+        task = (end - 1) // (most + COST)
         firsts = np.flatnonzero(np.diff(task, prepend=-1))
         tasks = np.append(firsts, len(table)).astype(np.int64)
         return cls(table, tasks, int(length.sum()))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thalweg.chunks import SIZE, Chunks
+from thalweg.chunks import Chunks
 from thalweg.codecs import Codec
 from thalweg.codecs.draws import keys
 from thalweg.lowering import cpu, cuda
@@ -51,11 +51,9 @@ class Engine(Protocol):
     """Steps the tensors of a batch.
 
     Attributes:
-        most: elements of a chunk of a dense tensor.
         skips: whether it asks on its device whether gradients overflowed.
     """
 
-    most: ClassVar[int]
     skips: ClassVar[bool]
 
     def __init__(self, spec: Spec, members: Sequence[Member]) -> None: ...
@@ -63,6 +61,11 @@ class Engine(Protocol):
     @staticmethod
     def supports(codec: Codec | None) -> bool:
         """Say whether kernels of this engine read and write `codec`."""
+        ...
+
+    @staticmethod
+    def chunk(elements: int) -> int:
+        """Return the most elements of a chunk where a step takes `elements` of them."""
         ...
 
     def launch(
@@ -82,9 +85,9 @@ class Engine(Protocol):
 class CpuEngine:
     """Compiled kernels on torch's threads; scalars and keys are worked out on the way."""
 
-    most = SIZE
     skips = False
     supports = staticmethod(cpu.supports)
+    chunk = staticmethod(cpu.chunk)
 
     def __init__(self, spec: Spec, members: Sequence[Member]) -> None:
         rule = spec.rule
@@ -124,7 +127,6 @@ class DeviceEngine:
     goes on reading what it was captured with, is not disturbed by steps beside it.
     """
 
-    most = cuda.CHUNK
     skips = True
 
     def __init__(self, spec: Spec, members: Sequence[Member]) -> None:
@@ -155,6 +157,10 @@ class DeviceEngine:
     @staticmethod
     def supports(codec: Codec | None) -> bool:  # noqa: D102
         return codec is not None
+
+    @staticmethod
+    def chunk(elements: int) -> int:  # noqa: D102
+        return cuda.CHUNK
 
     def _fixed_tables(self, members: Sequence[Member]) -> dict[str, Tensor]:
         counters = [[m.state[c.name].data_ptr() for m in members] for c in self._rule.counters]

@@ -14,16 +14,28 @@ from functools import cache
 import numpy as np
 import torch
 
-from thalweg.chunks import Chunks
+from thalweg.chunks import SIZE, Chunks
 from thalweg.codecs import BlockCodec, Codec
 from thalweg.lowering import machine, threads
 from thalweg.lowering.assembly import assembly
 from thalweg.lowering.spec import Spec
 
-__all__ = ["Kernel", "Launch", "assembly", "kernel", "supports"]
+__all__ = ["Kernel", "Launch", "assembly", "chunk", "kernel", "supports"]
 
 # Below this many elements a second thread costs more than it brings.
 SERIAL = 32_768
+
+LARGEST = 262_144
+"""Most elements of a chunk. What a processor fetches ahead of one is in vain at its end."""
+
+SHARES = 32
+"""Chunks for each thread, at least, before they grow: the last ones end at about the same time."""
+
+
+def chunk(elements: int) -> int:
+    """Return the most elements of a chunk where a step takes `elements` of them."""
+    share = elements // (SHARES * torch.get_num_threads()) // 64 * 64
+    return min(max(share, SIZE), LARGEST)
 
 
 def supports(codec: Codec | None) -> bool:
