@@ -177,6 +177,8 @@ class DeviceEngine:
         with cuda.on(self._device):
             capturing = cuda.is_capturing(self._device)
             found_inf = self._here(scaling.found_inf)
+            if self._spec.draws:
+                self._count_draws(scaling, capturing)
             self._make_rows(hypers, self._here(scaling.scale), found_inf, capturing)
             if chunks.elements:
                 self._step(addresses, chunks, found_inf, capturing)
@@ -218,32 +220,31 @@ class DeviceEngine:
                 (i, j, x) for i, row in enumerate(rows) for j, x in enumerate(row) if isinstance(x, Tensor)
             ]
             self._numbers[:, :-1] = [[0.0 if isinstance(x, Tensor) else x for x in row] for row in rows]
-        on_device = self._on_device + (self._drawn(capturing) if self._spec.draws else [])
+        on_device = self._on_device + (self._drawn() if self._spec.draws else [])
         table = self._tables["hypers"].send(self._numbers, capturing)
         for i, j, tensor in on_device:
             table[i, j].copy_(tensor.reshape(()), non_blocking=True)
         return table
 
-    def _drawn(self, capturing: bool) -> list[tuple[int, int, Tensor]]:
+    def _drawn(self) -> list[tuple[int, int, Tensor]]:
         """Write down how many steps have drawn before; return where that is known on a device only."""
-        for options in self._options.values():
-            self._count_on_device(options, capturing)
         counts = [options["rounding_step"] for options in self._options.values()]
         self._numbers[:, -1] = [0 if isinstance(count, Tensor) else count for count in counts]
         return [(i, -1, count) for i, count in enumerate(counts) if isinstance(count, Tensor)]
 
-    def _count_on_device(self, options: dict[str, Any], capturing: bool) -> None:
-        """Let the device count the draws of a group that may be captured: replays shall draw other words."""
-        if isinstance(options["rounding_step"], Tensor):
-            return
-        if capturing:
-            raise RuntimeError(
-                "to capture steps that round stochastically, set capturable=True, where the optimizer has "
-                "it, and take a step outside of the capture first"
-            )
-        if options.get("capturable", True):
-            count = np.array(options["rounding_step"], np.int64)
-            options["rounding_step"] = cuda.to_device(count, self._device)
+    def _count_draws(self, scaling: Scaling, capturing: bool) -> None:
+        """Let the device count the draws of steps that may be captured, or that only it knows to be taken."""
+        for options in self._options.values():
+            if isinstance(options["rounding_step"], Tensor):
+                continue
+            if capturing:
+                raise RuntimeError(
+                    "to capture steps that round stochastically, set capturable=True, where the optimizer "
+                    "has it, and take a step outside of the capture first"
+                )
+            if options.get("capturable", True) or not scaling.is_on_host:
+                count = np.array(options["rounding_step"], np.int64)
+                options["rounding_step"] = cuda.to_device(count, self._device)
 
     def _here(self, value: Tensor | float | None) -> Tensor:
         """Return a number that GradScaler gives, or zero, on this device."""

@@ -42,7 +42,7 @@ class Stepper:
         self._listed = Identities([])
         self._lengths: list[int] = []
         self._known_state = Identities([])
-        self._tensors, self._shared = Tensors([]), Shared(0)
+        self._tensors, self._shared = Tensors([]), Shared()
         self._settings = SettingsReader(rule)
         self._group_of: list[int] = []
         self._first_steps = FirstSteps()
@@ -93,7 +93,9 @@ class Stepper:
         for i, group in enumerate(groups):
             for param in group["params"]:
                 group_of.setdefault(param, i)
-        self._tensors, self._shared = Tensors(list(group_of)), Shared(len(group_of))
+        before = {param: i for i, param in enumerate(self._tensors.params)}
+        self._shared.rearrange([before.get(param, -1) for param in group_of])
+        self._tensors = Tensors(list(group_of))
         self._group_of = list(group_of.values())
 
     def _plan(self, groups: Groups, state: State, settings: AllSettings, unscale: bool) -> Plan:

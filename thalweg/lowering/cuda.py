@@ -109,9 +109,8 @@ class Table:
             return self._send_spare(array)
         self._known = array.copy()
         self.tensor = to_device(self._known, self._device)
-        if self._spare is None and self._device.type != "cpu":
-            host = torch.from_numpy(self._known)
-            self._spare = host.pin_memory(), torch.empty_like(self.tensor)
+        if self._spare is None:
+            self._spare = _on_host(array, self._device), torch.empty_like(self.tensor)
         return self.tensor
 
     def _send_spare(self, array: np.ndarray) -> Tensor:
@@ -126,11 +125,14 @@ class Table:
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
     """Return a copy of `array` on the device, without waiting for anything there."""
-    host = torch.from_numpy(array.copy())
-    if device.type == "cpu" or not array.size:
-        return host.to(device)
     # Memory that torch has pinned stays reserved until the copy is done.
-    return host.pin_memory().to(device, non_blocking=True)
+    return _on_host(array, device).to(device, non_blocking=True)
+
+
+def _on_host(array: np.ndarray, device: torch.device) -> Tensor:
+    """Return a copy of `array` in memory that the device reads by itself."""
+    host = torch.from_numpy(array.copy())
+    return host if device.type == "cpu" or not array.size else host.pin_memory()
 
 
 def is_capturing(device: torch.device) -> bool:
@@ -142,14 +144,10 @@ def is_capturing(device: torch.device) -> bool:
 
 
 class Shared:
-    """What the batches of an optimizer share on their devices.
+    """What the batches of an optimizer share on their devices."""
 
-    Args:
-        count: parameters of the optimizer.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._count = count
+    def __init__(self) -> None:
+        self._count = 0
         self._firsts: dict[torch.device, Tensor] = {}
         self._kept: dict[int, Tensor] = {}
 
@@ -168,6 +166,19 @@ class Shared:
         if positions:
             found[to_device(np.array(positions, np.int64), device)] = 1
         return found
+
+    def rearrange(self, origins: Sequence[int]) -> None:
+        """Follow the optimizer's parameters to new positions.
+
+        Args:
+            origins: of each parameter, its position before, or -1 if it is new.
+        """
+        self._count = len(origins)
+        index = np.array(origins, np.int64)
+        for device, flags in self._firsts.items():
+            self.keep([flags])
+            with_new = torch.cat([flags, flags.new_zeros(1)])
+            self._firsts[device] = with_new[to_device(index, device)]
 
     def keep(self, tensors: Iterable[Tensor]) -> None:
         """Keep tensors that a captured graph reads, for as long as the optimizer."""
