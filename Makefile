@@ -1,24 +1,28 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
-INTERPRETED ?= $(addprefix tests/test_, trajectory.py layouts.py contract.py storage.py checkpoint.py device.py)
+MATRIX := $(addprefix tests/test_, trajectory.py layouts.py contract.py storage.py checkpoint.py device.py)
+INTERPRETER := OMP_NUM_THREADS=1 THALWEG_TEST_TRITON=1
 
-.PHONY: compare test check bench unit interpreted clean
+.PHONY: compare test check bench unit interpreted gpu clean
 
 # The main job: tune and compare SGD, RMSprop and AdamW on the embedded digits.
 compare: .venv/ready
 	$(BIN)/thalweg compare digits $(ARGS)
 
-test: check unit
-	OMP_NUM_THREADS=1 THALWEG_TEST_TRITON=1 $(BIN)/python -m pytest tests/test_device.py tests/test_checkpoint.py
+test: check unit interpreted
 
 # Two at a time: more would disturb the tests that start processes of their own.
 unit: .venv/ready
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
-# All tests of the optimizers again, through the GPU's kernels in Triton's interpreter: more than ten minutes.
+# All tests of the optimizers again, through the GPU's kernels in Triton's interpreter.
 interpreted: .venv/ready
-	OMP_NUM_THREADS=1 THALWEG_TEST_TRITON=1 $(BIN)/python -m pytest -n 2 $(INTERPRETED) $(ARGS)
+	$(INTERPRETER) $(BIN)/python -m pytest -n 2 $(MATRIX) $(ARGS)
+
+# What a GPU's tests say of its kernels without a GPU. With one: .venv/bin/python -m pytest tests/gpu
+gpu: .venv/ready
+	$(INTERPRETER) $(BIN)/python -m pytest -n 2 tests/gpu $(ARGS)
 
 check: .venv/ready
 	$(BIN)/ruff format --check .

@@ -6,6 +6,8 @@ if INTERPRETED:
     import numpy
 
     numpy.seterr(all="ignore")  # in kernels 0 ** t and overflows are no news
-    from thalweg.lowering import cuda
+    from thalweg.lowering import cuda, tiles
 
     cuda.SERVED.add("cpu")
+    # An operation takes the interpreter the same time whatever the size of a tile.
+    tiles.TILE = cuda.CHUNK = 4096

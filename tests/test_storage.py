@@ -9,12 +9,12 @@ import pickle
 
 import pytest
 import torch
+from interpreter import smaller
 from support import NAMES, ONE_EACH, follow, give, gradients, label, leaf, oracle, ours, rand
 from torch import Tensor
 
 import thalweg as tw
 from thalweg import plan
-from thalweg.chunks import SIZE
 from thalweg.codecs.tensors import pack
 from thalweg.engines import engine_for
 from thalweg.storage import CORRECTION, SMALL, WEIGHT_BITS
@@ -23,7 +23,7 @@ WITH_STATE = [one for one in ONE_EACH if one != ("SGD", {"lr": 0.1})] + [("Lion"
 with_state = pytest.mark.parametrize("configuration", WITH_STATE, ids=label)
 STORAGES = pytest.mark.parametrize("state", ["int8", "bfloat16"])
 # Ends of blocks, of chunks and of spans, and strides; the last is small and stays float32.
-SHAPES = ((4096,), (16385,), (64, 65), (4095 + 64,), (30,))
+SHAPES = smaller(((4096,), (16385,), (64, 65), (4095 + 64,), (30,)), ((4096,), (4095 + 64,), (30,)))
 
 
 def start(dtype=torch.float32, shapes=SHAPES) -> list[Tensor]:
@@ -70,18 +70,20 @@ def reference_only(monkeypatch):
 @with_state
 def test_a_stored_run_goes_where_the_plain_one_goes(configuration, state):
     # Noisy gradients of a quadratic bowl: both runs come as near to its bottom.
+    length = smaller(5000, SMALL)
+
     def distance(**storage):
-        param, noise = leaf(rand(5000), torch.float32), torch.Generator().manual_seed(7)
+        param, noise = leaf(rand(length), torch.float32), torch.Generator().manual_seed(7)
         optimizer = ours(stored(configuration, **storage), [param])
         optimizer.param_groups[0]["weight_decay"] = 0.0
-        for _ in range(60):
-            param.grad = param.detach() + 0.3 * torch.randn(5000, generator=noise)
+        for _ in range(smaller(60, 15)):
+            param.grad = param.detach() + 0.3 * torch.randn(length, generator=noise)
             optimizer.step()
         return param.detach()
 
     plain, packed = distance(), distance(state=state)
     assert not torch.equal(plain, packed)
-    walked = (plain - rand(5000).float()).norm()
+    walked = (plain - rand(length).float()).norm()
     assert (packed - plain).norm() < (0.12 if state == "int8" else 0.02) * walked
     assert packed.norm() < 1.05 * plain.norm()
 
@@ -132,11 +134,12 @@ def test_threads_and_chunks_do_not_change_a_bit(configuration, storage, monkeypa
     runs = []
     try:
         engine = engine_for(torch.device("cpu"))
-        for count, most in ((1, SIZE), (2, SIZE), (2, 64), (1, 1088), (2, 4096), (2, 16 * SIZE)):
+        usual = engine.chunk(0)
+        more = smaller(((2, usual), (2, 64), (1, 1088), (2, 16 * usual)), ())
+        for count, most in ((1, usual), (2, usual // 4), *more):
             torch.set_num_threads(count)
             monkeypatch.setattr(engine, "chunk", staticmethod(lambda elements, most=most: most))
-            shapes = (*SHAPES, (40_000,))
-            runs.append(run(configuration, 3, start(dtype, shapes), **storage))
+            runs.append(run(configuration, 3, start(dtype, (*SHAPES, (smaller(40_000, 64),))), **storage))
     finally:
         torch.set_num_threads(threads)
     for other in runs[1:]:
@@ -389,16 +392,17 @@ def test_32_bits_are_float32_weights(name, state):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("weight_bits", WEIGHT_BITS)
 def test_small_steps_move_weights_that_have_the_bits(dtype, weight_bits):
-    param = leaf(torch.full((5000,), 1.0), dtype)
+    length, steps, tolerance = smaller((5000, 1000, 1e-3), (1024, 100, 2e-4))
+    param = leaf(torch.full((length,), 1.0), dtype)
     optimizer = tw.SGD([param], lr=1e-5, weight_bits=weight_bits)
-    for _ in range(1000):
+    for _ in range(steps):
         param.grad = torch.ones_like(param)
         optimizer.step()
     mean = optimizer.full_precision_weights()[0].mean().item()
     if weight_bits is None:
         assert mean == 1.0
     else:
-        assert mean == pytest.approx(0.99, abs=1e-3)
+        assert mean == pytest.approx(1 - 1e-5 * steps, abs=tolerance)
 
 
 def test_full_precision_weights_go_out_and_in():
