@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from interpreter import INTERPRETED
 from support import ONE_EACH, gradients, label, leaf, ours, rand
 
@@ -14,7 +17,7 @@ import thalweg as tw
 from thalweg import engines
 from thalweg.chunks import Chunks
 from thalweg.codecs import FLOAT16, FLOAT32, FLOAT64, codec_of, draws, slot_codec, weight_codec
-from thalweg.lowering import cuda
+from thalweg.lowering import cuda, tiles
 from thalweg.lowering.spec import Spec
 from thalweg.rows import scalar_names
 from thalweg.scaling import Scaling
@@ -36,7 +39,7 @@ def spec_of(configuration, state=FLOAT32, p=FLOAT32, g=None, unscale=False):
     return Spec(rule, tuple(on.items()), names, p, g, slots, False, unscale), rule.choices(group)
 
 
-STEP = {"addresses": "*i64", "chunks": "*i64", "keys": "*i32", "found_inf": "*fp32", "tensors": "i32"}
+STEP = {"addresses": "*i64", "chunks": "*i32", "keys": "*i32", "found_inf": "*fp32", "tensors": "i32"}
 ROWS = {
     **dict.fromkeys(("counters", "groups", "seeds", "ordinals"), "*i64"),
     **{"first_at": "*i32", "hypers": "*fp64", "keys": "*i32", "scale": "*fp32", "found_inf": "*fp32"},
@@ -139,6 +142,28 @@ def test_chunks_of_unaligned_tensors_are_set_apart():
     assert work.others[:, 0].tolist() == [2]
 
 
+offsets = st.one_of(st.integers(0, 2**20), st.integers(2**31 - 2, 2**33), st.integers(2**41 - 9, 2**41 - 1))
+
+
+@interpreted
+@given(first=offsets, second=offsets, length=st.integers(1, 128))
+@hypothesis.settings(max_examples=30, deadline=None, derandomize=True)
+def test_kernels_find_elements_at_any_offset(first, second, length):
+    # SGD with a rate of 1, on memory whose beginning would lie that much before.
+    spec, _ = spec_of(("SGD", {"lr": 1.0}))
+    p, g = torch.zeros(128), torch.arange(1.0, 129.0)
+    addresses = np.array([[p.data_ptr() - 4 * first], [g.data_ptr() - 4 * second]], np.int64)
+    chunks = torch.from_numpy(tiles.packed(np.array([[0, first, second, length]])))
+    rows = torch.tensor([[float(name in ("lr", "gain", "shrink")) for name in spec.columns]])
+    nothing = torch.zeros(1)
+    keys = torch.zeros(1, dtype=torch.int32)
+    cuda.run(
+        cuda.step_kernel(spec, aligned=False), 1, torch.from_numpy(addresses), chunks, rows, keys, nothing, 1
+    )
+    assert p[:length].tolist() == (-g[:length]).tolist()
+    assert not p[length:].any()
+
+
 def test_long_rows_are_several_chunks():
     chunks = Chunks.rows([np.array([3, 0]), np.array([1])], [150, 10], most=64)
     assert chunks.table.tolist() == [
@@ -226,9 +251,59 @@ def test_the_device_draws_what_the_cpu_draws(state, monkeypatch):
         assert different < 0.002, name
 
 
-def test_without_triton_the_reference_serves_and_says_so_once(monkeypatch):
-    monkeypatch.setattr(cuda, "is_installed", lambda: False)
-    engines._miss_triton.cache_clear()
-    with pytest.warns(UserWarning, match="Triton is not installed") as said:
-        assert [engines.engine_for(torch.device("cuda", 0)) for _ in range(2)] == [None, None]
-    assert len(said) == 1
+def no_triton(name):
+    return None
+
+
+def no_compiler(device):
+    raise RuntimeError("Failed to find C compiler.")
+
+
+@pytest.mark.parametrize(
+    ("name", "replacement", "reason"),
+    [
+        ("find_spec", no_triton, "Triton is not installed"),
+        ("_try", no_compiler, r"cannot run a kernel on cuda:0 \(RuntimeError: Failed to find C compiler"),
+    ],
+)
+def test_where_triton_does_not_run_the_reference_serves_and_says_so_once(
+    name, replacement, reason, monkeypatch
+):
+    monkeypatch.setattr(cuda, name, replacement)
+    cuda.obstacle.cache_clear()
+    engines._tell_once.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match=reason) as said:
+            assert [engines.engine_for(torch.device("cuda", 0)) for _ in range(2)] == [None, None]
+        assert len(said) == 1
+    finally:
+        cuda.obstacle.cache_clear()
+
+
+@interpreted
+def test_triton_is_tried_once(monkeypatch):
+    tries = []
+    monkeypatch.setattr(cuda, "_try", tries.append)
+    cuda.obstacle.cache_clear()
+    assert [cuda.serves(torch.device("cpu")) for _ in range(3)] == [True] * 3
+    assert tries == [torch.device("cpu")]
+
+
+@interpreted
+def test_what_another_stream_reads_is_lent_to_it(monkeypatch):
+    streams, lent = iter("aaabbba"), []
+    monkeypatch.setattr(cuda, "stream", lambda device: next(streams))
+    monkeypatch.setattr(cuda, "lend", lambda tensors, to: lent.append((to, {t.data_ptr() for t in tensors})))
+    param = leaf(rand(100), torch.float32)
+    param.grad = rand(100, dtype=torch.float32)
+    optimizer = tw.AdamW([param])
+    for _ in range(6):
+        optimizer.step()
+    assert [to for to, _ in lent] == ["b", "a"]
+    read = []
+    run = cuda.run
+    monkeypatch.setattr(cuda, "stream", lambda device: "a")
+    monkeypatch.setattr(cuda, "run", lambda kernel, count, *x: read.extend(x) if count else None)
+    optimizer.step()
+    monkeypatch.setattr(cuda, "run", run)
+    assert {t.data_ptr() for t in read if isinstance(t, torch.Tensor)} <= lent[1][1]

@@ -153,6 +153,7 @@ class DeviceEngine:
         self._work: cuda.Work | None = None
         self._chunks: Chunks | None = None
         self._is_aligned = np.empty(0, bool)
+        self._stream = cuda.stream(self._device)
 
     @staticmethod
     def supports(codec: Codec | None) -> bool:  # noqa: D102
@@ -176,6 +177,8 @@ class DeviceEngine:
     ) -> None:
         with cuda.on(self._device):
             capturing = cuda.is_capturing(self._device)
+            if not capturing:
+                self._follow_stream()
             found_inf = self._here(scaling.found_inf)
             if self._spec.draws:
                 self._count_draws(scaling, capturing)
@@ -185,8 +188,22 @@ class DeviceEngine:
             if capturing:
                 self._shared.keep(self._all_tensors())
 
+    def _follow_stream(self) -> None:
+        """See to it that memory of one stream is not given to others while another one reads it."""
+        stream = cuda.stream(self._device)
+        if stream != self._stream:
+            self._stream = stream
+            cuda.lend(self._all_tensors(), stream)
+
     def _all_tensors(self) -> list[Tensor]:
-        found = [*self._fixed.values(), *(self._work or ()), self._rows, self._keys, self._never]
+        found = [
+            *self._fixed.values(),
+            *(self._work or ()),
+            self._rows,
+            self._keys,
+            self._never,
+            self._firsts,
+        ]
         for table in self._tables.values():
             found += [table.tensor, *table.replayed]
         return found
@@ -269,14 +286,10 @@ def engine_for(device: torch.device) -> type[CpuEngine] | type[DeviceEngine] | N
     if cuda.serves(device):
         return DeviceEngine
     if device.type in cuda.SERVED:
-        _miss_triton()
+        _tell_once(f"{cuda.obstacle(device)}: the reference steps tensors there, one by one, which is slow")
     return CpuEngine if device.type == "cpu" else None
 
 
 @cache
-def _miss_triton() -> None:
-    warnings.warn(
-        "Triton is not installed, so GPUs take the reference's steps, tensor by tensor, which are slow; "
-        "pip install triton",
-        stacklevel=2,
-    )
+def _tell_once(message: str) -> None:
+    warnings.warn(message, stacklevel=2)

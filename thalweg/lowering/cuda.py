@@ -39,13 +39,33 @@ WIDTH = tiles.WIDTH
 
 def serves(device: torch.device) -> bool:
     """Say whether tensors on `device` are stepped here."""
-    return device.type in SERVED and is_installed()
+    return device.type in SERVED and obstacle(device) is None
 
 
 @cache
-def is_installed() -> bool:
-    """Say whether Triton is there."""
-    return find_spec("triton") is not None
+def obstacle(device: torch.device) -> str | None:
+    """Return what keeps kernels from running on `device`, if anything does; it is tried once."""
+    if find_spec("triton") is None:
+        return "Triton is not installed (pip install triton)"
+    try:
+        _try(device)
+    except Exception as error:  # whatever it is: no compiler, no driver, a GPU too old
+        return f"Triton cannot run a kernel on {device} ({type(error).__name__}: {error})"
+    return None
+
+
+def _try(device: torch.device) -> None:
+    if is_capturing(device):
+        return  # what is compiled while a graph is captured may fail for that alone
+    with on(device):
+        _function("probe", _PROBE)[(1,)](torch.zeros(1, device=device))
+
+
+_PROBE = """\
+@triton.jit
+def probe(at):
+    tl.store(at, tl.load(at) + 1)
+"""
 
 
 @cache
@@ -186,7 +206,7 @@ class Shared:
 
 
 class Work(NamedTuple):
-    """The chunks of a launch on the device; those of aligned tensors apart."""
+    """The chunks of a launch on the device, packed as `tiles.packed` does; those of aligned tensors apart."""
 
     aligned: Tensor
     others: Tensor
@@ -201,7 +221,7 @@ def divide(chunks: Chunks, is_aligned: np.ndarray, device: torch.device) -> Work
     """Return the chunks on the device, where tensors are aligned as `aligned` says."""
     tensor, offset, offset_g, _ = chunks.table.T
     apart = is_aligned[tensor] & (offset % ALIGNMENT == 0) & (offset_g % ALIGNMENT == 0)
-    return Work(*(to_device(chunks.table[mask], device) for mask in (apart, ~apart)))
+    return Work(*(to_device(tiles.packed(chunks.table[mask]), device) for mask in (apart, ~apart)))
 
 
 def on(device: torch.device) -> AbstractContextManager[Any]:
@@ -209,6 +229,17 @@ def on(device: torch.device) -> AbstractContextManager[Any]:
     if device.type == "cpu":
         return nullcontext()
     return torch.get_device_module(device).device(device)
+
+
+def stream(device: torch.device) -> Any:
+    """Return the stream that kernels are launched on now, if the device has any."""
+    return None if device.type == "cpu" else torch.get_device_module(device).current_stream(device)
+
+
+def lend(tensors: Iterable[Tensor], to: Any) -> None:
+    """Have the memory of tensors outlive what the stream `to` is yet to do with it."""
+    for tensor in tensors:
+        tensor.record_stream(to)
 
 
 def run(kernel: Any, programs: int, *arguments: Any) -> None:

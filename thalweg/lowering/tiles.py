@@ -12,6 +12,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import numpy as np
+
 from thalweg.codecs import BLOCK, BlockCodec, Codec, HalfCodec, draws
 from thalweg.codecs.draws import distance, numbers
 from thalweg.codecs.plain import dtype_name
@@ -22,6 +24,11 @@ from thalweg.rule import Rule
 
 TILE = 1024
 """Elements of a tile: most of a chunk."""
+
+LENGTH_BITS = 13
+"""Bits for the length of a chunk; those for the high parts of its two offsets share the rest of 31."""
+
+HIGH_BITS = (31 - LENGTH_BITS) // 2
 
 WIDTH = 128
 """Tensors whose rows one program works out."""
@@ -43,6 +50,23 @@ class Kind(NamedTuple):
     draws: bool
 
 
+def packed(table: np.ndarray) -> np.ndarray:
+    """Return a table of chunks in half the bytes, for a kernel to read.
+
+    Args:
+        table: int64 (chunks, 4), as `Chunks.table`; lengths below 2^13, offsets below 2^41.
+
+    Returns:
+        int32 (chunks, 4): tensor, low halves of offset and offset in the gradient, and in one number length
+        and the high parts of the offsets.
+    """
+    tensor, offset, offset_g, length = table.T
+    high, high_g = offset >> 32, offset_g >> 32
+    assert not len(table) or max(high.max(), high_g.max()) < 1 << HIGH_BITS, "a tensor beyond 2^41 elements"
+    rest = length | high << LENGTH_BITS | high_g << (LENGTH_BITS + HIGH_BITS)
+    return np.stack([tensor, offset, offset_g, rest], axis=1).astype(np.uint32).view(np.int32)
+
+
 def step(spec: Spec, aligned: bool) -> str:
     """Return the kernel of `spec`.
 
@@ -55,6 +79,8 @@ def step(spec: Spec, aligned: bool) -> str:
         rule=spec.rule.name,
         tile=TILE,
         blocks=TILE // BLOCK,
+        length_bits=LENGTH_BITS,
+        high_bits=HIGH_BITS,
         block=BLOCK,
         columns=len(spec.columns),
         row=_indented(4, [f"s_{name} = tl.load(row + {i})" for i, name in enumerate(spec.columns)]),
@@ -258,6 +284,8 @@ _STEP = """\
 TILE = tl.constexpr({tile})
 BLOCKS = tl.constexpr({blocks})
 BLOCK = tl.constexpr({block})
+LENGTH_MASK = tl.constexpr((1 << {length_bits}) - 1)
+HIGH_MASK = tl.constexpr((1 << {high_bits}) - 1)
 
 
 @triton.jit
@@ -277,13 +305,19 @@ def bfloat16_nearest(x):
     return tl.where(x == x, up >> 16, 32704).to(tl.int16)
 
 
+@triton.jit
+def joined(low, high):
+    return (high.to(tl.int64) << 32) | low.to(tl.uint32, bitcast=True).to(tl.int64)
+
+
 @triton.jit(do_not_specialize=["tensors"])
 def step(addresses, chunks, rows, keys, found_inf, tensors):
     chunk = chunks + 4 * tl.program_id(0)
     tensor = tl.load(chunk)
-    offset = tl.load(chunk + 1)
-    offset_g = tl.load(chunk + 2)
-    length = tl.load(chunk + 3).to(tl.int32)
+    rest = tl.load(chunk + 3)
+    length = rest & LENGTH_MASK
+    offset = joined(tl.load(chunk + 1), (rest >> {length_bits}) & HIGH_MASK)
+    offset_g = joined(tl.load(chunk + 2), rest >> ({length_bits} + {high_bits}))
     row = rows + tensor * {columns}
 {row}
     key = tl.load(keys + tensor)
