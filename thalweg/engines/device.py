@@ -1,12 +1,10 @@
-"""Engines: how a batch is stepped on its device."""
+"""The GPU's engine: Triton kernels, and what they read that stays on the device."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,110 +12,11 @@ from torch import Tensor
 
 from thalweg.chunks import Chunks
 from thalweg.codecs import Codec
-from thalweg.codecs.draws import keys
-from thalweg.lowering import cpu, cuda
+from thalweg.lowering import cuda
 from thalweg.lowering.spec import Spec
 from thalweg.member import Member
-from thalweg.rows import Rows
 from thalweg.scaling import Scaling
 from thalweg.state import counter_dtype
-
-
-class Keys:
-    """The keys of the random words of a batch.
-
-    Args:
-        members: the members of the batch.
-
-    Attributes:
-        values: int32 (members,); never another array.
-    """
-
-    def __init__(self, members: Sequence[Member]) -> None:
-        self.values = np.zeros(len(members), np.int32)
-        self._groups: list[tuple[Mapping[str, Any], np.ndarray, np.ndarray]] = []
-        for index in {member.group for member in members if member.draws}:
-            places = [i for i, member in enumerate(members) if member.group == index]
-            ordinals = np.array([members[i].position for i in places], np.int64)
-            self._groups.append((members[places[0]].options, np.array(places), ordinals))
-
-    def draw(self) -> None:
-        """Work out the keys of this step, if any are needed."""
-        for group, places, ordinals in self._groups:
-            self.values[places] = keys(group["seed"], int(group["rounding_step"]), ordinals)
-
-
-class Engine(Protocol):
-    """Steps the tensors of a batch.
-
-    Attributes:
-        skips: whether it asks on its device whether gradients overflowed.
-    """
-
-    skips: ClassVar[bool]
-
-    def __init__(self, spec: Spec, members: Sequence[Member]) -> None: ...
-
-    @staticmethod
-    def supports(codec: Codec | None) -> bool:
-        """Say whether kernels of this engine read and write `codec`."""
-        ...
-
-    @staticmethod
-    def chunk(elements: int) -> int:
-        """Return the most elements of a chunk where a step takes `elements` of them."""
-        ...
-
-    def launch(
-        self, addresses: np.ndarray, chunks: Chunks, hypers: Sequence[SimpleNamespace], scaling: Scaling
-    ) -> None:
-        """Step all tensors.
-
-        Args:
-            addresses: int64 (streams, tensors), where memory begins; always the same array.
-            chunks: the work.
-            hypers: the hyperparameters of each group.
-            scaling: GradScaler's.
-        """
-        ...
-
-
-class CpuEngine:
-    """Compiled kernels on torch's threads; scalars and keys are worked out on the way."""
-
-    skips = False
-    supports = staticmethod(cpu.supports)
-    chunk = staticmethod(cpu.chunk)
-
-    def __init__(self, spec: Spec, members: Sequence[Member]) -> None:
-        rule = spec.rule
-        self._rows = Rows(
-            rule,
-            groups=[member.group for member in members],
-            first=[member.first for member in members],
-            counters={c.name: [m.state[c.name] for m in members] for c in rule.counters},
-            dtype=counter_dtype(),
-        )
-        self._kernel = cpu.kernel(spec)
-        self._keys = Keys(members)
-        self._scalars = np.empty((0, 0))
-        self._chunks: Chunks | None = None
-
-    def launch(  # noqa: D102
-        self, addresses: np.ndarray, chunks: Chunks, hypers: Sequence[SimpleNamespace], scaling: Scaling
-    ) -> None:
-        rows = self._rows.next(hypers, scaling.inverse)
-        if not chunks.elements:
-            return
-        self._keys.draw()
-        if chunks is not self._chunks or len(rows) != len(self._scalars):
-            self._chunks = chunks
-            self._scalars = np.empty((len(rows), len(rows[0])), self._kernel.dtype)
-            self._launch = cpu.Launch(
-                self._kernel, addresses, chunks, self._scalars, self._rows.row_of, self._keys.values
-            )
-        self._scalars[:] = rows
-        self._launch.run()
 
 
 class DeviceEngine:
@@ -279,17 +178,3 @@ class DeviceEngine:
         arguments = (self._rows, self._keys, found_inf, addresses.shape[1])
         for aligned, work in ((True, self._work.aligned), (False, self._work.others)):
             cuda.run(self._kernels[aligned], len(work), table, work, *arguments)
-
-
-def engine_for(device: torch.device) -> type[CpuEngine] | type[DeviceEngine] | None:
-    """Return what steps tensors on `device`, if there is anything but the reference."""
-    if cuda.serves(device):
-        return DeviceEngine
-    if device.type in cuda.SERVED:
-        _tell_once(f"{cuda.obstacle(device)}: the reference steps tensors there, one by one, which is slow")
-    return CpuEngine if device.type == "cpu" else None
-
-
-@cache
-def _tell_once(message: str) -> None:
-    warnings.warn(message, stacklevel=2)

@@ -1,0 +1,72 @@
+"""Engines: how a batch is stepped on its device."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from types import SimpleNamespace
+from typing import ClassVar, Protocol
+
+import numpy as np
+import torch
+
+from thalweg.chunks import Chunks
+from thalweg.codecs import Codec
+from thalweg.engines.cpu import CpuEngine, Keys
+from thalweg.engines.device import DeviceEngine
+from thalweg.lowering import cuda
+from thalweg.lowering.spec import Spec
+from thalweg.member import Member
+from thalweg.scaling import Scaling
+
+__all__ = ["CpuEngine", "DeviceEngine", "Engine", "Keys", "engine_for"]
+
+
+class Engine(Protocol):
+    """Steps the tensors of a batch.
+
+    Attributes:
+        skips: whether it asks on its device whether gradients overflowed.
+    """
+
+    skips: ClassVar[bool]
+
+    def __init__(self, spec: Spec, members: Sequence[Member]) -> None: ...
+
+    @staticmethod
+    def supports(codec: Codec | None) -> bool:
+        """Say whether kernels of this engine read and write `codec`."""
+        ...
+
+    @staticmethod
+    def chunk(elements: int) -> int:
+        """Return the most elements of a chunk where a step takes `elements` of them."""
+        ...
+
+    def launch(
+        self, addresses: np.ndarray, chunks: Chunks, hypers: Sequence[SimpleNamespace], scaling: Scaling
+    ) -> None:
+        """Step all tensors.
+
+        Args:
+            addresses: int64 (streams, tensors), where memory begins; always the same array.
+            chunks: the work.
+            hypers: the hyperparameters of each group.
+            scaling: GradScaler's.
+        """
+        ...
+
+
+def engine_for(device: torch.device) -> type[CpuEngine] | type[DeviceEngine] | None:
+    """Return what steps tensors on `device`, if there is anything but the reference."""
+    if cuda.serves(device):
+        return DeviceEngine
+    if device.type in cuda.SERVED:
+        _tell_once(f"{cuda.obstacle(device)}: the reference steps tensors there, one by one, which is slow")
+    return CpuEngine if device.type == "cpu" else None
+
+
+@cache
+def _tell_once(message: str) -> None:
+    warnings.warn(message, stacklevel=2)
