@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -70,10 +70,11 @@ class SettingsReader:
         """Forget what was read: parameters may have been exchanged, which must not be compared by value."""
         self._copies = None
 
-    def counted(self, index: int, rounding_step: Any) -> None:
-        """Take note that a group's draws were counted, which changes nothing."""
+    def counted(self, groups: Groups, indices: Sequence[int]) -> None:
+        """Take note that draws of groups were counted, which changes nothing."""
         if self._copies is not None:
-            self._copies[index]["rounding_step"] = rounding_step
+            for i in indices:
+                self._copies[i]["rounding_step"] = groups[i]["rounding_step"]
 
     def _settings(self, group: Mapping[str, Any], known: Settings | None) -> Settings:
         values = [_own(group[hyper.name]) for hyper in self._rule.hypers]

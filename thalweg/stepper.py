@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -71,16 +73,16 @@ class Stepper:
             self._first_steps.again(first)
         else:
             self._first_steps.after(groups, first)
-        for index in plan.drawing:
-            _count_draw(groups[index], scaling)
-            self._settings.counted(index, groups[index]["rounding_step"])
+        if plan.drawing:
+            _count_draws([groups[index] for index in plan.drawing], scaling)
+            self._settings.counted(groups, plan.drawing)
 
     def _notice_changes(self, groups: Groups, state: State) -> None:
         """Drop the plans if groups or state are not what they were made for."""
         if not self._known_state.are_values(state):
             self._plans.clear()
-        lists = [group["params"] for group in groups]
-        listed, lengths = [param for params in lists for param in params], [*map(len, lists)]
+        lists = [*map(itemgetter("params"), groups)]
+        listed, lengths = [*chain.from_iterable(lists)], [*map(len, lists)]
         same = self._known_groups.are_items(groups) and lengths == self._lengths
         if same and self._listed.are_items(listed):
             return
@@ -140,13 +142,21 @@ class Stepper:
         return {"p": codec_of_weights(param, group), **codecs}
 
 
-def _count_draw(group: dict[str, Any], scaling: Scaling) -> None:
-    """Count a step that has drawn; on the device, where it is counted there, only if it was taken."""
-    count = group["rounding_step"]
-    if isinstance(count, Tensor) and isinstance(scaling.found_inf, Tensor):
-        count.add_((scaling.found_inf == 0).to(count.device, non_blocking=True))
-    else:
-        group["rounding_step"] += 1
+def _count_draws(groups: Groups, scaling: Scaling) -> None:
+    """Count a step that has drawn; on a device, where it is counted there, only if it was taken."""
+    on_devices: dict[torch.device, list[Tensor]] = {}
+    for group in groups:
+        count = group["rounding_step"]
+        if isinstance(count, Tensor):
+            on_devices.setdefault(count.device, []).append(count)
+        else:
+            group["rounding_step"] = count + 1
+    for device, counts in on_devices.items():
+        if isinstance(scaling.found_inf, Tensor):
+            taken = (scaling.found_inf == 0).to(device, torch.int64, non_blocking=True)
+            torch._foreach_add_(counts, [taken] * len(counts))
+        else:
+            torch._foreach_add_(counts, 1)
 
 
 def _check(params: Sequence[Tensor]) -> None:

@@ -142,6 +142,8 @@ class Graph:
 
 def _memory(value: object) -> object:
     """Return the memory of a tensor as another one, which keeps neither it nor what it is a view of."""
+    if isinstance(value, list):
+        return [_memory(one) for one in value]
     if not isinstance(value, Tensor):
         return value
     place = value.untyped_storage(), value.storage_offset(), value.shape, value.stride()
@@ -157,10 +159,11 @@ class _Noting(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if not func._schema.name.endswith("_") or func is torch.ops.aten.set_.source_Storage_storage_offset:
             return func(*args, **(kwargs or {}))
-        self._look(args[0])
+        for written in args[0] if isinstance(args[0], list) else [args[0]]:
+            self._look(written)
         held = [_memory(x) for x in args]
         self._noted.append(lambda: func(*held, **(kwargs or {})))
-        return args[0]
+        return args[0] if func._schema.returns else None
 
 
 @contextmanager

@@ -104,10 +104,12 @@ def test_the_first_momentum_is_undampened_also_after_an_overflow(then, device):
         assert_close(p, q, rtol=1e-6)
 
 
+@pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("state", ["int8", "bfloat16"])
-def test_an_overflow_draws_no_random_words(state, device):
-    mine, theirs = (start(device, shapes=((4096,), (30,))) for _ in range(2))
-    a, b, scaler = tw.AdamW(mine, state=state), tw.AdamW(theirs, state=state), new_scaler(device)
+def test_an_overflow_draws_no_random_words(state, count, device):
+    mine, theirs = (start(device, shapes=((4096,), (4100,))) for _ in range(2))
+    a, b = (tw.AdamW([{"params": ps[i::count]} for i in range(count)], state=state) for ps in (mine, theirs))
+    scaler = new_scaler(device)
     for i, grads in enumerate(gradients(mine, 4)):
         if i == 1:
             grads[0][5] = math.inf
@@ -117,6 +119,7 @@ def test_an_overflow_draws_no_random_words(state, device):
         scaler.step(a)
         scaler.update(1024.0)
     assert_equal((mine, a), (theirs, b))
+    assert [group["rounding_step"] for group in a.state_dict()["param_groups"]] == [3] * count
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

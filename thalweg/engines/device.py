@@ -29,7 +29,7 @@ class DeviceEngine:
     skips = True
 
     def __init__(self, spec: Spec, members: Sequence[Member]) -> None:
-        self._spec, self._rule = spec, spec.rule
+        self._rule, self._draws = spec.rule, spec.draws
         self._device = members[0].param.device
         self._kind = cuda.kind_of(spec, counter_dtype())
         self._kernels = {aligned: cuda.step_kernel(spec, aligned) for aligned in (True, False)}
@@ -44,11 +44,14 @@ class DeviceEngine:
         self._rows = torch.empty(count, max(columns, 1), dtype=dtype, device=self._device)
         self._keys = torch.empty(count, dtype=torch.int32, device=self._device)
         self._never = torch.zeros((), device=self._device)
-        self._tables = {name: cuda.Table(self._device) for name in ("addresses", "hypers", "seeds")}
+        self._tables = {name: cuda.Table(self._device) for name in ("addresses", "hypers", "draws")}
         self._known: Sequence[SimpleNamespace] | None = None
-        self._numbers = np.zeros((len(self._options), len(self._rule.columns) + 1))
-        self._seeds = np.zeros(len(self._options), np.int64)
+        self._numbers = np.zeros((len(self._options), len(self._rule.columns)))
         self._on_device: list[tuple[int, int, Tensor]] = []
+        self._seeds_and_counts = np.zeros((len(self._options), 2), np.int64)
+        self._counts: list[Tensor] = []
+        self._foreign: list[tuple[Tensor, Tensor]] = []
+        self._sent: Tensor | None = None
         self._work: cuda.Work | None = None
         self._chunks: Chunks | None = None
         self._is_aligned = np.empty(0, bool)
@@ -78,10 +81,10 @@ class DeviceEngine:
             capturing = cuda.is_capturing(self._device)
             if not capturing:
                 self._follow_stream()
+            if hypers is not self._known:
+                self._notice(hypers, capturing)
             found_inf = self._here(scaling.found_inf)
-            if self._spec.draws:
-                self._count_draws(scaling, capturing)
-            self._make_rows(hypers, self._here(scaling.scale), found_inf, capturing)
+            self._make_rows(self._here(scaling.scale), found_inf, capturing)
             if chunks.elements:
                 self._step(addresses, chunks, found_inf, capturing)
             if capturing:
@@ -102,22 +105,54 @@ class DeviceEngine:
             self._keys,
             self._never,
             self._firsts,
+            *self._counts,
         ]
         for table in self._tables.values():
             found += [table.tensor, *table.replayed]
         return found
 
-    def _make_rows(
-        self, hypers: Sequence[SimpleNamespace], scale: Tensor, found_inf: Tensor, capturing: bool
-    ) -> None:
-        if self._spec.draws:
-            self._seeds[:] = [options["seed"] for options in self._options.values()]
+    def _notice(self, hypers: Sequence[SimpleNamespace], capturing: bool) -> None:
+        """Work out again what the groups say, which has changed."""
+        rows = [self._rule.row(hypers[group]) for group in self._options]
+        self._on_device = [
+            (i, j, x) for i, row in enumerate(rows) for j, x in enumerate(row) if isinstance(x, Tensor)
+        ]
+        self._numbers[:] = [[0.0 if isinstance(x, Tensor) else x for x in row] for row in rows]
+        if self._draws:
+            self._find_counts(capturing)
+        self._known = hypers
+
+    def _find_counts(self, capturing: bool) -> None:
+        """Have the device count the draws: only it knows which steps are replayed, and which are skipped."""
+        counts = [self._count_on_device(options, capturing) for options in self._options.values()]
+        # Memory of another device cannot be read here.
+        self._counts = [
+            count if count.device == self._device else torch.empty_like(count, device=self._device)
+            for count in counts
+        ]
+        pairs = zip(self._counts, counts, strict=True)
+        self._foreign = [(mine, count) for mine, count in pairs if mine is not count]
+        self._seeds_and_counts[:, 0] = [options["seed"] for options in self._options.values()]
+        self._seeds_and_counts[:, 1] = [count.data_ptr() for count in self._counts]
+
+    def _count_on_device(self, options: dict[str, Any], capturing: bool) -> Tensor:
+        count = options["rounding_step"]
+        if isinstance(count, Tensor):
+            return count
+        if capturing:
+            raise RuntimeError("to capture steps that round stochastically, take one before the capture")
+        options["rounding_step"] = cuda.to_device(np.array(count, np.int64), self._device)
+        return options["rounding_step"]
+
+    def _make_rows(self, scale: Tensor, found_inf: Tensor, capturing: bool) -> None:
+        for here, there in self._foreign:
+            here.copy_(there, non_blocking=True)
         arguments = (
             self._fixed["counters"],
             self._fixed["groups"],
             self._firsts,
-            self._hypers(hypers, capturing),
-            self._tables["seeds"].send(self._seeds, capturing),
+            self._hypers(capturing),
+            self._tables["draws"].send(self._seeds_and_counts, capturing),
             self._fixed["ordinals"],
             self._rows,
             self._keys,
@@ -127,40 +162,12 @@ class DeviceEngine:
         count = len(self._keys)
         cuda.run(self._rows_kernel, -(-count // cuda.WIDTH), *arguments, count)
 
-    def _hypers(self, hypers: Sequence[SimpleNamespace], capturing: bool) -> Tensor:
+    def _hypers(self, capturing: bool) -> Tensor:
         """Return the hyperparameters on the device, a row for each group; those that are there are copied."""
-        if hypers is not self._known:
-            self._known = hypers
-            rows = [self._rule.row(hypers[group]) for group in self._options]
-            self._on_device = [
-                (i, j, x) for i, row in enumerate(rows) for j, x in enumerate(row) if isinstance(x, Tensor)
-            ]
-            self._numbers[:, :-1] = [[0.0 if isinstance(x, Tensor) else x for x in row] for row in rows]
-        on_device = self._on_device + (self._drawn() if self._spec.draws else [])
         table = self._tables["hypers"].send(self._numbers, capturing)
-        for i, j, tensor in on_device:
+        for i, j, tensor in self._on_device:
             table[i, j].copy_(tensor.reshape(()), non_blocking=True)
         return table
-
-    def _drawn(self) -> list[tuple[int, int, Tensor]]:
-        """Write down how many steps have drawn before; return where that is known on a device only."""
-        counts = [options["rounding_step"] for options in self._options.values()]
-        self._numbers[:, -1] = [0 if isinstance(count, Tensor) else count for count in counts]
-        return [(i, -1, count) for i, count in enumerate(counts) if isinstance(count, Tensor)]
-
-    def _count_draws(self, scaling: Scaling, capturing: bool) -> None:
-        """Let the device count the draws of steps that may be captured, or that only it knows to be taken."""
-        for options in self._options.values():
-            if isinstance(options["rounding_step"], Tensor):
-                continue
-            if capturing:
-                raise RuntimeError(
-                    "to capture steps that round stochastically, set capturable=True, where the optimizer "
-                    "has it, and take a step outside of the capture first"
-                )
-            if options.get("capturable", True) or not scaling.is_on_host:
-                count = np.array(options["rounding_step"], np.int64)
-                options["rounding_step"] = cuda.to_device(count, self._device)
 
     def _here(self, value: Tensor | float | None) -> Tensor:
         """Return a number that GradScaler gives, or zero, on this device."""
@@ -170,11 +177,17 @@ class DeviceEngine:
 
     def _step(self, addresses: np.ndarray, chunks: Chunks, found_inf: Tensor, capturing: bool) -> None:
         table = self._tables["addresses"].send(addresses, capturing)
-        is_aligned = cuda.aligned(addresses)
-        if chunks is not self._chunks or not np.array_equal(is_aligned, self._is_aligned):
-            self._chunks, self._is_aligned = chunks, is_aligned
-            self._work = cuda.divide(chunks, is_aligned, self._device)
+        if table is not self._sent or chunks is not self._chunks:
+            self._sent = table
+            self._divide(addresses, chunks)
         assert self._work is not None
         arguments = (self._rows, self._keys, found_inf, addresses.shape[1])
         for aligned, work in ((True, self._work.aligned), (False, self._work.others)):
             cuda.run(self._kernels[aligned], len(work), table, work, *arguments)
+
+    def _divide(self, addresses: np.ndarray, chunks: Chunks) -> None:
+        """Find out which chunks are aligned, if that may have changed."""
+        is_aligned = cuda.aligned(addresses)
+        if chunks is not self._chunks or not np.array_equal(is_aligned, self._is_aligned):
+            self._chunks, self._is_aligned = chunks, is_aligned
+            self._work = cuda.divide(chunks, is_aligned, self._device)

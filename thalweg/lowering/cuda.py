@@ -112,7 +112,7 @@ class Table:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._known: np.ndarray | None = None
+        self._known: bytes | None = None
         self._spare: tuple[Tensor, Tensor] | None = None
         self.replayed: list[Tensor] = []
         self.tensor = torch.empty(0, device=device)
@@ -123,12 +123,13 @@ class Table:
         Raises:
             RuntimeError: if a graph is being captured and nothing was set aside.
         """
-        if self._known is not None and np.array_equal(array, self._known):
+        content = array.tobytes()
+        if content == self._known:
             return self.tensor
         if capturing:
             return self._send_spare(array)
-        self._known = array.copy()
-        self.tensor = to_device(self._known, self._device)
+        self._known = content
+        self.tensor = to_device(array, self._device)
         if self._spare is None:
             self._spare = _on_host(array, self._device), torch.empty_like(self.tensor)
         return self.tensor

@@ -243,8 +243,9 @@ def rows(rule: Rule, choices: Mapping[str, bool], kind: Kind) -> str:
         for i, value in enumerate(columns)
     ]
     drawn = [
-        f"drawn = tl.load(h + {len(rule.columns)}, mask=mask, other=0.0).to(tl.int64).to(tl.uint64)",
-        "seed = tl.load(seeds + group, mask=mask, other=0).to(tl.uint64, bitcast=True)",
+        "seed = tl.load(draws + 2 * group, mask=mask, other=0).to(tl.uint64, bitcast=True)",
+        "count_at = tl.load(draws + 2 * group + 1, mask=mask, other=0).to(tl.pointer_type(tl.int64))",
+        "drawn = tl.load(count_at, mask=mask, other=0).to(tl.uint64, bitcast=True)",
         "word = key(seed, drawn, ordinal.to(tl.uint64, bitcast=True))",
         "tl.store(keys + at, word.to(tl.uint32).to(tl.int32, bitcast=True), mask=mask)",
     ]
@@ -261,7 +262,7 @@ def rows(rule: Rule, choices: Mapping[str, bool], kind: Kind) -> str:
         rule=rule.name,
         width=WIDTH,
         key="\n\n\n".join([_as_written(draws.mixed), _as_written(draws.key)]),
-        hypers=len(rule.columns) + 1,
+        hypers=len(rule.columns),
         body=_indented(4, body),
     )
 
@@ -344,7 +345,7 @@ WIDTH = tl.constexpr({width})
 
 
 @triton.jit(do_not_specialize=["tensors"])
-def rows(counters, groups, first_at, hypers, seeds, ordinals, rows, keys, scale, found_inf, tensors):
+def rows(counters, groups, first_at, hypers, draws, ordinals, rows, keys, scale, found_inf, tensors):
     at = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
     mask = at < tensors
     go = mask & (tl.load(found_inf + at * 0) == 0)
