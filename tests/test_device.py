@@ -256,14 +256,18 @@ def no_triton(name):
 
 
 def no_compiler(device):
-    raise RuntimeError("Failed to find C compiler.")
+    raise RuntimeError("Failed to find C compiler.\nAnd much more.")
 
 
 @pytest.mark.parametrize(
     ("name", "replacement", "reason"),
     [
         ("find_spec", no_triton, "Triton is not installed"),
-        ("_try", no_compiler, r"cannot run a kernel on cuda:0 \(RuntimeError: Failed to find C compiler"),
+        (
+            "_try",
+            no_compiler,
+            r"cannot run a kernel on cuda:0 \(RuntimeError: Failed to find C compiler.\): the reference",
+        ),
     ],
 )
 def test_where_triton_does_not_run_the_reference_serves_and_says_so_once(

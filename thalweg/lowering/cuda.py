@@ -50,7 +50,8 @@ def obstacle(device: torch.device) -> str | None:
     try:
         _try(device)
     except Exception as error:  # whatever it is: no compiler, no driver, a GPU too old
-        return f"Triton cannot run a kernel on {device} ({type(error).__name__}: {error})"
+        said = str(error).partition("\n")[0]
+        return f"Triton cannot run a kernel on {device} ({type(error).__name__}: {said})"
     return None
 
 
