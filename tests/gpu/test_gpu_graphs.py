@@ -285,6 +285,29 @@ def test_two_graphs_of_one_optimizer(device):
     assert_equal((mine, a), (theirs, b))
 
 
+def test_a_step_like_the_one_before_is_enough_before_another_capture(device):
+    mine, theirs = start(device, shapes=SHAPES), start(device, shapes=SHAPES)
+    a, b = tw.AdamW(mine), tw.AdamW(theirs)
+    first, *others = [[g.to(device) for g in one] for one in gradients(mine, 3)]
+
+    def both_step():
+        for optimizer, params in ((a, mine), (b, theirs)):
+            for p, g in zip(params, first, strict=True):
+                p.grad = g  # at the same place every time
+            optimizer.step()
+
+    graphs = []
+    for static in others:
+        both_step()
+        give(mine, static)
+        graphs.append((capture(device, a.step), [p.grad for p in mine], static))
+    for graph, _, static in graphs:
+        graph.replay()
+        give(theirs, static)
+        b.step()
+    assert_equal((mine, a), (theirs, b))
+
+
 def test_the_memory_of_a_replay_is_still_the_optimizers(device):
     param = leaf(rand(50).to(device, torch.float32))
     optimizer = tw.AdamW([param])

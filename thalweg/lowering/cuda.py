@@ -125,12 +125,11 @@ class Table:
             RuntimeError: if a graph is being captured and nothing was set aside.
         """
         content = array.tobytes()
-        if content == self._known:
-            return self.tensor
         if capturing:
-            return self._send_spare(array)
-        self._known = content
-        self.tensor = to_device(array, self._device)
+            return self.tensor if content == self._known else self._send_spare(array)
+        if content != self._known:
+            self._known = content
+            self.tensor = to_device(array, self._device)
         if self._spare is None:
             self._spare = _on_host(array, self._device), torch.empty_like(self.tensor)
         return self.tensor
