@@ -10,4 +10,4 @@ if INTERPRETED:
 
     cuda.SERVED.add("cpu")
     # An operation takes the interpreter the same time whatever the size of a tile.
-    tiles.TILE = cuda.CHUNK = 4096
+    tiles.TILE = 4096

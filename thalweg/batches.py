@@ -186,10 +186,11 @@ class SparseBatch(KernelBatch):
         self._values = values  # kept until they have been stepped
         p, *stored = ([t.data_ptr() for t in stream] for stream in self._staged)
         self.addresses[:] = [p, [v.data_ptr() for v in values], *stored]
+        lengths = [_reals(v) for v in values]
         self.chunks = Chunks.rows(
             [_row_numbers(grad) for grad in grads],
-            [_reals(v) // max(len(v), 1) for v in values],
-            self.engine.chunk(sum(map(_reals, values))),
+            [length // max(len(v), 1) for length, v in zip(lengths, values, strict=True)],
+            self.engine.chunk(sum(lengths)),
         )
         return True
 

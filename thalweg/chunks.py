@@ -45,7 +45,7 @@ class Chunks:
         before = np.repeat(np.cumsum(counts) - counts, counts)
         offset = (np.arange(len(tensor)) - before) * most
         length = np.minimum(whole[tensor] - offset, most)
-        return cls._of((tensor, offset, offset, length), most)
+        return cls._of(np.stack([tensor, offset, offset, length], axis=1), most)
 
     @classmethod
     def rows(cls, numbers: Sequence[np.ndarray], lengths: Sequence[int], most: int = SIZE) -> Chunks:
@@ -63,11 +63,11 @@ class Chunks:
             place = np.repeat(np.arange(len(rows)), len(begins))
             columns = (row * length + begin, place * length + begin, np.minimum(length - begin, most))
             parts.append(np.stack([np.full(len(row), tensor), *columns], axis=1))
-        return cls._of(tuple(np.concatenate(parts).T), most)
+        return cls._of(np.concatenate(parts), most)
 
     @classmethod
-    def _of(cls, columns: Sequence[np.ndarray], most: int) -> Chunks:
-        table = np.ascontiguousarray(np.stack(columns, axis=1), np.int64)
+    def _of(cls, table: np.ndarray, most: int) -> Chunks:
+        table = np.ascontiguousarray(table, np.int64)
         length = table[:, 3]
         end = np.cumsum(length + COST)
         task = (end - 1) // (most + COST)

@@ -24,7 +24,7 @@ from support import (
 from torch import nn
 
 import thalweg as tw
-from thalweg.lowering.cuda import CHUNK
+from thalweg.lowering.tiles import TILE
 from thalweg.tensors import Tensors
 
 one_each = pytest.mark.parametrize("configuration", ONE_EACH, ids=label)
@@ -49,7 +49,7 @@ def test_a_large_tensor_is_two_launches(device):
     optimizer = tw.AdamW([param])
     with launches() as found:
         optimizer.step()
-    assert found == [1, -(-10_000 // CHUNK)]
+    assert found == [1, -(-10_000 // TILE)]
 
 
 @pytest.mark.parametrize(

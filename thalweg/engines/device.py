@@ -27,13 +27,14 @@ class DeviceEngine:
     """
 
     skips = True
+    chunk = staticmethod(cuda.chunk)
 
     def __init__(self, spec: Spec, members: Sequence[Member]) -> None:
         self._rule, self._draws = spec.rule, spec.draws
         self._device = members[0].param.device
-        self._kind = cuda.kind_of(spec, counter_dtype())
         self._kernels = {aligned: cuda.step_kernel(spec, aligned) for aligned in (True, False)}
-        self._rows_kernel = cuda.rows_kernel(self._rule, self._rule.choices(members[0].options), self._kind)
+        kind = cuda.kind_of(spec, counter_dtype())
+        self._rows_kernel = cuda.rows_kernel(self._rule, self._rule.choices(members[0].options), kind)
         self._options: dict[int, Any] = {member.group: member.options for member in members}
         self._place = {group: place for place, group in enumerate(self._options)}
         self._fixed = self._fixed_tables(members)
@@ -60,10 +61,6 @@ class DeviceEngine:
     @staticmethod
     def supports(codec: Codec | None) -> bool:  # noqa: D102
         return codec is not None
-
-    @staticmethod
-    def chunk(elements: int) -> int:  # noqa: D102
-        return cuda.CHUNK
 
     def _fixed_tables(self, members: Sequence[Member]) -> dict[str, Tensor]:
         counters = [[m.state[c.name].data_ptr() for m in members] for c in self._rule.counters]

@@ -24,9 +24,6 @@ from thalweg.lowering.spec import Spec
 from thalweg.lowering.tiles import Kind
 from thalweg.rule import Rule
 
-CHUNK = tiles.TILE
-"""Most elements of a chunk, one program's work."""
-
 SERVED = {"cuda", "xpu"}
 """The types of devices whose tensors are stepped here."""
 
@@ -40,6 +37,11 @@ WIDTH = tiles.WIDTH
 def serves(device: torch.device) -> bool:
     """Say whether tensors on `device` are stepped here."""
     return device.type in SERVED and obstacle(device) is None
+
+
+def chunk(elements: int) -> int:
+    """Return the most elements of a chunk, one program's work, however many `elements` a step takes."""
+    return tiles.TILE
 
 
 @cache

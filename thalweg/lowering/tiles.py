@@ -62,7 +62,7 @@ def packed(table: np.ndarray) -> np.ndarray:
     """
     tensor, offset, offset_g, length = table.T
     high, high_g = offset >> 32, offset_g >> 32
-    assert not len(table) or max(high.max(), high_g.max()) < 1 << HIGH_BITS, "a tensor beyond 2^41 elements"
+    assert np.maximum(high, high_g).max(initial=0) < 1 << HIGH_BITS, "a tensor beyond 2^41 elements"
     rest = length | high << LENGTH_BITS | high_g << (LENGTH_BITS + HIGH_BITS)
     return np.stack([tensor, offset, offset_g, rest], axis=1).astype(np.uint32).view(np.int32)
 
