@@ -55,7 +55,7 @@ def code(kernel, types, target, spec):
     real = "*fp64" if spec.compute == torch.float64 else "*fp32"
     signature = {name: types.get(name, real) for name in kernel.arg_names}
     source = ASTSource(fn=kernel, signature=signature, constexprs={}, attrs={})
-    return triton.compile(source, target=target, options={"num_warps": cuda.WARPS}).asm
+    return triton.compile(source, target=target, options=dict(cuda.OPTIONS)).asm
 
 
 def hopper():
@@ -87,7 +87,7 @@ CASES = [
 @pytest.mark.parametrize(("configuration", "storage"), CASES, ids=label)
 def test_every_kernel_compiles_for_nvidia(configuration, storage):
     spec, choices = spec_of(configuration, **storage)
-    ptx = code(cuda.step_kernel(spec, aligned=True), STEP, hopper(), spec)["ptx"]
+    ptx = code(cuda.step_kernel(spec, aligned=True).function, STEP, hopper(), spec)["ptx"]
     # A float64, or 4 of something shorter, for each access of 16 bytes.
     wide = "v2.b64" if spec.compute == torch.float64 else "v4.b32"
     assert f"ld.global.{wide}" in ptx
@@ -95,9 +95,9 @@ def test_every_kernel_compiles_for_nvidia(configuration, storage):
     assert "approx" not in ptx, "not exact"
     assert "ftz" not in ptx, "takes denormal numbers for zero"
     assert ".local" not in ptx, "registers ran out"
-    code(cuda.step_kernel(spec, aligned=False), STEP, hopper(), spec)
+    code(cuda.step_kernel(spec, aligned=False).function, STEP, hopper(), spec)
     kind = cuda.kind_of(spec, torch.float32)
-    rows = code(cuda.rows_kernel(spec.rule, choices, kind), ROWS, hopper(), spec)["ptx"]
+    rows = code(cuda.rows_kernel(spec.rule, choices, kind).function, ROWS, hopper(), spec)["ptx"]
     assert "st.global" in rows
 
 
@@ -105,9 +105,9 @@ def test_every_kernel_compiles_for_nvidia(configuration, storage):
 @pytest.mark.parametrize(("configuration", "storage"), [CASES[5], *CASES[-3:]], ids=label)
 def test_kernels_compile_for_amd(configuration, storage):
     spec, choices = spec_of(configuration, **storage)
-    assert code(cuda.step_kernel(spec, aligned=True), STEP, instinct(), spec)["amdgcn"]
+    assert code(cuda.step_kernel(spec, aligned=True).function, STEP, instinct(), spec)["amdgcn"]
     kind = cuda.kind_of(spec, torch.float32)
-    assert code(cuda.rows_kernel(spec.rule, choices, kind), ROWS, instinct(), spec)["amdgcn"]
+    assert code(cuda.rows_kernel(spec.rule, choices, kind).function, ROWS, instinct(), spec)["amdgcn"]
 
 
 def test_keys_are_those_of_splitmix():
@@ -291,6 +291,10 @@ def test_triton_is_tried_once(monkeypatch):
     cuda.obstacle.cache_clear()
     assert [cuda.serves(torch.device("cpu")) for _ in range(3)] == [True] * 3
     assert tries == [torch.device("cpu")]
+
+
+def test_what_replays_send_from_the_host_is_not_lent():
+    cuda.lend([torch.zeros(3)], None)  # record_stream knows no memory of the host
 
 
 @interpreted

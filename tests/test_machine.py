@@ -6,6 +6,7 @@ import ctypes
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -71,6 +72,77 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path):
     blocked.write_text("not a folder")
     assert int(run(SCRIPT, THALWEG_CACHE_DIR=str(blocked / "cache"))) > 0
     assert blocked.read_text() == "not a folder"
+
+
+FAR = """
+import ctypes, torch, thalweg as tw
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+integer, size_t, pointer = ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p
+libc.mmap.argtypes = [pointer, size_t, integer, integer, integer, ctypes.c_long]
+libc.munmap.argtypes = [pointer, size_t]
+FAILED, PRIVATE, ANONYMOUS, NORESERVE = 2**64 - 1, 0x2, 0x20, 0x4000
+def reserve(size):
+    return libc.mmap(None, size, 0, PRIVATE | ANONYMOUS | NORESERVE, -1, 0)
+def fill_holes_above(limit):
+    for size in (1 << k for k in range(36, 11, -1)):
+        while (at := reserve(size)) != FAILED:
+            if at < limit:
+                libc.munmap(at, size)
+                break
+param = torch.arange(8192.0, requires_grad=True)
+param.grad = torch.ones(8192)
+tw.SGD([torch.nn.Parameter(torch.ones(3))]).step()
+size = 8 << 30
+start = reserve(size)
+fill_holes_above(start)
+for i in range(16):  # a page here and there, and all else is gigabytes away
+    libc.munmap(start + size - 4096 * (2 * i + 2), 4096)
+tw.AdamW([param], lr=0.5, weight_decay=0.0, state="int8").step()
+assert torch.allclose(param, torch.arange(8192.0) - 0.5, atol=1e-3)
+print("stepped")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="arranges memory as Linux gives it")
+def test_code_and_constants_may_find_memory_far_apart_only(tmp_path):
+    assert run(FAR, THALWEG_CACHE_DIR=str(tmp_path)) == "stepped"
+
+
+def test_without_a_home_and_a_name_kernels_are_not_kept(monkeypatch):
+    import platformdirs
+
+    def no_home(*args, **kwargs):
+        raise RuntimeError("could not determine the home directory for '~/.cache'")
+
+    monkeypatch.delenv("THALWEG_CACHE_DIR", raising=False)
+    monkeypatch.setattr(platformdirs, "user_cache_path", no_home)
+    assert machine.cache_folder() is None
+    (address,) = machine.compile_to_address(answering(43), ("answer",))
+    assert ctypes.CFUNCTYPE(ctypes.c_int32)(address)() == 43
+
+
+def answering(number):
+    return f"define i32 @answer() {{ ret i32 {number} }}"
+
+
+def test_many_threads_may_compile_at_once():
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda i: machine.compile_to_address(answering(44), ("answer",)), range(16)))
+    assert len(set(found)) == 1
+
+
+def test_what_was_interrupted_is_compiled_again(monkeypatch):
+    class Interrupted(list):
+        def append(self, library):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(machine, "_LIBRARIES", Interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            machine.compile_to_address(answering(45), ("answer",))
+    (address,) = machine.compile_to_address(answering(45), ("answer",))
+    assert ctypes.CFUNCTYPE(ctypes.c_int32)(address)() == 45
 
 
 def test_importing_thalweg_imports_little():

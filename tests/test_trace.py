@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from support import CONFIGURATIONS, label, leaf, ours, rand
 
+from thalweg.lowering.fusion import fused
 from thalweg.lowering.trace import Integer, Symbol, Trace, trace
 from thalweg.rows import advance, scalar_names
 from thalweg.rule import Rule, Slot, where
@@ -21,6 +22,7 @@ OPERATIONS = {
     "mul": lambda x, y: x * y,
     "div": lambda x, y: x / y,
     "max": max,
+    "fma": lambda x, y, z: x * y + z,
     "lt": lambda x, y: x < y,
     "gt": lambda x, y: x > y,
     "where": lambda condition, x, y: x if condition else y,
@@ -56,6 +58,7 @@ def test_a_trace_computes_the_rule(configuration):
     p, new = rule.apply(1.5, -0.75, slots, s, flags)
     assert evaluate(record, inputs) == {"p": p, **new}
     assert len(record.lines) == len(set(record.lines))
+    assert evaluate(fused(record), inputs) == {"p": p, **new}
 
 
 def rule_of(update, slots=()):
@@ -104,6 +107,33 @@ def test_zeros_of_different_sign_are_different_constants():
     result = evaluate(record, {"x": -0.0})
     assert math.copysign(1, result["a"]) == 1
     assert math.copysign(1, result["b"]) == -1
+
+
+def fused_lines(update):
+    return [line[0] for line in fused(trace(rule_of(update), {}, ())).lines if line[0] != "input"]
+
+
+@pytest.mark.parametrize(
+    ("update", "lines"),
+    [
+        (lambda p, g, s, on: (p * g + p,), ["fma"]),
+        (lambda p, g, s, on: (p + p * g,), ["fma"]),
+        (lambda p, g, s, on: (p * g - p,), ["neg", "fma"]),
+        (lambda p, g, s, on: (p - p * g,), ["neg", "fma"]),
+        (lambda p, g, s, on: (p * p + g * g,), ["mul", "fma"]),
+        (lambda p, g, s, on: (p * g + p / (p * g),), ["mul", "div", "add"]),  # needed twice
+        (lambda p, g, s, on: (p * g,), ["mul"]),
+    ],
+)
+def test_a_product_and_a_sum_become_one(update, lines):
+    assert fused_lines(update) == lines
+
+
+def test_of_two_products_the_first_is_fused():
+    record = fused(trace(rule_of(lambda p, g, s, on: (p * p + g * g,)), {}, ()))
+    p, g = (record.lines.index(("input", name)) for name in "pg")
+    product = record.lines.index(("mul", g, g))
+    assert record.lines[record.outputs["p"]] == ("fma", p, p, product)
 
 
 def test_an_output_may_be_an_input_or_a_number():

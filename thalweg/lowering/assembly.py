@@ -26,10 +26,6 @@ from thalweg.lowering.instructions import (
 )
 from thalweg.lowering.spec import Spec
 
-# `contract` lets a multiplication and an addition become one instruction. Nothing else is allowed:
-# reciprocal estimates turn 0/inf into NaN, and NaN and inf have to travel. Codecs are exact, without.
-_FAST = "contract"
-
 # The access group promises the vectorizer that elements do not depend on each other, which spares it
 # a check of all pairs of streams before every chunk.
 _PARALLEL = "!llvm.access.group !0"
@@ -120,7 +116,7 @@ def _loop(spec: Spec, before: str, after: str) -> str:
     body = [
         *_load_elements(spec),
         *_prepare_gradient(spec),
-        *arithmetic(record, _real(spec), _input, fast=_FAST),
+        *arithmetic(record, _real(spec), _input),
         *_store_elements(spec),
         *next_,
     ]

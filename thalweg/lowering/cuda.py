@@ -30,7 +30,9 @@ SERVED = {"cuda", "xpu"}
 ALIGNMENT = 16
 """Bytes that a thread reads at once, where memory is aligned to them."""
 
-WARPS = 4
+OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
+"""For Triton's compiler. Which products are fused is decided in the trace."""
+
 WIDTH = tiles.WIDTH
 
 
@@ -72,19 +74,45 @@ def probe(at):
 
 
 @cache
-def step_kernel(spec: Spec, aligned: bool) -> Any:
-    """Return Triton's function for `tiles.step`."""
-    return _function("step", tiles.step(spec, aligned))
+def step_kernel(spec: Spec, aligned: bool) -> Kernel:
+    """Return the kernel of `tiles.step`."""
+    return Kernel(_function("step", tiles.step(spec, aligned)))
 
 
 @cache
-def _rows_kernel(rule: Rule, choices: tuple[tuple[str, bool], ...], kind: Kind) -> Any:
-    return _function("rows", tiles.rows(rule, dict(choices), kind))
+def _rows_kernel(rule: Rule, choices: tuple[tuple[str, bool], ...], kind: Kind) -> Kernel:
+    return Kernel(_function("rows", tiles.rows(rule, dict(choices), kind)))
 
 
-def rows_kernel(rule: Rule, choices: Mapping[str, bool], kind: Kind) -> Any:
-    """Return Triton's function for `tiles.rows`."""
+def rows_kernel(rule: Rule, choices: Mapping[str, bool], kind: Kind) -> Kernel:
+    """Return the kernel of `tiles.rows`."""
     return _rows_kernel(rule, tuple(choices.items()), kind)
+
+
+class Kernel:
+    """A kernel of Triton's.
+
+    Triton asks at every launch what its arguments are and which code is for such ones, which takes longer
+    than a launch. Here that is so once for each device: pointers that may not be aligned to 16 bytes are
+    said not to be, and all others always are.
+
+    Args:
+        function: Triton's function.
+    """
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+        self._compiled: dict[int | None, Any] = {}
+
+    def __call__(self, programs: int, arguments: Sequence[Tensor | int]) -> None:
+        """Launch `programs` programs on the current stream of the current device, the arguments'."""
+        device = arguments[0].device.index  # type: ignore[union-attr]
+        compiled = self._compiled.get(device)
+        if compiled is None:
+            self._compiled[device] = self.function[(programs,)](*arguments, **OPTIONS)
+            return
+        addresses = [x if isinstance(x, int) else x.data_ptr() for x in arguments]
+        compiled[(programs, 1, 1)](*addresses)
 
 
 def _function(name: str, text: str) -> Any:
@@ -242,13 +270,14 @@ def stream(device: torch.device) -> Any:
 def lend(tensors: Iterable[Tensor], to: Any) -> None:
     """Have the memory of tensors outlive what the stream `to` is yet to do with it."""
     for tensor in tensors:
-        tensor.record_stream(to)
+        if tensor.device.type != "cpu":  # what replays send lies there, and is kept anyway
+            tensor.record_stream(to)
 
 
-def run(kernel: Any, programs: int, *arguments: Any) -> None:
+def run(kernel: Kernel, programs: int, *arguments: Tensor | int) -> None:
     """Launch a kernel on the current stream of its tensors' device."""
     if programs:
-        kernel[(programs,)](*arguments, num_warps=WARPS)
+        kernel(programs, arguments)
 
 
 def kind_of(spec: Spec, counter: torch.dtype) -> Kind:

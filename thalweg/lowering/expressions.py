@@ -38,6 +38,7 @@ _OTHERS = {
     "real": "{0}.to(tl.float32, bitcast=True)",
     "float16": "{0}.to(tl.float16).to(tl.float32)",
     "from_float16": "{0}.to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)",
+    "fma": "tl.fma({0}, {1}, {2})",
     "pow": "tl.exp2({1} * tl.log2({0}))",
 }
 # In float32 Triton's own are approximations, which take denormal numbers for zero.

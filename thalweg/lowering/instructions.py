@@ -26,7 +26,7 @@ BYTES = {"double": 8, "float": 4, "half": 2, "i16": 2, "i8": 1}
 
 _BINARY = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 _COMPARE = {"lt": "olt", "gt": "ogt"}
-_CALLS = {"sqrt": "sqrt", "abs": "fabs", "max": "maximum"}
+_CALLS = {"sqrt": "sqrt", "abs": "fabs", "max": "maximum", "fma": "fmuladd"}
 _INTEGER_BINARY = {
     "plus": "add",
     "minus": "sub",
@@ -49,6 +49,8 @@ declare float @llvm.fabs.f32(float)
 declare double @llvm.fabs.f64(double)
 declare float @llvm.maximum.f32(float, float)
 declare double @llvm.maximum.f64(double, double)
+declare float @llvm.fmuladd.f32(float, float, float)
+declare double @llvm.fmuladd.f64(double, double, double)
 declare i32 @llvm.smin.i32(i32, i32)
 declare i32 @llvm.smax.i32(i32, i32)
 declare i64 @llvm.umin.i64(i64, i64)
@@ -63,7 +65,6 @@ def arithmetic(
     *,
     prefix: str = "v",
     suffix: str = "new",
-    fast: str = "",
 ) -> list[str]:
     """Return the instructions of a trace; its outputs are `%name.suffix`.
 
@@ -73,7 +74,6 @@ def arithmetic(
         name_of: gives the value of an input.
         prefix: of the values between, unique in the function.
         suffix: of the outputs, unique likewise.
-        fast: LLVM's fast-math flags.
     """
     names: list[str] = []
     lines: list[str] = []
@@ -94,7 +94,7 @@ def arithmetic(
                 lines.append(f"  {names[i]}.short = trunc i32 {arguments[0]} to i16")
                 lines.append(f"  {names[i]}.half = bitcast i16 {names[i]}.short to half")
                 arguments = [f"{names[i]}.half"]
-            lines.append(f"  {names[i]} = {_instruction(operation, arguments, real, fast)}")
+            lines.append(f"  {names[i]} = {_instruction(operation, arguments, real)}")
     for name, line in record.outputs.items():
         kind = "i32" if record.lines[line][0] in _INTEGERS else real
         lines.append(f"  %{name}.{suffix} = bitcast {kind} {names[line]} to {kind}")
@@ -107,11 +107,11 @@ def _literal(value: float, real: str) -> str:
     return f"0x{struct.unpack('>Q', struct.pack('>d', rounded))[0]:016X}"
 
 
-def _instruction(operation: str, arguments: list[str], real: str, fast: str) -> str:
+def _instruction(operation: str, arguments: list[str], real: str) -> str:
     if operation in _INTEGERS or operation in _INTEGER_COMPARE:
         return _integer_instruction(operation, arguments)
     if operation in _BINARY:
-        return f"{_BINARY[operation]} {fast} {real} {arguments[0]}, {arguments[1]}"
+        return f"{_BINARY[operation]} {real} {arguments[0]}, {arguments[1]}"
     if operation in _COMPARE:
         return f"fcmp {_COMPARE[operation]} {real} {arguments[0]}, {arguments[1]}"
     if operation in _CALLS:

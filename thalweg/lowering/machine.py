@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import itertools
 import os
+import threading
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -50,16 +52,25 @@ def _target() -> Any:
 
 @cache
 def _jit() -> Any:
-    return _llvm().create_lljit_compiler(_target())
+    # JITLink lays a library's code and constants side by side. LLVM's older linker takes memory for each
+    # where it finds some, and aborts the process where two ends are more than 2 GiB apart, as in one whose
+    # address space a GPU's driver or large tables have filled.
+    return _llvm().create_lljit_compiler(_target(), use_jit_link=True)
 
 
-def cache_folder() -> Path:
-    """Return where compiled kernels are kept: `$THALWEG_CACHE_DIR`, else the user's cache folder."""
+def cache_folder() -> Path | None:
+    """Return where compiled kernels are kept: `$THALWEG_CACHE_DIR`, else the user's cache folder.
+
+    None where the user has none, as a process without `$HOME` and without a name for its user.
+    """
     if folder := os.environ.get("THALWEG_CACHE_DIR"):
         return Path(folder)
     import platformdirs
 
-    return platformdirs.user_cache_path("thalweg", appauthor=False)
+    try:
+        return platformdirs.user_cache_path("thalweg", appauthor=False)
+    except RuntimeError:
+        return None
 
 
 def assemble(text: str) -> bytes:
@@ -78,7 +89,9 @@ def assemble(text: str) -> bytes:
     return _target().emit_object(module)
 
 
-def _read(path: Path) -> bytes | None:
+def _read(path: Path | None) -> bytes | None:
+    if path is None:
+        return None
     try:
         content = path.read_bytes()
     except OSError:
@@ -88,7 +101,9 @@ def _read(path: Path) -> bytes | None:
     return machine_code if hashlib.sha256(machine_code).digest() == digest else None
 
 
-def _write(path: Path, machine_code: bytes) -> None:
+def _write(path: Path | None, machine_code: bytes) -> None:
+    if path is None:
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_atomically(path, hashlib.sha256(machine_code).digest() + machine_code)
@@ -97,16 +112,26 @@ def _write(path: Path, machine_code: bytes) -> None:
         return
 
 
-@cache
 def compile_to_address(text: str, functions: tuple[str, ...]) -> tuple[int, ...]:
     """Return the addresses of `functions`, defined in the LLVM assembly `text`.
 
-    They stay valid for the life of the process.
+    They stay valid for the life of the process. May be called from several threads.
     """
+    found = _ADDRESSES.get((text, functions))
+    if found is not None:
+        return found
+    with _LOCK:
+        if (text, functions) not in _ADDRESSES:
+            _ADDRESSES[text, functions] = _compile(text, functions)
+        return _ADDRESSES[text, functions]
+
+
+def _compile(text: str, functions: tuple[str, ...]) -> tuple[int, ...]:
     llvm = _llvm()
     key = "\n".join((_OPTIONS, str(llvm.llvm_version_info), *host(), *functions, text))
     name = hashlib.sha256(key.encode()).hexdigest()[:32]
-    path = cache_folder() / "kernels" / f"{name}.o"
+    folder = cache_folder()
+    path = None if folder is None else folder / "kernels" / f"{name}.o"
     machine_code = _read(path)
     if machine_code is None:
         machine_code = assemble(text)
@@ -114,7 +139,8 @@ def compile_to_address(text: str, functions: tuple[str, ...]) -> tuple[int, ...]
     builder = llvm.JITLibraryBuilder().add_object_img(machine_code).add_current_process()
     for function in functions:
         builder.export_symbol(function)
-    library = builder.link(_jit(), name)
+    # The number is for a name of its own: one that was linked before an interruption is taken for good.
+    library = builder.link(_jit(), f"{name}.{next(_NUMBERS)}")
     _LIBRARIES.append(library)
     return tuple(library[function] for function in functions)
 
@@ -123,6 +149,13 @@ def addresses_of(functions: Sequence[Any]) -> np.ndarray:
     """Return where ctypes functions lie, int64, as the table that compiled loops call them from."""
     return np.array([ctypes.cast(f, ctypes.c_void_p).value for f in functions], np.int64)
 
+
+_ADDRESSES: dict[tuple[str, tuple[str, ...]], tuple[int, ...]] = {}
+_LOCK = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    # Another thread may hold the lock when a process forks; in the child nobody would give it back.
+    os.register_at_fork(after_in_child=lambda: _LOCK._at_fork_reinit())  # type: ignore[attr-defined]
+_NUMBERS = itertools.count()
 
 # A library is unloaded when its Python object dies.
 _LIBRARIES: list[Any] = []

@@ -13,12 +13,13 @@ from typing import Any
 
 from thalweg.codecs import BlockCodec, Codec, HalfCodec
 from thalweg.codecs.draws import first_word, numbers
+from thalweg.lowering.fusion import fused
 from thalweg.lowering.trace import Integer, Symbol, Trace, record_rule
 from thalweg.rule import Rule
 
 
 def element(rule: Rule, on: Mapping[str, bool], scalars: Sequence[str], codecs: Mapping[str, Codec]) -> Trace:
-    """Return the first pass: decode, apply the rule, encode what is not in blocks.
+    """Return the first pass: decode, apply the rule, encode what is not in blocks; with fused products.
 
     Args:
         rule: the update rule.
@@ -31,7 +32,7 @@ def element(rule: Rule, on: Mapping[str, bool], scalars: Sequence[str], codecs: 
     new = record_rule(record, rule, on, scalars, values)
     for name, codec in codecs.items():
         _write(record, name, codec, new[name], numbers(codecs))
-    return record
+    return fused(record)
 
 
 def _read(record: Trace, name: str, codec: Codec) -> Symbol:

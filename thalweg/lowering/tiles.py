@@ -311,7 +311,7 @@ def joined(low, high):
     return (high.to(tl.int64) << 32) | low.to(tl.uint32, bitcast=True).to(tl.int64)
 
 
-@triton.jit(do_not_specialize=["tensors"])
+@triton.jit(do_not_specialize=["tensors"], do_not_specialize_on_alignment=["found_inf"])
 def step(addresses, chunks, rows, keys, found_inf, tensors):
     chunk = chunks + 4 * tl.program_id(0)
     tensor = tl.load(chunk)
@@ -344,7 +344,7 @@ WIDTH = tl.constexpr({width})
 {key}
 
 
-@triton.jit(do_not_specialize=["tensors"])
+@triton.jit(do_not_specialize=["tensors"], do_not_specialize_on_alignment=["scale", "found_inf"])
 def rows(counters, groups, first_at, hypers, draws, ordinals, rows, keys, scale, found_inf, tensors):
     at = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
     mask = at < tensors

@@ -24,7 +24,8 @@ class Trace:
     `truth`, a condition (an input's name); on the bits of float32, as int32: `integer` (constant),
     `whole` (an input's name), `bits`, `real`, `plus`, `minus`, `multiply`, `and`, `or`, `left`, `right`
     (zeros come in), `right_signed`, `xor`, `least`, `most`, `below`, `above`, `choose`; and `float16`,
-    there and back, and `from_float16`, the number with such bits.
+    there and back, and `from_float16`, the number with such bits. `lowering.fusion` makes `fma`, a product
+    and a sum that are rounded once where the processor can.
     """
 
     lines: list[tuple[Any, ...]] = field(default_factory=list)
@@ -54,6 +55,14 @@ class Trace:
         if isinstance(value, Integer):
             return value.line
         return self.emit("integer", operator.index(value)).line
+
+
+_LEAVES = ("input", "const", "integer", "whole", "truth")
+
+
+def operands_of(line: tuple[Any, ...]) -> tuple[int, ...]:
+    """Return the earlier lines that a line of a trace needs."""
+    return () if line[0] in _LEAVES else line[1:]
 
 
 class Symbol:
