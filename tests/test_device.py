@@ -41,9 +41,9 @@ def spec_of(configuration, state=FLOAT32, p=FLOAT32, g=None, unscale=False):
 
 STEP = {"addresses": "*i64", "chunks": "*i32", "keys": "*i32", "found_inf": "*fp32", "tensors": "i32"}
 ROWS = {
-    **dict.fromkeys(("counters", "groups", "draws", "ordinals"), "*i64"),
+    **dict.fromkeys(("addresses", "groups", "draws", "ordinals"), "*i64"),
     **{"first_at": "*i32", "hypers": "*fp64", "keys": "*i32", "scale": "*fp32", "found_inf": "*fp32"},
-    "tensors": "i32",
+    **{"streams": "i32", "tensors": "i32"},
 }
 
 

@@ -1,13 +1,14 @@
 """Batches: what is stepped by one launch, by the ways that gradients come.
 
-A batch is a table of addresses, a list of chunks, and an engine that steps them on its device.
+A batch is a table of addresses, a list of chunks, and an engine that steps them on its device. Of its members
+some may have no gradient in a step; they rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,105 +16,133 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from thalweg.chunks import Chunks
-from thalweg.codecs import BlockCodec, Codec, HalfCodec, codec_of
-from thalweg.engines import Keys, engine_for
-from thalweg.layout import home_order, is_plain, like_home, order
-from thalweg.lowering import reference
+from thalweg.codecs import BlockCodec, HalfCodec, codec_of
+from thalweg.engines import CpuEngine, Keys, engine_for
+from thalweg.layout import is_plain, like_home, order
+from thalweg.lowering import passes, reference
+from thalweg.lowering.look import Look
 from thalweg.lowering.spec import Spec
 from thalweg.member import Member
-from thalweg.rows import advance, scalar_names
+from thalweg.rows import advance
 from thalweg.rule import Rule
 from thalweg.scaling import Scaling
-from thalweg.tensors import Memory, Tensors
+from thalweg.settings import AllSettings
+
+State = dict[Any, dict[str, Any]]
+
+
+class Making(NamedTuple):
+    """What batches are made of beside their members.
+
+    Args:
+        rule: the update rule.
+        firsts: int32, whether a parameter's state is new, by its position.
+        unscale: whether gradients carry GradScaler's scale.
+    """
+
+    rule: Rule
+    firsts: np.ndarray
+    unscale: bool
 
 
 class Batch:
     """What is stepped by one launch.
 
     Args:
-        rule: the update rule.
+        making: what all batches are made of.
         members: alike in storage and flags.
-        unscale: whether gradients carry GradScaler's scale.
     """
 
-    def __init__(self, rule: Rule, members: list[Member], unscale: bool) -> None:
-        self.rule = rule
+    def __init__(self, making: Making, members: list[Member]) -> None:
+        self.rule, self.firsts, self.unscale = making
         self.members = members
-        self.params = [member.param for member in members]
 
-    def read(self, tensors: Tensors) -> bool:
-        """See `Plan.read`."""
+    def connect(self, look: Look) -> None:
+        """Have `look` write where tensors lie, which it will have done before each run."""
+
+    def run(self, settings: AllSettings, scaling: Scaling, state: State) -> None:
+        """Step what has a gradient.
+
+        Args:
+            settings: of the groups.
+            scaling: GradScaler's.
+            state: the optimizer's.
+        """
         raise NotImplementedError
 
-    def run(self, hypers: Sequence[SimpleNamespace], scaling: Scaling) -> None:
-        """See `Plan.run`."""
-        raise NotImplementedError
+    def has_drawing(self) -> set[int]:
+        """Return the indices of the groups in which something is rounded by random words in this step."""
+        return {m.group for m in self.members if m.draws and m.grad is not None}
 
 
 class KernelBatch(Batch):
     """A batch for the kernel of its rule, flags and storage.
 
     Attributes:
-        addresses: int64 (streams, members), where the first elements of `p`, `g`, each slot and each side
-            tensor lie.
+        addresses: int64 (streams, members), where the first elements of `p`, `g`, each slot, each side
+            tensor and each counter lie; that of a missing gradient is 0.
         chunks: the work.
     """
 
-    def __init__(self, rule: Rule, members: list[Member], unscale: bool) -> None:
-        super().__init__(rule, members, unscale)
+    def __init__(self, making: Making, members: list[Member]) -> None:
+        super().__init__(making, members)
         one = members[0]
+        codec = codec_of(one.gradient.dtype)
+        assert codec is not None, "the plan has sent other dtypes to the reference"
         spec = Spec(
-            rule=rule,
+            rule=self.rule,
             on=tuple(one.on.items()),
-            scalars=scalar_names(rule, one.options),
+            scalars=tuple(passes.scalars(self.rule, self.rule.choices(one.options)).outputs),
             p=one.codecs["p"],
-            g=_codec(one.grad),
+            g=codec,
             slots=tuple(codec for name, codec in one.codecs.items() if name != "p"),
-            maximize=one.options["maximize"],
-            unscale=unscale,
+            maximize=bool(one.options["maximize"]),
+            unscale=self.unscale,
         )
-        stored = [member.stored(rule) for member in members]
-        # But for those of p and g they stay, as the state does.
-        self.addresses = np.empty((2 + len(stored[0]), len(members)), np.int64)
-        self.addresses[2:] = np.array([[t.data_ptr() for t in s] for s in stored], np.int64).T
-        self.memory = Memory([t for member in members for t in member.tensors(rule)])
+        self.addresses = np.zeros((len(spec.streams) + len(self.rule.counters), len(members)), np.int64)
         engine = engine_for(one.param.device)
         assert engine is not None, "the plan has sent other devices to the reference"
-        self.engine = engine(spec, members)
-        lengths = [_reals(param) for param in self.params]
-        self.chunks = Chunks.dense(lengths, engine.chunk(sum(lengths)))
+        self.engine = engine(spec, members, self.addresses, self.firsts)
+        lengths = [_reals(member.param) for member in members]
+        self.chunks = Chunks.dense(lengths, self.engine.chunk(sum(lengths)))
 
-    def launch(self, hypers: Sequence[SimpleNamespace], scaling: Scaling) -> None:
-        """Run the kernel on the addresses as they are."""
-        self.engine.launch(self.addresses, self.chunks, hypers, scaling)
+    def connect(self, look: Look) -> None:  # noqa: D102
+        self._connect_state(look, [m.stored_keys(self.rule) for m in self.members], 2)
+        self._connect_counters(look)
+
+    def _connect_counters(self, look: Look) -> None:
+        names = [counter.name for counter in self.rule.counters]
+        self._connect_state(look, [names] * len(self.members), len(self.addresses) - len(names))
+
+    def _connect_state(self, look: Look, keys: list[list[str]], begin: int) -> None:
+        for i in range(len(keys[0])):
+            rows = [look.state_row(m.param, own[i]) for m, own in zip(self.members, keys, strict=True)]
+            look.tell(rows, self.addresses[begin + i])
+
+    def run(self, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
+        self.engine.launch(self.chunks, settings, scaling)
 
 
 class DenseBatch(KernelBatch):
     """Contiguous parameters with contiguous gradients: the way of nearly all tensors, kept short."""
 
-    def __init__(self, rule: Rule, members: list[Member], unscale: bool) -> None:
-        super().__init__(rule, members, unscale)
-        self.addresses[0] = [param.data_ptr() for param in self.params]
-        positions = [member.position for member in members]
-        self._generation = -1
-        self._positions: slice | np.ndarray = np.array(positions)
+    def connect(self, look: Look) -> None:  # noqa: D102
+        super().connect(look)
+        rows = [look.row(member.param) for member in self.members]
+        look.tell(rows, self.addresses[0])
+        look.tell([row + 1 for row in rows], self.addresses[1])
+        self._positions = [member.position for member in self.members]
+        if isinstance(self.engine, CpuEngine):
+            self.engine.launched.tell(look.impls(rows))
 
-    def read(self, tensors: Tensors) -> bool:  # noqa: D102
-        self._tensors = tensors
-        if self.memory.moved():
-            return False
-        if tensors.generation != self._generation:
-            if len(self.members) == len(tensors.params):
-                self._positions = slice(None)
-            if (tensors.addresses[self._positions] != self.addresses[0]).any():
-                return False
-            self._generation = tensors.generation
-        self.addresses[1] = tensors.grad_addresses[self._positions]
-        return True
+    def run(self, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
+        super().run(settings, scaling, state)
+        if not isinstance(self.engine, CpuEngine):
+            increment_version([m.param for m, g in zip(self.members, self.addresses[1], strict=True) if g])
 
-    def run(self, hypers: Sequence[SimpleNamespace], scaling: Scaling) -> None:  # noqa: D102
-        self.launch(hypers, scaling)
-        self._tensors.bump(self._positions)
+    def has_drawing(self) -> set[int]:  # noqa: D102
+        present = self.addresses[1].tolist()
+        return {m.group for m, grad in zip(self.members, present, strict=True) if m.draws and grad}
 
 
 class StagedBatch(KernelBatch):
@@ -123,28 +152,21 @@ class StagedBatch(KernelBatch):
     copied into the order of the state, and parameters are copied back.
     """
 
-    def __init__(self, rule: Rule, members: list[Member], unscale: bool) -> None:
-        super().__init__(rule, members, unscale)
-        self._grad_dtype = members[0].grad.dtype
-        self._orders = [home_order(param) for param in self.params]
-        self._unscale = unscale
-
-    def read(self, tensors: Tensors) -> bool:  # noqa: D102
-        grads = [member.grad for member in self.members]
-        if any(g.dtype != self._grad_dtype or g.layout != torch.strided for g in grads):
-            return False
-        return not self.memory.moved() and [home_order(p) for p in self.params] == self._orders
-
-    def run(self, hypers: Sequence[SimpleNamespace], scaling: Scaling) -> None:  # noqa: D102
+    def run(self, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
         # Not earlier: another batch may step the same memory first.
         grads = [member.grad for member in self.members]
-        staged = [_stage(p, g) for p, g in zip(self.params, grads, strict=True)]
-        self.addresses[0] = [p.data_ptr() for p, _ in staged]
-        self.addresses[1] = [g.data_ptr() for _, g in staged]
-        self.launch(hypers, scaling)
-        _put_back(self.params, [p for p, _ in staged])
-        if self._unscale:
-            _put_back(grads, [g for _, g in staged])
+        pairs = zip(self.members, grads, strict=True)
+        staged = [None if grad is None else _stage(member.param, grad) for member, grad in pairs]
+        self.addresses[0] = [0 if one is None else one[0].data_ptr() for one in staged]
+        # Of an empty tensor no memory is read; it is there all the same.
+        self.addresses[1] = [0 if one is None else one[1].data_ptr() or 1 for one in staged]
+        super().run(settings, scaling, state)
+        taken = [
+            (m.param, grad, one) for m, grad, one in zip(self.members, grads, staged, strict=True) if one
+        ]
+        _put_back([param for param, _, _ in taken], [p for _, _, (p, _) in taken])
+        if self.unscale:
+            _put_back([grad for _, grad, _ in taken if grad is not None], [g for _, _, (_, g) in taken])
 
 
 def _stage(param: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,45 +186,42 @@ def _put_back(tensors: Sequence[Tensor], stepped: Sequence[Tensor]) -> None:
 class SparseBatch(KernelBatch):
     """Row-sparse (COO) gradients: each row that the gradient names is a chunk, and no other moves."""
 
-    def __init__(self, rule: Rule, members: list[Member], unscale: bool) -> None:
-        super().__init__(rule, members, unscale)
-        self._grad_dtype = members[0].grad.dtype
-        self._unscale = unscale
-        stored = [member.stored(rule) for member in members]
-        self._streams = [self.params, *map(list, zip(*stored, strict=True))]
+    def connect(self, look: Look) -> None:  # noqa: D102
+        self._connect_counters(look)
 
-    def read(self, tensors: Tensors) -> bool:  # noqa: D102
-        grads = [member.grad for member in self.members]
-        if any(g.dtype != self._grad_dtype or g.layout != torch.sparse_coo for g in grads):
-            return False
-        if self.memory.moved():
-            return False
-        grads = [grad.coalesce() for grad in grads]
-        if self._unscale:
-            for param, grad in zip(self.params, grads, strict=True):
-                param.grad = grad  # so that what is unscaled is the gradient, not a copy
-        values = [grad.values().contiguous() for grad in grads]
-        self._staged = [[t.contiguous() for t in stream] for stream in self._streams]
-        self._values = values  # kept until they have been stepped
-        p, *stored = ([t.data_ptr() for t in stream] for stream in self._staged)
-        self.addresses[:] = [p, [v.data_ptr() for v in values], *stored]
-        lengths = [_reals(v) for v in values]
+    def run(self, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
+        grads = [None if m.grad is None else m.grad.coalesce() for m in self.members]
+        if self.unscale:
+            for member, grad in zip(self.members, grads, strict=True):
+                member.param.grad = grad  # so that what is unscaled is the gradient, not a copy
+        values = [None if grad is None else grad.values().contiguous() for grad in grads]
+        streams = [self._tensors(member, state) for member in self.members]
+        staged = [[tensor.contiguous() for tensor in tensors] for tensors in streams]
+        count = len(streams[0])
+        table = np.array([[t.data_ptr() for t in tensors] for tensors in staged], np.int64).T
+        self.addresses[[0, *range(2, count + 1)]] = table
+        self.addresses[1] = [0 if v is None else v.data_ptr() or 1 for v in values]
+        lengths = [0 if v is None else _reals(v) for v in values]
+        counts = [0 if v is None else len(v) for v in values]
         self.chunks = Chunks.rows(
             [_row_numbers(grad) for grad in grads],
-            [length // max(len(v), 1) for length, v in zip(lengths, values, strict=True)],
+            [length // max(rows, 1) for length, rows in zip(lengths, counts, strict=True)],
             self.engine.chunk(sum(lengths)),
         )
-        return True
+        super().run(settings, scaling, state)
+        for grad, tensors, own in zip(grads, streams, staged, strict=True):
+            if grad is not None:
+                _put_back(tensors, own)
 
-    def run(self, hypers: Sequence[SimpleNamespace], scaling: Scaling) -> None:  # noqa: D102
-        self.launch(hypers, scaling)
-        for stream, staged in zip(self._streams, self._staged, strict=True):
-            _put_back(stream, staged)
-        del self._staged, self._values
+    def _tensors(self, member: Member, state: State) -> list[Tensor]:
+        keys = member.stored_keys(self.rule)
+        return [member.param, *([state[member.param][key] for key in keys] if keys else [])]
 
 
-def _row_numbers(grad: Tensor) -> np.ndarray:
+def _row_numbers(grad: Tensor | None) -> np.ndarray:
     """Return which row each of the values is, counting over all sparse dimensions."""
+    if grad is None:
+        return np.empty(0, np.int64)
     number = torch.zeros(grad._nnz(), dtype=torch.int64, device=grad.device)
     for size, index in zip(grad.shape, grad.indices(), strict=False):
         number = number * size + index
@@ -213,47 +232,43 @@ def _reals(tensor: Tensor) -> int:
     return tensor.numel() * (2 if tensor.is_complex() else 1)
 
 
-def _codec(tensor: Tensor) -> Codec:
-    codec = codec_of(tensor.dtype)
-    assert codec is not None, "_kind has sent other dtypes to the reference"
-    return codec
-
-
 class ReferenceBatch(Batch):
     """What has no kernel, tensor by tensor: other devices, tensor subclasses, differentiable steps."""
 
-    def __init__(self, rule: Rule, members: list[Member], unscale: bool) -> None:
-        super().__init__(rule, members, unscale)
-        self._fresh = True
-        self._keys = Keys(members)
+    def __init__(self, making: Making, members: list[Member]) -> None:
+        super().__init__(making, members)
+        self._values = np.zeros(len(members), np.int32)
+        self._keys = Keys(members, self._values)
 
-    def read(self, tensors: Tensors) -> bool:  # noqa: D102
-        return True
-
-    def run(self, hypers: Sequence[SimpleNamespace], scaling: Scaling) -> None:  # noqa: D102
+    def run(self, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
         self._keys.draw()
-        for member, key in zip(self.members, self._keys.values.tolist(), strict=True):
-            self._step(member, hypers[member.group], scaling, key)
-        self._fresh = False
+        for member, key in zip(self.members, self._values.tolist(), strict=True):
+            grad = member.grad
+            if grad is not None:
+                own = state[member.param] if member.stored_keys(self.rule) or self.rule.counters else {}
+                self._step(member, grad, own, settings.hypers[member.group], scaling, key)
+                self.firsts[member.position] = 0
 
-    def _step(self, member: Member, h: Any, scaling: Scaling, key: int) -> None:
-        tensors = {c.name: member.state[c.name] for c in self.rule.counters}
+    def _step(
+        self, member: Member, grad: Tensor, own: dict[str, Any], h: Any, scaling: Scaling, key: int
+    ) -> None:
+        tensors = {c.name: own[c.name] for c in self.rule.counters}
         on_device = any(t.device.type != "cpu" for t in tensors.values())
         if on_device or member.options["differentiable"]:
             h = SimpleNamespace(**{name: _to_0_dim(v) for name, v in member.options.items()})
         values = tensors if on_device else {name: t.numpy()[()] for name, t in tensors.items()}
-        scalars, after = advance(self.rule, h, values, member.first and self._fresh)
+        scalars, after = advance(self.rule, h, values, bool(self.firsts[member.position]))
         reference.step(
             self.rule,
             member.on,
             member.param,
-            member.grad,
-            member.slots(self.rule),
+            grad,
+            {name: own[at] for name, at in member.slot_keys(self.rule).items()},
             scalars,
             maximize=member.options["maximize"],
             unscale=scaling.inverse,
             differentiable=member.options["differentiable"],
-            packed=_packed(self.rule, member),
+            packed=_packed(self.rule, member, own),
             key=key,
         )
         with torch.no_grad():
@@ -261,8 +276,9 @@ class ReferenceBatch(Batch):
                 tensor.copy_(torch.as_tensor(after[name]))
 
 
-def _packed(rule: Rule, member: Member) -> dict[str, reference.Packed]:
-    tensors, sides = {"p": member.param, **member.slots(rule)}, member.sides()
+def _packed(rule: Rule, member: Member, own: Mapping[str, Any]) -> dict[str, reference.Packed]:
+    tensors = {"p": member.param, **{name: own[at] for name, at in member.slot_keys(rule).items()}}
+    sides = {name: own[at] for name, at in member.side_keys().items()}
     return {
         name: reference.Packed(codec, tensors[name], sides.get(name))
         for name, codec in member.codecs.items()

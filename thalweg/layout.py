@@ -26,8 +26,9 @@ def order(tensor: Tensor) -> tuple[int, ...] | None:
 
 
 def has_memory(tensor: Tensor) -> bool:
-    """Say whether a tensor is certain to be memory, and not a wrapper's subclass around other tensors."""
-    return type(tensor) in (Tensor, torch.nn.Parameter)
+    """Say whether a tensor is certain to be memory, and not a wrapper around other tensors."""
+    plain = type(tensor) in (Tensor, torch.nn.Parameter)
+    return plain and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def span(tensor: Tensor) -> int:

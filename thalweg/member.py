@@ -1,71 +1,97 @@
-"""A parameter that is stepped, with all that belongs to it."""
+"""A parameter that is stepped, with all that belongs to its step."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from thalweg.codecs import Codec
+from thalweg.layout import has_memory, is_plain
 from thalweg.lowering.cuda import Shared
 from thalweg.rule import Rule
 from thalweg.storage import CORRECTION, scale_of
 
 
+class Gradient(NamedTuple):
+    """What a gradient is, but for its shape and where it lies.
+
+    Args:
+        dtype, layout, device: as torch has them.
+        is_dense: whether it is a contiguous block of memory.
+        has_memory: whether it is memory, and not a subclass around other tensors.
+    """
+
+    dtype: torch.dtype
+    layout: torch.layout
+    device: torch.device
+    is_dense: bool
+    has_memory: bool
+
+    @classmethod
+    def of(cls, grad: Tensor) -> Gradient:
+        """Return what `grad` is."""
+        memory = has_memory(grad)
+        dense = memory and grad.layout == torch.strided and is_plain(grad) and grad.is_contiguous()
+        return cls(grad.dtype, grad.layout, grad.device, dense, memory)
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether it names rows."""
+        return self.layout == torch.sparse_coo
+
+
 @dataclass(eq=False, frozen=True)
 class Member:
-    """A parameter that is stepped.
+    """A parameter that is stepped. It does not hold the state, which its user may replace.
 
     Args:
         position: its index among all parameters of the optimizer, group after group.
         param: the parameter.
+        gradient: what its gradients are.
         group: the index of its group.
         on: the group's flags.
         options: the group, for what is not a matter of the rule (`maximize`, `differentiable` ...).
-        state: its state, complete.
         first: whether a slot of its state is new.
+        has_memory: whether it and its state are plain memory that is known to lie there.
         codecs: how `p` and each slot are stored, by name, in the rule's order.
         shared: what all parameters of the optimizer share on devices.
     """
 
     position: int
     param: Tensor
+    gradient: Gradient
     group: int
     on: Mapping[str, bool]
     options: Mapping[str, Any]
-    state: dict[str, Any]
     first: bool
+    has_memory: bool
     codecs: Mapping[str, Codec]
     shared: Shared
 
     @property
-    def grad(self) -> Tensor:
+    def grad(self) -> Tensor | None:
         """The gradient, as it is now."""
-        grad = self.param.grad
-        assert grad is not None, "a plan is made for parameters that have one"
-        return grad
+        return self.param.grad
 
-    def slots(self, rule: Rule) -> dict[str, Tensor]:
-        """Return the state's slots by name, in the rule's order."""
-        return {slot.name: self.state[slot.name] for slot in rule.slots_on(self.on)}
+    def slot_keys(self, rule: Rule) -> dict[str, str]:
+        """Return where the state has each slot, by the slots' names in the rule's order."""
+        return {slot.name: slot.name for slot in rule.slots_on(self.on)}
 
-    def sides(self) -> dict[str, Tensor]:
-        """Return the second tensors of what has one: scales and corrections, by the name of the first."""
+    def side_keys(self) -> dict[str, str]:
+        """Return where the state has the second tensor of what has one, by the name of the first."""
         return {
-            name: self.state[CORRECTION if name == "p" else scale_of(name)]
+            name: CORRECTION if name == "p" else scale_of(name)
             for name, codec in self.codecs.items()
             if codec.side is not None
         }
 
-    def stored(self, rule: Rule) -> list[Tensor]:
-        """Return the tensors of state that a kernel reads and writes, slots and then sides."""
-        return [*self.slots(rule).values(), *self.sides().values()]
-
-    def tensors(self, rule: Rule) -> list[Tensor]:
-        """Return all tensors of state."""
-        return [*self.stored(rule), *(self.state[counter.name] for counter in rule.counters)]
+    def stored_keys(self, rule: Rule) -> list[str]:
+        """Return where the state has what a kernel reads and writes, slots and then sides."""
+        return [*self.slot_keys(rule).values(), *self.side_keys().values()]
 
     @property
     def draws(self) -> bool:

@@ -1,107 +1,195 @@
-"""The plan: which tensors are stepped together.
+"""The plan: which tensors are stepped together, and whether they are still what it was made for.
 
 A step's parameters are divided into batches that one kernel launch can run: same device, storage and flags,
-across parameter groups. A plan stays for as long as parameters, gradients and flags stay alike, which
-`Plan.read` checks at every step, before anything is changed.
+across parameter groups. A plan stays for as long as parameters, gradients, state and flags stay alike, which
+`Plan.look` finds out at every step, before anything is changed. Gradients may be missing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
+from itertools import groupby
 from typing import Any
 
-import torch
+import numpy as np
 
-from thalweg.batches import Batch, DenseBatch, KernelBatch, ReferenceBatch, SparseBatch, StagedBatch
+from thalweg.batches import (
+    Batch,
+    DenseBatch,
+    KernelBatch,
+    Making,
+    ReferenceBatch,
+    SparseBatch,
+    StagedBatch,
+    State,
+)
 from thalweg.codecs import codec_of
-from thalweg.engines import engine_for
-from thalweg.layout import has_memory, is_plain, span
-from thalweg.member import Member
+from thalweg.engines import CpuEngine, engine_for
+from thalweg.layout import is_plain, span
+from thalweg.lowering import cpu
+from thalweg.lowering.look import Look, Seen
+from thalweg.member import Gradient, Member
 from thalweg.rule import Rule
 from thalweg.scaling import Scaling
-from thalweg.tensors import Tensors
+from thalweg.settings import AllSettings, Groups
 
 
 class Plan:
     """The batches of a step.
 
     Args:
-        rule: the update rule.
-        members: the parameters that have gradients.
-        unscale: whether gradients carry GradScaler's scale.
+        making: what batches are made of.
+        members: the parameters that have gradients, or have had some.
+        settings: of the groups.
     """
 
-    def __init__(self, rule: Rule, members: Sequence[Member], unscale: bool) -> None:
+    def __init__(self, making: Making, members: Sequence[Member], settings: AllSettings) -> None:
+        self.settings = settings
+        self.members = members
+        self.unscale = making.unscale
+        self.is_differentiable = any(member.options["differentiable"] for member in members)
+        self._kinds = [_kind(making.rule, member) for member in members]
+        self._kernels = [i for i, kind in enumerate(self._kinds) if kind is not ReferenceBatch]
+        self._sizes = [_bytes(members[i]) for i in self._kernels]
+        self._layers = self._find_layers()
         divided: dict[Any, list[Member]] = {}
-        kinds = [_kind(rule, member) for member in members]
-        for member, kind, layer in zip(members, kinds, _layers(members, kinds), strict=True):
-            key = (kind, layer, *_alike(rule, member))
+        for member, kind, layer in zip(members, self._kinds, self._layers, strict=True):
+            key = (kind, layer, *_alike(making.rule, member))
             divided.setdefault(key, []).append(member)
-        self.batches = [key[0](rule, batch, unscale) for key, batch in divided.items()]
-        self.drawing = sorted({member.group for member in members if member.draws})
-        """The indices of the groups in which something is rounded by random words."""
+        self.batches = [key[0](making, batch) for key, batch in divided.items()]
+        self._parts = list(_together(self.batches))
         self.skips = all(isinstance(b, KernelBatch) and b.engine.skips for b in self.batches)
         """Whether all of it asks on its device whether gradients overflowed."""
+        self.is_bare = all(isinstance(part, _Compiled) for part in self._parts)
+        """Whether no operation of torch's takes part."""
+        self._drawing = {member.group for member in members if member.draws}
+        self._others = [members[i] for i, kind in enumerate(self._kinds) if kind is ReferenceBatch]
+        self._look: Look | None = None
+        self._must_compare_places = True
 
-    def read(self, tensors: Tensors) -> bool:
-        """Look at this step's tensors; return False if they no longer fit the plan.
+    @property
+    def seen(self) -> Look | None:
+        """What the plan was made for, if all of it could be noted."""
+        return self._look
 
-        That the gradients are of the kinds that the plan was made for is the caller's business.
-        """
-        return all(batch.read(tensors) for batch in self.batches)
+    @property
+    def watched(self) -> list[int]:
+        """The ids of the parameters that kernels step."""
+        return [id(self.members[i].param) for i in self._kernels]
 
-    def run(self, hypers: Sequence[SimpleNamespace], scaling: Scaling) -> None:
-        """Step everything that `read` has seen, unless `scaling` says that it overflowed.
+    def connect(self, look: Look) -> None:
+        """Watch what kernels step, from now on."""
+        for batch in self.batches:
+            batch.connect(look)
+        self._look = look
+
+    def note_values(self, groups: Groups) -> None:
+        """Take the values that groups have now for those that the plan was made for."""
+        if self._look is not None:
+            self._look.note_values(groups)
+
+    def fits(self, groups: Groups, state: State) -> Seen:
+        """Look at everything and say what has changed; `Seen.OTHER` if the plan does not fit any more."""
+        if self._look is None:
+            return Seen.OTHER
+        seen = self._look.again(groups, state)
+        if seen & Seen.OTHER:
+            self._must_compare_places = True
+            return Seen.OTHER
+        if (seen & Seen.MOVED or self._must_compare_places) and self._find_layers() != self._layers:
+            return Seen.OTHER
+        self._must_compare_places = False
+        if any(m.grad is not None and Gradient.of(m.grad) != m.gradient for m in self._others):
+            return Seen.OTHER
+        return seen
+
+    def drawing(self) -> list[int]:
+        """Return the indices of the groups in which something is rounded by random words in this step."""
+        if not self._drawing or (self._look is not None and not self._look.absent and not self._others):
+            return sorted(self._drawing)
+        return sorted(set().union(*(batch.has_drawing() for batch in self.batches)))
+
+    def run(self, scaling: Scaling, state: State) -> None:
+        """Step everything that has been looked at, unless `scaling` says that it overflowed.
 
         Args:
-            hypers: the hyperparameters of each group.
             scaling: GradScaler's; its scale is there if the plan was made with `unscale`.
+            state: the optimizer's.
         """
-        for batch in self.batches:
-            batch.run(hypers, scaling)
+        for part in self._parts:
+            part.run(self.settings, scaling, state)
+
+    def _find_layers(self) -> list[int]:
+        """Return 0 for each member, and 1, 2 ... for those that share memory with one of a lower layer.
+
+        Threads must not step the same memory at once. Parameters may share it without being the same
+        tensor; each is then stepped with its own gradient and state, one after the other, as in torch.
+        """
+        starts = np.array([self.members[i].param.data_ptr() for i in self._kernels], np.int64)
+        ends = starts + np.array(self._sizes, np.int64)
+        order = np.argsort(starts, kind="stable")
+        layers = [0] * len(self.members)
+        if not (starts[order][1:] < np.maximum.accumulate(ends[order])[:-1]).any():
+            return layers
+        taken: list[int] = []
+        for place in order.tolist():
+            free = (layer for layer, end in enumerate(taken) if end <= starts[place])
+            layer = next(free, len(taken))
+            layers[self._kernels[place]] = layer
+            taken[layer : layer + 1] = [int(ends[place])]
+        return layers
 
 
-def _layers(members: Sequence[Member], kinds: Sequence[type[Batch]]) -> list[int]:
-    """Return 0 for each member, and 1, 2 ... for those that share memory with one of a lower layer.
+class _Compiled:
+    """Batches of the CPU one after the other, in one call."""
 
-    Threads must not step the same memory at once. Parameters may share it without being the same
-    tensor; each is then stepped with its own gradient and state, one after the other, as in torch.
-    """
-    layers = [0] * len(members)
-    ends: list[int] = []
-    kernels = [i for i, kind in enumerate(kinds) if kind is not ReferenceBatch]
-    for start, i in sorted((members[i].param.data_ptr(), i) for i in kernels):
-        param = members[i].param
-        size = span(param) * param.element_size()
-        free = (layer for layer, end in enumerate(ends) if end <= start)
-        layers[i] = next(free, len(ends))
-        ends[layers[i] : layers[i] + 1] = [start + size]
-    return layers
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self._ready = [(b.chunks, b.engine.prepare) for b in batches]  # type: ignore[attr-defined]
+        self._run = cpu.Run([b.engine.launched for b in batches])  # type: ignore[attr-defined]
+
+    def run(self, settings: AllSettings, scaling: Scaling, state: State) -> None:
+        for chunks, prepare in self._ready:
+            prepare(chunks, settings, scaling)
+        self._run()
+
+
+def _together(batches: Sequence[Batch]) -> Any:
+    """Yield the batches in order, those that need nothing of Python's in one."""
+    for is_bare, some in groupby(batches, _is_bare):
+        if is_bare:
+            yield _Compiled(list(some))
+        else:
+            yield from some
+
+
+def _is_bare(batch: Batch) -> bool:
+    return isinstance(batch, DenseBatch) and isinstance(batch.engine, CpuEngine)
+
+
+def _bytes(member: Member) -> int:
+    return span(member.param) * member.param.element_size()
 
 
 def _alike(rule: Rule, member: Member) -> tuple[Any, ...]:
     """Return what the members of a batch have in common beside their kind."""
-    storage = (member.param.device, member.param.dtype, member.grad.dtype, *member.codecs.values())
+    storage = (member.param.device, member.param.dtype, member.gradient, *member.codecs.values())
     return storage, tuple(member.on.values()), tuple(rule.choices(member.options).values())
 
 
 def _kind(rule: Rule, member: Member) -> type[Batch]:
-    param, grad = member.param, member.grad
-    tensors = (param, grad, *member.slots(rule).values())
+    param, grad = member.param, member.gradient
     engine = engine_for(param.device)
     has_kernel = (
         engine is not None
+        and member.has_memory
+        and grad.has_memory
         and grad.device == param.device
         and not member.options["differentiable"]
-        and all(map(has_memory, tensors))
         and all(engine.supports(codec) for codec in (codec_of(grad.dtype), *member.codecs.values()))
     )
     if not has_kernel:
         return ReferenceBatch
-    if grad.layout == torch.sparse_coo:
+    if grad.is_sparse:
         return SparseBatch
-    plain = is_plain(param) and is_plain(grad) and not param.is_complex()
-    if plain and param.is_contiguous() and grad.is_contiguous():
-        return DenseBatch
-    return StagedBatch
+    plain = grad.is_dense and is_plain(param) and not param.is_complex()
+    return DenseBatch if plain and param.is_contiguous() else StagedBatch

@@ -201,7 +201,7 @@ def count(h: Any, t: SimpleNamespace) -> None:
     t.step = t.step + 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rule:
     """An optimizer, as data: the maths and everything that is derived from it.
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from thalweg.rule import Rule
@@ -15,27 +18,52 @@ Groups = list[dict[str, Any]]
 
 
 class Settings(NamedTuple):
-    """A group's hyperparameters: as they stand there, as numbers, and the static choices they make."""
+    """A group's hyperparameters: as they stand there, as numbers, and the static choices they make.
+
+    Args:
+        values: what the group says.
+        hypers: the same as numbers.
+        on: the rule's flags.
+        choices: all that the code of a kernel depends on.
+        is_volatile: whether a value may change and stay the same object.
+    """
 
     values: list[Any]
     hypers: SimpleNamespace
     on: dict[str, bool]
     choices: tuple[Any, ...]
-    has_tensors: bool
+    is_volatile: bool
 
 
-class AllSettings(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class AllSettings:
     """The settings of all groups; the same object for as long as nothing changes.
 
     Args:
+        rule: the update rule.
         groups: the settings, group by group.
-        hypers: their numbers.
         key: a number for the static choices of all of them.
     """
 
+    rule: Rule
     groups: list[Settings]
-    hypers: list[SimpleNamespace]
     key: int
+
+    @cached_property
+    def hypers(self) -> list[SimpleNamespace]:
+        """The numbers of each group."""
+        return [one.hypers for one in self.groups]
+
+    @cached_property
+    def table(self) -> np.ndarray:
+        """The numbers in the order of the rule's columns, float64 (groups, columns); waits for a device."""
+        rows = [[float(x) for x in self.rule.row(h)] for h in self.hypers]
+        return np.array(rows, np.float64).reshape(len(rows), -1)
+
+    @cached_property
+    def is_volatile(self) -> bool:
+        """Whether they have to be read at every step."""
+        return any(one.is_volatile for one in self.groups)
 
 
 class SettingsReader:
@@ -47,64 +75,59 @@ class SettingsReader:
 
     def __init__(self, rule: Rule) -> None:
         self._rule = rule
-        self._copies: Groups | None = None
-        self._known: list[Settings] = []
-        self._all = AllSettings([], [], 0)
+        self._names = [*(hyper.name for hyper in rule.hypers), "state", "weight_bits"]
+        self._all = AllSettings(rule, [], 0)
         self._keys: dict[tuple[Any, ...], int] = {}
 
     def read(self, groups: Groups) -> AllSettings:
-        """Return what `groups` say; their lists of parameters are those of the last time, or `forget` it."""
-        if self._copies is not None and _equal(groups, self._copies):
-            return self._all
-        known = self._known if len(self._known) == len(groups) else [None] * len(groups)
-        self._known = [self._settings(group, last) for group, last in zip(groups, known, strict=True)]
-        choices = tuple(one.choices for one in self._known)
-        key = self._keys.setdefault(choices, len(self._keys))
-        self._all = AllSettings(self._known, [one.hypers for one in self._known], key)
-        # A tensor may change its value and stay the same object.
-        has_tensors = any(one.has_tensors for one in self._known)
-        self._copies = None if has_tensors else [_copy(group) for group in groups]
+        """Return what `groups` say."""
+        known = self._all.groups if len(self._all.groups) == len(groups) else [None] * len(groups)
+        now = [self._settings(group, last) for group, last in zip(groups, known, strict=True)]
+        if not all(map(_is, now, known)):
+            choices = tuple(one.choices for one in now)
+            self._all = AllSettings(self._rule, now, self._keys.setdefault(choices, len(self._keys)))
         return self._all
 
-    def forget(self) -> None:
-        """Forget what was read: parameters may have been exchanged, which must not be compared by value."""
-        self._copies = None
-
-    def counted(self, groups: Groups, indices: Sequence[int]) -> None:
-        """Take note that draws of groups were counted, which changes nothing."""
-        if self._copies is not None:
-            for i in indices:
-                self._copies[i]["rounding_step"] = groups[i]["rounding_step"]
-
     def _settings(self, group: Mapping[str, Any], known: Settings | None) -> Settings:
-        values = [_own(group[hyper.name]) for hyper in self._rule.hypers]
-        values += [_own(group["state"]), group["weight_bits"]]
-        has_tensors = any(isinstance(v, Tensor) for v in _flat(values))
-        if known is not None and not has_tensors and values == known.values:
+        values = [group[name] for name in self._names]
+        same = known is not None and all(map(_is_equal, values, known.values))
+        if known is not None and same and not known.is_volatile:
             return known
         hypers = self._rule.numbers(group)
+        if known is not None and same and _are_equal(hypers, known.hypers):
+            return known
         on = self._rule.flags(hypers)
         storage = settings(self._rule, group)
         choices = (*on.values(), *self._rule.choices(group).values(), storage)
-        return Settings(values, hypers, on, choices, has_tensors)
+        return Settings(list(map(_own, values)), hypers, on, choices, any(map(_is_volatile, values)))
 
 
-def _equal(groups: Groups, copies: Groups) -> bool:
-    """Say whether groups are as they were; what cannot be compared counts as changed."""
-    try:
-        return groups == copies
-    except (ValueError, RuntimeError):
-        return False
+def _is(a: Any, b: Any) -> bool:
+    return a is b
 
 
-def _copy(group: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value if name == "params" else _own(value) for name, value in group.items()}
+def _is_equal(a: Any, b: Any) -> bool:
+    """Say whether two values are certain to be alike; others' idea of equality is not asked for."""
+    if a is b:
+        return True
+    return type(a) is type(b) and type(a) in _PLAIN and a == b
+
+
+def _are_equal(a: SimpleNamespace, b: SimpleNamespace) -> bool:
+    return all(map(_is_equal, vars(a).values(), vars(b).values()))
+
+
+_PLAIN = (int, float, bool, str, type(None), tuple, list, dict)
+
+
+def _is_volatile(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return any(map(_is_volatile, value))
+    if isinstance(value, Tensor):
+        return value.device.type == "cpu"  # on a device it is read there
+    return not isinstance(value, (int, float, str, type(None), np.generic))
 
 
 def _own(value: Any) -> Any:
     """Return a value that does not change when the user changes theirs in place."""
     return type(value)(value) if type(value) in (dict, list) else value
-
-
-def _flat(values: list[Any]) -> list[Any]:
-    return [x for value in values for x in (value if isinstance(value, (tuple, list)) else [value])]

@@ -1,33 +1,31 @@
-"""The way of one step: notice what has changed, find or make a plan, run it."""
+"""The way of one step: see that nothing has changed, or find or make a plan; run it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
-from operator import itemgetter
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from thalweg.batches import Making, State
 from thalweg.codecs import Codec, codec_of
-from thalweg.layout import overlaps_itself
+from thalweg.layout import has_memory, overlaps_itself
+from thalweg.lowering import fields
 from thalweg.lowering.cuda import Shared
-from thalweg.lowering.objects import Identities
-from thalweg.member import Member
+from thalweg.lowering.look import MOST_DIMS, Look, Seen
+from thalweg.member import Gradient, Member
 from thalweg.plan import Plan
 from thalweg.rule import Rule
 from thalweg.scaling import Scaling
-from thalweg.settings import AllSettings, Groups, Settings, SettingsReader
+from thalweg.settings import AllSettings, Groups, SettingsReader
 from thalweg.stall import FirstSteps
 from thalweg.state import prepare
 from thalweg.storage import codec_of_slot, codec_of_weights
-from thalweg.tensors import Tensors
 
-# Training loops that step parts of a model in turn need a plan for each part.
+# Training loops that change back and forth between a few ways to step need a plan for each.
 _MOST_PLANS = 16
-
-State = dict[Any, dict[str, Any]]
 
 
 class Stepper:
@@ -40,13 +38,13 @@ class Stepper:
     def __init__(self, rule: Rule) -> None:
         self._rule = rule
         self._plans: dict[Any, Plan] = {}
-        self._known_groups = Identities([])
-        self._listed = Identities([])
-        self._lengths: list[int] = []
-        self._known_state = Identities([])
-        self._tensors, self._shared = Tensors([]), Shared()
-        self._settings = SettingsReader(rule)
+        self._plan: Plan | None = None
+        self._params: list[Tensor] = []
         self._group_of: list[int] = []
+        self._gradients: list[Gradient | None] = []
+        self._firsts = np.zeros(0, np.int32)
+        self._shared = Shared()
+        self._settings = SettingsReader(rule)
         self._first_steps = FirstSteps()
 
     def step(self, groups: Groups, state: State, scaling: Scaling) -> None:
@@ -61,78 +59,136 @@ class Stepper:
             TypeError, ValueError: if a parameter or gradient cannot be stepped. Nothing has been
                 changed then.
         """
-        self._notice_changes(groups, state)
-        self._tensors.read()
-        settings = self._settings.read(groups)
-        plan = self._plan(groups, state, settings, scaling.scale is not None)
+        groups = groups if type(groups) is list else list(groups)
+        unscale = scaling.scale is not None
+        plan = self._plan
+        if (
+            plan is None
+            or plan.unscale != unscale
+            or _is_dispatching()
+            or not self._fits(plan, groups, state)
+        ):
+            plan = self._find(groups, state, unscale)
         if not plan.skips and scaling.overflowed:
             return
         first = self._first_steps.before(groups)
-        plan.run(settings.hypers, scaling)
+        if plan.is_bare:
+            plan.run(scaling, state)
+        else:
+            with torch.set_grad_enabled(plan.is_differentiable):
+                plan.run(scaling, state)
         if first and scaling.overflowed:
             self._first_steps.again(first)
         else:
             self._first_steps.after(groups, first)
-        if plan.drawing:
-            _count_draws([groups[index] for index in plan.drawing], scaling)
-            self._settings.counted(groups, plan.drawing)
+        drawing = plan.drawing()
+        if drawing and _count_draws([groups[index] for index in drawing], scaling):
+            plan.note_values(groups)
 
-    def _notice_changes(self, groups: Groups, state: State) -> None:
-        """Drop the plans if groups or state are not what they were made for."""
-        if not self._known_state.are_values(state):
-            self._plans.clear()
-        lists = [*map(itemgetter("params"), groups)]
-        listed, lengths = [*chain.from_iterable(lists)], [*map(len, lists)]
-        same = self._known_groups.are_items(groups) and lengths == self._lengths
-        if same and self._listed.are_items(listed):
-            return
-        self._plans.clear()
-        self._settings.forget()
-        self._known_groups = Identities(groups)
-        self._listed, self._lengths = Identities(listed), lengths
-        # A parameter that is listed twice belongs to the first place and is stepped once.
-        group_of: dict[Tensor, int] = {}
-        for i, group in enumerate(groups):
-            for param in group["params"]:
-                group_of.setdefault(param, i)
-        before = {param: i for i, param in enumerate(self._tensors.params)}
-        self._shared.rearrange([before.get(param, -1) for param in group_of])
-        self._tensors = Tensors(list(group_of))
-        self._group_of = list(group_of.values())
+    def _fits(self, plan: Plan, groups: Groups, state: State) -> bool:
+        """Say whether a plan fits this step; it then has the settings of now."""
+        seen = plan.fits(groups, state)
+        if seen & Seen.OTHER:
+            return False
+        if not (seen & Seen.VALUES or plan.settings.is_volatile):
+            return True
+        settings = self._settings.read(groups)
+        if settings.key != plan.settings.key:
+            return False
+        plan.settings = settings
+        if seen & Seen.VALUES:
+            plan.note_values(groups)
+        return True
 
-    def _plan(self, groups: Groups, state: State, settings: AllSettings, unscale: bool) -> Plan:
+    def _find(self, groups: Groups, state: State, unscale: bool) -> Plan:
         """Return a plan that fits this step: a known one, if there is one."""
-        key = (self._tensors.kinds.tobytes(), settings.key, unscale)
+        self._arrange(groups)
+        settings = self._settings.read(groups)
+        for i, param in enumerate(self._params):
+            grad = param.grad
+            if grad is not None:
+                self._gradients[i] = Gradient.of(grad)
+        is_dispatching = _is_dispatching()
+        key = (tuple(self._gradients), settings.key, unscale, is_dispatching)
         plan = self._plans.get(key)
-        if plan is not None and plan.read(self._tensors):
-            return plan
-        _check(self._tensors.params)
-        before = [(own, dict(own)) for own in state.values()]
-        plan = Plan(self._rule, self._members(groups, state, settings.groups), unscale)
-        if any(own.get(name) is not value for own, old in before for name, value in old.items()):
-            self._plans.clear()  # what they step is no longer the state
-        self._known_state = Identities([value for own in state.values() for value in own.values()])
-        if len(self._plans) >= _MOST_PLANS:
-            self._plans.pop(next(iter(self._plans)))
-        self._plans[key] = plan
-        if not plan.read(self._tensors):
-            raise RuntimeError("a new plan does not fit the gradients that it was made for")
+        if plan is None or plan is self._plan or not self._fits(plan, groups, state):
+            with torch.set_grad_enabled(_is_differentiable(groups)):
+                plan = self._make(
+                    groups, state, settings, unscale, _can_look(groups, state) and not is_dispatching
+                )
+            self._plans.pop(key, None)
+            if len(self._plans) >= _MOST_PLANS:
+                self._plans.pop(next(iter(self._plans)))
+            self._plans[key] = plan
+        self._plan = plan
         return plan
 
-    def _members(self, groups: Groups, state: State, settings: Sequence[Settings]) -> list[Member]:
-        members = []
-        for position, param in enumerate(self._tensors.params):
-            if param.grad is None:
-                continue
-            index = self._group_of[position]
-            on, group = settings[index].on, groups[index]
-            sparse = param.grad.layout == torch.sparse_coo
-            codecs = self._codecs(param, on, group, sparse)
-            stateful = self._rule.counters or len(codecs) > 1 or codecs["p"].side is not None
-            own = state[param] if stateful else {}
-            first = prepare(self._rule, on, param, own, group, sparse)
-            members.append(Member(position, param, index, on, group, own, first, codecs, self._shared))
-        return members
+    def _arrange(self, groups: Groups) -> None:
+        """Follow the parameters to their places in the groups, and drop the plans if there are new ones."""
+        # A parameter that is listed twice belongs to the first place and is stepped once.
+        places: dict[int, tuple[Tensor, int]] = {}
+        for i, group in enumerate(groups):
+            for param in group["params"]:
+                places.setdefault(id(param), (param, i))
+        group_of = [i for _, i in places.values()]
+        if group_of == self._group_of and list(places) == list(map(id, self._params)):
+            return
+        before = {id(param): i for i, param in enumerate(self._params)}
+        origins = [before.get(one, -1) for one in places]
+        self._shared.rearrange(origins)
+        self._firsts = np.append(self._firsts, np.int32(0))[origins]
+        self._gradients = [*self._gradients, None]
+        self._gradients = [self._gradients[origin] for origin in origins]
+        self._params = [param for param, _ in places.values()]
+        self._group_of = group_of
+        self._plans.clear()
+        self._plan = None
+
+    def _make(
+        self, groups: Groups, state: State, settings: AllSettings, unscale: bool, may_look: bool
+    ) -> Plan:
+        """Make a plan and what state is missing. Until all of it is there nothing is changed."""
+        _check(self._params)
+        members, owns = [], []
+        for position in range(len(self._params)):
+            if self._gradients[position] is not None:
+                member, own = self._member(position, groups, state, settings, may_look)
+                members.append(member)
+                owns.append(own)
+        plan = Plan(Making(self._rule, self._firsts, unscale), members, settings)
+        self._publish(members, owns, state)
+        if not may_look:
+            return plan
+        look = Look(groups, state, plan.watched)
+        if not look.complete:
+            return self._make(groups, state, settings, unscale, may_look=False)
+        if self._plan is not None and self._plan.seen is not None:
+            look.expect(self._plan.seen)
+        plan.connect(look)
+        if plan.fits(groups, state) & Seen.OTHER:
+            raise RuntimeError("a new plan does not fit the tensors that it was made for")
+        return plan
+
+    def _member(
+        self, position: int, groups: Groups, state: State, settings: AllSettings, may_look: bool
+    ) -> tuple[Member, dict[str, Any] | None]:
+        """Return a member and the state that it is to have, None if it needs none."""
+        param, index = self._params[position], self._group_of[position]
+        gradient = self._gradients[position]
+        assert gradient is not None, "the caller has asked"
+        on, group = settings.groups[index].on, groups[index]
+        codecs = self._codecs(param, on, group, gradient.is_sparse)
+        own, first = None, False
+        if self._rule.counters or len(codecs) > 1 or codecs["p"].side is not None:
+            own = dict(state.get(param, {}))
+            try:
+                first = prepare(self._rule, on, param, own, group, gradient.is_sparse)
+            except ValueError as error:
+                raise ValueError(f"{_name(position, param)}: {error}") from None
+        is_memory = may_look and _is_watched(param) and all(map(_is_watched, _tensors(own)))
+        first = first or bool(self._firsts[position])
+        member = Member(position, param, gradient, index, on, group, first, is_memory, codecs, self._shared)
+        return member, own
 
     def _codecs(
         self, param: Tensor, on: Mapping[str, bool], group: Mapping[str, Any], sparse: bool
@@ -141,9 +197,53 @@ class Stepper:
         codecs = {slot.name: codec_of_slot(slot, param, group, sparse) for slot in slots}
         return {"p": codec_of_weights(param, group), **codecs}
 
+    def _publish(
+        self, members: Sequence[Member], owns: Sequence[dict[str, Any] | None], state: State
+    ) -> None:
+        # Before the state is there: if interrupted in between, it must not pass for one that was stepped.
+        for member in members:
+            if member.first:
+                self._firsts[member.position] = 1
+        for member, own in zip(members, owns, strict=True):
+            if own is None:
+                continue
+            known = state.setdefault(member.param, {})
+            for name in known.keys() - own.keys():
+                del known[name]
+            known.update(own)
 
-def _count_draws(groups: Groups, scaling: Scaling) -> None:
-    """Count a step that has drawn; on a device, where it is counted there, only if it was taken."""
+
+def _is_dispatching() -> bool:
+    """Say whether operations of torch's are to be seen by somebody, such as a FakeTensorMode."""
+    return torch._C._len_torch_dispatch_stack() > 0
+
+
+def _is_differentiable(groups: Groups) -> bool:
+    return any(group.get("differentiable") for group in groups)
+
+
+def _can_look(groups: Groups, state: State) -> bool:
+    """Say whether groups and state are such as torch makes, and libtorch such as we know it."""
+    plain = isinstance(state, dict) and all(
+        isinstance(group, dict) and type(group["params"]) is list for group in groups
+    )
+    return plain and fields.known() is not None
+
+
+def _tensors(own: Mapping[str, Any] | None) -> list[Tensor]:
+    return [] if own is None else [value for value in own.values() if isinstance(value, Tensor)]
+
+
+def _is_watched(tensor: Tensor) -> bool:
+    return has_memory(tensor) and tensor.dim() <= MOST_DIMS and not tensor.is_inference()
+
+
+def _count_draws(groups: Sequence[dict[str, Any]], scaling: Scaling) -> bool:
+    """Count a step that has drawn; on a device, where it is counted there, only if it was taken.
+
+    Returns:
+        Whether an entry of a group has been exchanged.
+    """
     on_devices: dict[torch.device, list[Tensor]] = {}
     for group in groups:
         count = group["rounding_step"]
@@ -157,24 +257,36 @@ def _count_draws(groups: Groups, scaling: Scaling) -> None:
             torch._foreach_add_(counts, [taken] * len(counts))
         else:
             torch._foreach_add_(counts, 1)
+    return sum(map(len, on_devices.values())) < len(groups)
+
+
+def _name(position: int, param: Tensor) -> str:
+    return f"parameter {position} of shape {tuple(param.shape)}"
 
 
 def _check(params: Sequence[Tensor]) -> None:
     for i, param in enumerate(params):
         grad = param.grad
-        if grad is None:
-            continue
-        name = f"parameter {i} of shape {tuple(param.shape)}"
-        if codec_of(param.dtype) is None:
-            raise TypeError(f"{name} must be floating point or complex, not {param.dtype}")
-        if codec_of(grad.dtype) is None or grad.is_complex() != param.is_complex():
-            raise TypeError(f"{name} is {param.dtype} and cannot take a {grad.dtype} gradient")
-        if grad.shape != param.shape:
-            raise ValueError(f"{name} has a gradient of shape {tuple(grad.shape)}")
-        if grad.layout not in (torch.strided, torch.sparse_coo):
-            raise ValueError(f"{name} has a {grad.layout} gradient; strided or COO is allowed")
-        if param.layout != torch.strided or overlaps_itself(param):
-            raise ValueError(
-                f"{name} has several elements in one place of memory (strides {param.stride()}), "
-                "as `expand` makes; step the tensor behind it"
-            )
+        if grad is not None:
+            _check_one(i, param, grad)
+
+
+def _check_one(position: int, param: Tensor, grad: Tensor) -> None:
+    if codec_of(param.dtype) is None:
+        raise TypeError(f"{_name(position, param)} must be floating point or complex, not {param.dtype}")
+    if codec_of(grad.dtype) is None or grad.is_complex() != param.is_complex():
+        raise TypeError(f"{_name(position, param)} is {param.dtype} and cannot take a {grad.dtype} gradient")
+    if grad.shape != param.shape:
+        raise ValueError(f"{_name(position, param)} has a gradient of shape {tuple(grad.shape)}")
+    if grad.layout not in (torch.strided, torch.sparse_coo):
+        raise ValueError(f"{_name(position, param)} has a {grad.layout} gradient; strided or COO is allowed")
+    if param.layout != torch.strided or overlaps_itself(param):
+        raise ValueError(
+            f"{_name(position, param)} has several elements in one place of memory "
+            f"(strides {param.stride()}), as `expand` makes; step the tensor behind it"
+        )
+    if param.is_inference() and not torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            f"{_name(position, param)} was made in inference mode. Inplace update to inference tensor "
+            "outside InferenceMode is not allowed; step it there, or step a clone that is made outside"
+        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from functools import cache
-from types import SimpleNamespace
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -19,6 +18,7 @@ from thalweg.lowering import cuda
 from thalweg.lowering.spec import Spec
 from thalweg.member import Member
 from thalweg.scaling import Scaling
+from thalweg.settings import AllSettings
 
 __all__ = ["CpuEngine", "DeviceEngine", "Engine", "Keys", "engine_for"]
 
@@ -32,7 +32,19 @@ class Engine(Protocol):
 
     skips: ClassVar[bool]
 
-    def __init__(self, spec: Spec, members: Sequence[Member]) -> None: ...
+    def __init__(
+        self, spec: Spec, members: Sequence[Member], addresses: np.ndarray, firsts: np.ndarray
+    ) -> None:
+        """Make ready to step `members`.
+
+        Args:
+            spec: what is done with them.
+            members: theirs.
+            addresses: int64 (streams, members), where memory begins: of `p`, `g`, the slots, the sides and
+                the counters. Read at every launch. A gradient that is missing is at 0.
+            firsts: int32, whether the state of a parameter is new, by its position; cleared by steps.
+        """
+        ...
 
     @staticmethod
     def supports(codec: Codec | None) -> bool:
@@ -44,15 +56,12 @@ class Engine(Protocol):
         """Return the most elements of a chunk where a step takes `elements` of them."""
         ...
 
-    def launch(
-        self, addresses: np.ndarray, chunks: Chunks, hypers: Sequence[SimpleNamespace], scaling: Scaling
-    ) -> None:
-        """Step all tensors.
+    def launch(self, chunks: Chunks, settings: AllSettings, scaling: Scaling) -> None:
+        """Step all tensors that have gradients.
 
         Args:
-            addresses: int64 (streams, tensors), where memory begins; always the same array.
             chunks: the work.
-            hypers: the hyperparameters of each group.
+            settings: of the groups.
             scaling: GradScaler's.
         """
         ...

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,8 @@ from thalweg.codecs.draws import keys
 from thalweg.lowering import cpu
 from thalweg.lowering.spec import Spec
 from thalweg.member import Member
-from thalweg.rows import Rows
 from thalweg.scaling import Scaling
+from thalweg.settings import AllSettings
 from thalweg.state import counter_dtype
 
 
@@ -23,13 +22,11 @@ class Keys:
 
     Args:
         members: the members of the batch.
-
-    Attributes:
-        values: int32 (members,); never another array.
+        values: int32 (members,), where to write them.
     """
 
-    def __init__(self, members: Sequence[Member]) -> None:
-        self.values = np.zeros(len(members), np.int32)
+    def __init__(self, members: Sequence[Member], values: np.ndarray) -> None:
+        self._values = values
         self._groups: list[tuple[Mapping[str, Any], np.ndarray, np.ndarray]] = []
         for index in {member.group for member in members if member.draws}:
             places = [i for i, member in enumerate(members) if member.group == index]
@@ -39,7 +36,7 @@ class Keys:
     def draw(self) -> None:
         """Work out the keys of this step, if any are needed."""
         for group, places, ordinals in self._groups:
-            self.values[places] = keys(group["seed"], int(group["rounding_step"]), ordinals)
+            self._values[places] = keys(group["seed"], int(group["rounding_step"]), ordinals)
 
 
 class CpuEngine:
@@ -49,32 +46,30 @@ class CpuEngine:
     supports = staticmethod(cpu.supports)
     chunk = staticmethod(cpu.chunk)
 
-    def __init__(self, spec: Spec, members: Sequence[Member]) -> None:
-        rule = spec.rule
-        self._rows = Rows(
-            rule,
-            groups=[member.group for member in members],
-            first=[member.first for member in members],
-            counters={c.name: [m.state[c.name] for m in members] for c in rule.counters},
-            dtype=counter_dtype(),
-        )
-        self._kernel = cpu.kernel(spec)
-        self._keys = Keys(members)
-        self._scalars = np.empty((0, 0))
-        self._chunks: Chunks | None = None
-
-    def launch(  # noqa: D102
-        self, addresses: np.ndarray, chunks: Chunks, hypers: Sequence[SimpleNamespace], scaling: Scaling
+    def __init__(
+        self, spec: Spec, members: Sequence[Member], addresses: np.ndarray, firsts: np.ndarray
     ) -> None:
-        rows = self._rows.next(hypers, scaling.inverse)
-        if not chunks.elements:
-            return
+        self.launched = cpu.Launch(
+            spec,
+            spec.rule.choices(members[0].options),
+            addresses,
+            np.array([member.group for member in members], np.int64),
+            np.array([member.position for member in members], np.int64),
+            firsts,
+            counter_dtype(),
+        )
+        self._keys = Keys(members, self.launched.keys)
+        self._run = cpu.Run([self.launched])
+        self._settings: AllSettings | None = None
+
+    def prepare(self, chunks: Chunks, settings: AllSettings, scaling: Scaling) -> None:
+        """Make ready what a launch reads."""
+        self.launched.divide(chunks)
+        if settings is not self._settings or scaling.scale is not None:
+            self._settings = settings
+            self.launched.read(settings.table, scaling.inverse)
         self._keys.draw()
-        if chunks is not self._chunks or len(rows) != len(self._scalars):
-            self._chunks = chunks
-            self._scalars = np.empty((len(rows), len(rows[0])), self._kernel.dtype)
-            self._launch = cpu.Launch(
-                self._kernel, addresses, chunks, self._scalars, self._rows.row_of, self._keys.values
-            )
-        self._scalars[:] = rows
-        self._launch.run()
+
+    def launch(self, chunks: Chunks, settings: AllSettings, scaling: Scaling) -> None:  # noqa: D102
+        self.prepare(chunks, settings, scaling)
+        self._run()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from thalweg.lowering import cuda
 from thalweg.lowering.spec import Spec
 from thalweg.member import Member
 from thalweg.scaling import Scaling
+from thalweg.settings import AllSettings
 from thalweg.state import counter_dtype
 
 
@@ -29,8 +29,13 @@ class DeviceEngine:
     skips = True
     chunk = staticmethod(cuda.chunk)
 
-    def __init__(self, spec: Spec, members: Sequence[Member]) -> None:
+    def __init__(
+        self, spec: Spec, members: Sequence[Member], addresses: np.ndarray, firsts: np.ndarray
+    ) -> None:
         self._rule, self._draws = spec.rule, spec.draws
+        self._addresses, self._streams = addresses, len(spec.streams)
+        self._host_firsts = firsts
+        self._positions = np.array([member.position for member in members], np.int64)
         self._device = members[0].param.device
         self._kernels = {aligned: cuda.step_kernel(spec, aligned) for aligned in (True, False)}
         kind = cuda.kind_of(spec, counter_dtype())
@@ -46,7 +51,7 @@ class DeviceEngine:
         self._keys = torch.empty(count, dtype=torch.int32, device=self._device)
         self._never = torch.zeros((), device=self._device)
         self._tables = {name: cuda.Table(self._device) for name in ("addresses", "hypers", "draws")}
-        self._known: Sequence[SimpleNamespace] | None = None
+        self._known: AllSettings | None = None
         self._numbers = np.zeros((len(self._options), len(self._rule.columns)))
         self._on_device: list[tuple[int, int, Tensor]] = []
         self._seeds_and_counts = np.zeros((len(self._options), 2), np.int64)
@@ -63,29 +68,28 @@ class DeviceEngine:
         return codec is not None
 
     def _fixed_tables(self, members: Sequence[Member]) -> dict[str, Tensor]:
-        counters = [[m.state[c.name].data_ptr() for m in members] for c in self._rule.counters]
-        arrays: dict[str, np.ndarray] = {
-            "counters": np.array(counters, np.int64).reshape(-1),
+        arrays = {
             "groups": np.array([self._place[m.group] for m in members], np.int64),
-            "ordinals": np.array([m.position for m in members], np.int64),
+            "ordinals": self._positions,
         }
         return {name: cuda.to_device(array, self._device) for name, array in arrays.items()}
 
-    def launch(  # noqa: D102
-        self, addresses: np.ndarray, chunks: Chunks, hypers: Sequence[SimpleNamespace], scaling: Scaling
-    ) -> None:
+    def launch(self, chunks: Chunks, settings: AllSettings, scaling: Scaling) -> None:  # noqa: D102
         with cuda.on(self._device):
             capturing = cuda.is_capturing(self._device)
             if not capturing:
                 self._follow_stream()
-            if hypers is not self._known:
-                self._notice(hypers, capturing)
+            if settings is not self._known:
+                self._notice(settings, capturing)
             found_inf = self._here(scaling.found_inf)
-            self._make_rows(self._here(scaling.scale), found_inf, capturing)
+            table = self._tables["addresses"].send(self._addresses, capturing)
+            self._make_rows(table, self._here(scaling.scale), found_inf, capturing)
             if chunks.elements:
-                self._step(addresses, chunks, found_inf, capturing)
+                self._step(table, chunks, found_inf)
             if capturing:
                 self._shared.keep(self._all_tensors())
+        # Kernels have cleared their own.
+        self._host_firsts[self._positions[self._addresses[1] != 0]] = 0
 
     def _follow_stream(self) -> None:
         """See to it that memory of one stream is not given to others while another one reads it."""
@@ -108,16 +112,16 @@ class DeviceEngine:
             found += [table.tensor, *table.replayed]
         return found
 
-    def _notice(self, hypers: Sequence[SimpleNamespace], capturing: bool) -> None:
+    def _notice(self, settings: AllSettings, capturing: bool) -> None:
         """Work out again what the groups say, which has changed."""
-        rows = [self._rule.row(hypers[group]) for group in self._options]
+        rows = [self._rule.row(settings.hypers[group]) for group in self._options]
         self._on_device = [
             (i, j, x) for i, row in enumerate(rows) for j, x in enumerate(row) if isinstance(x, Tensor)
         ]
         self._numbers[:] = [[0.0 if isinstance(x, Tensor) else x for x in row] for row in rows]
         if self._draws:
             self._find_counts(capturing)
-        self._known = hypers
+        self._known = settings
 
     def _find_counts(self, capturing: bool) -> None:
         """Have the device count the draws: only it knows which steps are replayed, and which are skipped."""
@@ -141,11 +145,11 @@ class DeviceEngine:
         options["rounding_step"] = cuda.to_device(np.array(count, np.int64), self._device)
         return options["rounding_step"]
 
-    def _make_rows(self, scale: Tensor, found_inf: Tensor, capturing: bool) -> None:
+    def _make_rows(self, table: Tensor, scale: Tensor, found_inf: Tensor, capturing: bool) -> None:
         for here, there in self._foreign:
             here.copy_(there, non_blocking=True)
         arguments = (
-            self._fixed["counters"],
+            table,
             self._fixed["groups"],
             self._firsts,
             self._hypers(capturing),
@@ -157,7 +161,7 @@ class DeviceEngine:
             found_inf,
         )
         count = len(self._keys)
-        cuda.run(self._rows_kernel, -(-count // cuda.WIDTH), *arguments, count)
+        cuda.run(self._rows_kernel, -(-count // cuda.WIDTH), *arguments, self._streams, count)
 
     def _hypers(self, capturing: bool) -> Tensor:
         """Return the hyperparameters on the device, a row for each group; those that are there are copied."""
@@ -172,19 +176,18 @@ class DeviceEngine:
             return self._never
         return torch.as_tensor(value, dtype=torch.float32).to(self._device, non_blocking=True)
 
-    def _step(self, addresses: np.ndarray, chunks: Chunks, found_inf: Tensor, capturing: bool) -> None:
-        table = self._tables["addresses"].send(addresses, capturing)
+    def _step(self, table: Tensor, chunks: Chunks, found_inf: Tensor) -> None:
         if table is not self._sent or chunks is not self._chunks:
             self._sent = table
-            self._divide(addresses, chunks)
+            self._divide(chunks)
         assert self._work is not None
-        arguments = (self._rows, self._keys, found_inf, addresses.shape[1])
+        arguments = (self._rows, self._keys, found_inf, len(self._positions))
         for aligned, work in ((True, self._work.aligned), (False, self._work.others)):
             cuda.run(self._kernels[aligned], len(work), table, work, *arguments)
 
-    def _divide(self, addresses: np.ndarray, chunks: Chunks) -> None:
+    def _divide(self, chunks: Chunks) -> None:
         """Find out which chunks are aligned, if that may have changed."""
-        is_aligned = cuda.aligned(addresses)
+        is_aligned = cuda.aligned(self._addresses[: self._streams])
         if chunks is not self._chunks or not np.array_equal(is_aligned, self._is_aligned):
             self._chunks, self._is_aligned = chunks, is_aligned
             self._work = cuda.divide(chunks, is_aligned, self._device)

@@ -60,7 +60,7 @@ def assembly(spec: Spec) -> str:
         columns=len(spec.columns),
         buffers="\n".join(line for name in spec.blocks for line in _buffers(name)),
         chunk="\n".join([*_load_row(spec), *_load_bases(spec)]),
-        elements=_loops_over_runs(spec) if spec.draws else _loop(spec, "chunk", "finish"),
+        elements=_loops_over_runs(spec) if spec.draws else _loop(spec, "tensor.row", "finish"),
     )
     if spec.draws:
         text += _first_function(spec)
@@ -351,7 +351,7 @@ _SPANS = """\
   br label %spans
 
 spans:
-  %s = phi i64 [ 0, %chunk ], [ %s.next, %spans.end ]
+  %s = phi i64 [ 0, %tensor.row ], [ %s.next, %spans.end ]
   %s.left = sub i64 %length, %s
   %span = call i64 @llvm.umin.i64(i64 %s.left, i64 {span})
   br label %begin.first
@@ -497,6 +497,13 @@ chunk:
   %offset.g = load i64, ptr %offset.g.at
   %length.at = getelementptr i64, ptr %fields, i64 3
   %length = load i64, ptr %length.at
+  %grad.cell.index = add i64 %tensors, %tensor
+  %grad.cell = getelementptr i64, ptr %addresses, i64 %grad.cell.index
+  %grad.number = load i64, ptr %grad.cell
+  %is.absent = icmp eq i64 %grad.number, 0
+  br i1 %is.absent, label %finish, label %tensor.row
+
+tensor.row:
   %row.index.at = getelementptr i64, ptr %row.of, i64 %tensor
   %row.index = load i64, ptr %row.index.at
   %row = getelementptr [{columns} x {real}], ptr %rows, i64 %row.index

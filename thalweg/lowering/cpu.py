@@ -1,14 +1,15 @@
 """The CPU lowering: a traced rule becomes one LLVM function that steps any number of tensors.
 
-A launch takes a table of addresses (one row for `p`, `g`, each slot and each side tensor, one column for
-each tensor), a table of chunks, the scalars in rows, and for each tensor its row and its key. Threads
-claim tasks, runs of chunks, until none is left.
+A launch takes a table of addresses (one row for `p`, `g`, each slot, each side tensor and each counter, one
+column for each tensor), a table of chunks, the scalars in rows, and for each tensor its row and its key. Rows
+are made first, then threads claim tasks, runs of chunks, until none is left, and then autograd is told. A
+tensor whose gradient lies nowhere is left out of all of it.
 """
 
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -16,14 +17,15 @@ import torch
 
 from thalweg.chunks import SIZE, Chunks
 from thalweg.codecs import BlockCodec, Codec
-from thalweg.lowering import machine, threads
+from thalweg.lowering import fields, machine, scalars, threads
 from thalweg.lowering.assembly import assembly
 from thalweg.lowering.spec import Spec
+from thalweg.rule import Rule
 
-__all__ = ["Kernel", "Launch", "assembly", "chunk", "kernel", "supports"]
+__all__ = ["Launch", "Run", "assembly", "chunk", "kernel", "rows_kernel", "supports"]
 
-# Below this many elements a second thread costs more than it brings.
-SERIAL = 32_768
+SMALL = 32_768
+"""Below this many elements a second thread costs more than it brings."""
 
 LARGEST = 262_144
 """Most elements of a chunk. What a processor fetches ahead of one is in vain at its end."""
@@ -34,7 +36,7 @@ SHARES = 32
 
 def chunk(elements: int) -> int:
     """Return the most elements of a chunk where a step takes `elements` of them."""
-    share = elements // (SHARES * torch.get_num_threads()) // 64 * 64
+    share = elements // (SHARES * threads.count()) // 64 * 64
     return min(max(share, SIZE), LARGEST)
 
 
@@ -47,71 +49,212 @@ def supports(codec: Codec | None) -> bool:
     return not reads_float16 or "+f16c" in features or "+fullfp16" in features
 
 
-@dataclass(frozen=True)
-class Kernel:
-    """A compiled kernel. `dtype` is the type of a row of scalars."""
+@cache
+def kernel(spec: Spec) -> int:
+    """Return the address of the kernel of `spec`, compiled, or loaded from the cache."""
+    return machine.compile_to_address(assembly(spec), ("step",))[0]
 
-    address: int
-    dtype: type
+
+@cache
+def _rows_kernel(rule: Rule, choices: tuple[tuple[str, bool], ...], kind: scalars.Kind) -> int:
+    return machine.compile_to_address(scalars.assembly(rule, dict(choices), kind), ("rows",))[0]
+
+
+def rows_kernel(rule: Rule, choices: Mapping[str, bool], kind: scalars.Kind) -> int:
+    """Return the address of the function that makes the rows, see `scalars`."""
+    return _rows_kernel(rule, tuple(choices.items()), kind)
 
 
 class Launch:
     """A kernel and the tables of one batch, ready to run again and again.
 
     Args:
-        kernel: the kernel.
-        addresses: int64 (streams, tensors), where the first elements of `p`, `g`, the slots and the side
-            tensors lie. Read at every run.
-        chunks: the work.
-        rows: (rows, scalars) of the kernel's dtype. Read at every run.
-        row_of: int64 (tensors,), the row of each tensor. Read at every run.
-        keys: int32 (tensors,), the keys of the draws; not read by a kernel that does not draw. Read at
-            every run.
+        spec: the kernel's.
+        choices: the hyperparameters that are flags.
+        addresses: int64 (streams, tensors), where the first elements of `p`, `g`, the slots, the side
+            tensors and the counters lie. Read at every run.
+        groups: int64 (tensors,), their groups.
+        positions: int64 (tensors,), their places in `firsts`.
+        firsts: int32, whether the state of a parameter is new. Cleared where it is stepped.
+        counter: the dtype of counters.
     """
 
     def __init__(
         self,
-        kernel: Kernel,
+        spec: Spec,
+        choices: Mapping[str, bool],
         addresses: np.ndarray,
-        chunks: Chunks,
-        rows: np.ndarray,
-        row_of: np.ndarray,
-        keys: np.ndarray,
+        groups: np.ndarray,
+        positions: np.ndarray,
+        firsts: np.ndarray,
+        counter: torch.dtype,
     ) -> None:
-        self._kernel = kernel
-        self._tables = (addresses, chunks, rows, row_of, keys)  # what the descriptor points into
-        self._tasks = len(chunks.tasks) - 1
-        self._serial = chunks.elements <= SERIAL
-        self._descriptor = (ctypes.c_int64 * 9)(
-            0,
-            self._tasks,
-            chunks.tasks.ctypes.data,
-            chunks.table.ctypes.data,
-            addresses.ctypes.data,
-            addresses.shape[1],
-            rows.ctypes.data,
-            row_of.ctypes.data,
-            keys.ctypes.data,
+        count = addresses.shape[1]
+        real = np.float64 if spec.compute == torch.float64 else np.float32
+        self.keys = np.zeros(count, np.int32)
+        """The keys of the draws, for a kernel that draws. Read at every run."""
+        rows = np.zeros((count, max(len(spec.columns), 1)), real)
+        row_of = np.zeros(count, np.int64)
+        kind = scalars.Kind(spec.compute, counter, spec.unscale)
+        self._rows = np.zeros(len(scalars.WORDS), np.int64)
+        streams = len(spec.streams)
+        values = (count, addresses, streams, groups, 0, firsts, positions, rows, row_of, 0)
+        self._rows[:] = [_number(value) for value in values]
+        self._steps = np.array(
+            [0, 0, 0, 0, *map(_number, (addresses, count, rows, row_of, self.keys))], np.int64
         )
-        self._argument = ctypes.addressof(self._descriptor)
+        self.table = np.zeros(len(_WORDS), np.int64)
+        """What `run` takes."""
+        self._set("rows", rows_kernel(spec.rule, choices, kind))
+        self._set("rows_table", self._rows)
+        self._set("kernel", kernel(spec))
+        self._set("kernel_table", self._steps)
+        self._set("tensors", count)
+        self._set("grads", addresses[1:2])
+        self._kept = (addresses, groups, positions, firsts, rows, row_of)  # what the tables point to
+        self._chunks: Chunks | None = None
 
-    def run(self) -> None:
-        """Step all tensors of the batch."""
-        self._descriptor[0] = 0  # no task is claimed
-        count = 1 if self._serial else min(torch.get_num_threads(), self._tasks)
-        if count > 1:
-            threads.parallel()(self._kernel.address, self._argument, count)
-        else:
-            _call(self._kernel.address)(self._argument)
+    def _set(self, name: str, value: np.ndarray | int) -> None:
+        self.table[_WORDS.index(name)] = _number(value)
+
+    def read(self, hypers: np.ndarray, unscale: float | None) -> None:
+        """Read the hyperparameters from now on from `hypers`, float64 (groups, columns of the rule).
+
+        Args:
+            hypers: kept.
+            unscale: what gradients are multiplied by, if the kernel does.
+        """
+        self._hypers = hypers
+        self._rows[scalars.WORDS.index("hypers")] = hypers.ctypes.data
+        self._rows[-1:].view(np.float64)[:] = 0.0 if unscale is None else unscale
+
+    def tell(self, impls: np.ndarray) -> None:
+        """Tell autograd what was stepped: `impls`, int64 (tensors,), is where libtorch's tensors stand."""
+        self._impls = impls
+        self._set("impls", impls)
+
+    def divide(self, chunks: Chunks) -> None:
+        """Take `chunks` for the work, from now on."""
+        if chunks is self._chunks:
+            return
+        self._chunks = chunks
+        self._steps[1:4] = [len(chunks.tasks) - 1, _number(chunks.tasks), _number(chunks.table)]
+        self._set("tasks", len(chunks.tasks) - 1)
+        self._set("small", int(chunks.elements <= SMALL))
+
+
+def _number(value: np.ndarray | int) -> int:
+    return value if isinstance(value, int) else value.ctypes.data
+
+
+_WORDS = (
+    *("rows", "rows_table", "kernel", "kernel_table"),
+    *("tasks", "small", "tensors", "grads", "impls"),
+)
+
+_RUN = """\
+define void @run(ptr %launches, i64 %count, i64 %threads, ptr %parallel, ptr %bump) {{
+entry:
+  br label %launch
+
+launch:
+  %l = phi i64 [ 0, %entry ], [ %l.next, %told ]
+  %more = icmp slt i64 %l, %count
+  br i1 %more, label %open, label %done
+
+open:
+  %table.at = getelementptr ptr, ptr %launches, i64 %l
+  %table = load ptr, ptr %table.at
+{words}
+  call void %rows(ptr %rows_table)
+  %none = icmp eq i64 %tasks, 0
+  br i1 %none, label %stepped, label %step
+
+step:
+  store i64 0, ptr %kernel_table
+  %few = icmp slt i64 %tasks, %threads
+  %fewer = select i1 %few, i64 %tasks, i64 %threads
+  %is.small = icmp ne i64 %small, 0
+  %workers = select i1 %is.small, i64 1, i64 %fewer
+  %many = icmp sgt i64 %workers, 1
+  br i1 %many, label %together, label %alone
+
+together:
+  %workers.32 = trunc i64 %workers to i32
+  call void %parallel(ptr %kernel, ptr %kernel_table, i32 %workers.32, i32 0)
+  br label %stepped
+
+alone:
+  call void %kernel(ptr %kernel_table)
+  br label %stepped
+
+stepped:
+  %nobody = icmp eq ptr %impls, null
+  br i1 %nobody, label %told, label %tensor
+
+tensor:
+  %t = phi i64 [ 0, %stepped ], [ %t.next, %tensor.next ]
+  %left = icmp slt i64 %t, %tensors
+  br i1 %left, label %ask, label %told
+
+ask:
+  %grad.at = getelementptr i64, ptr %grads, i64 %t
+  %grad = load i64, ptr %grad.at
+  %absent = icmp eq i64 %grad, 0
+  br i1 %absent, label %tensor.next, label %tell
+
+tell:
+  %impl.at = getelementptr ptr, ptr %impls, i64 %t
+  %impl = load ptr, ptr %impl.at
+  call void %bump(ptr %impl)
+  br label %tensor.next
+
+tensor.next:
+  %t.next = add nuw nsw i64 %t, 1
+  br label %tensor
+
+told:
+  %l.next = add nuw nsw i64 %l, 1
+  br label %launch
+
+done:
+  ret void
+}}
+"""
+
+
+def _run_assembly() -> str:
+    kinds = dict.fromkeys(("tasks", "small", "tensors"), "i64")
+    words = "\n".join(
+        f"  %{name}.at = getelementptr i64, ptr %table, i64 {i}\n"
+        f"  %{name} = load {kinds.get(name, 'ptr')}, ptr %{name}.at"
+        for i, name in enumerate(_WORDS)
+    )
+    return _RUN.format(words=words)
 
 
 @cache
-def _call(address: int) -> ctypes._CFuncPtr:  # type: ignore[name-defined]
-    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
+def _run() -> Callable[..., None]:
+    (address,) = machine.compile_to_address(_run_assembly(), ("run",))
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    return ctypes.CFUNCTYPE(None, pointer, number, number, pointer, pointer)(address)  # releases the GIL
 
 
-@cache
-def kernel(spec: Spec) -> Kernel:
-    """Return the kernel of `spec`, compiled, or loaded from the cache."""
-    (address,) = machine.compile_to_address(assembly(spec), ("step",))
-    return Kernel(address, np.float64 if spec.compute == torch.float64 else np.float32)
+class Run:
+    """Launches one after the other, in one call that nothing interrupts.
+
+    Args:
+        launches: the launches.
+    """
+
+    def __init__(self, launches: Sequence[Launch]) -> None:
+        self._launches = list(launches)
+        self._tables = np.array([launch.table.ctypes.data for launch in launches], np.int64)
+        known = fields.known()
+        self._functions = (threads.parallel(), None if known is None else known.bump_version)
+        self._arguments = (self._tables.ctypes.data, len(launches))
+        self._call = _run()
+
+    def __call__(self) -> None:
+        """Make rows, step all tensors and tell autograd."""
+        self._call(*self._arguments, threads.count(), *self._functions)

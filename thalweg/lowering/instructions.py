@@ -26,7 +26,7 @@ BYTES = {"double": 8, "float": 4, "half": 2, "i16": 2, "i8": 1}
 
 _BINARY = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 _COMPARE = {"lt": "olt", "gt": "ogt"}
-_CALLS = {"sqrt": "sqrt", "abs": "fabs", "max": "maximum", "fma": "fmuladd"}
+_CALLS = {"sqrt": "sqrt", "abs": "fabs", "max": "maximum", "fma": "fmuladd", "pow": "pow", "floor": "floor"}
 _INTEGER_BINARY = {
     "plus": "add",
     "minus": "sub",
@@ -51,6 +51,8 @@ declare float @llvm.maximum.f32(float, float)
 declare double @llvm.maximum.f64(double, double)
 declare float @llvm.fmuladd.f32(float, float, float)
 declare double @llvm.fmuladd.f64(double, double, double)
+declare double @llvm.pow.f64(double, double)
+declare double @llvm.floor.f64(double)
 declare i32 @llvm.smin.i32(i32, i32)
 declare i32 @llvm.smax.i32(i32, i32)
 declare i64 @llvm.umin.i64(i64, i64)
@@ -78,7 +80,7 @@ def arithmetic(
     names: list[str] = []
     lines: list[str] = []
     for i, (operation, *operands) in enumerate(record.lines):
-        if operation in ("input", "whole"):
+        if operation in ("input", "whole", "truth"):
             names.append(name_of(operands[0]))
         elif operation == "const":
             names.append(_literal(operands[0], real))

@@ -8,14 +8,13 @@ it does not matter which of them starts or how many there are.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
-
-Runner = Callable[[int, int, int], None]
 
 
 def _openmp() -> ctypes.CDLL | None:
@@ -33,20 +32,46 @@ def _openmp() -> ctypes.CDLL | None:
 
 
 @cache
-def parallel() -> Runner:
-    """Return `run(address, argument, threads)`, which calls `address(argument)` on that many threads."""
+def parallel() -> int:
+    """Return the address of `void (function, argument, threads, 0)`, which calls it on that many threads."""
     library = _openmp()
-    if library is None:
-        return partial(_run_on_pool, ThreadPoolExecutor(thread_name_prefix="thalweg"))
-    run = library.GOMP_parallel
-    run.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
-    run.restype = None
-    return lambda address, argument, threads: run(address, argument, threads, 0)
+    found: Any = _on_pool() if library is None else library.GOMP_parallel
+    address = ctypes.cast(found, ctypes.c_void_p).value
+    assert address is not None
+    return address
 
 
-def _run_on_pool(pool: ThreadPoolExecutor, address: int, argument: int, threads: int) -> None:
+def _on_pool() -> Any:
+    pool = ThreadPoolExecutor(thread_name_prefix="thalweg")
+    _KEPT.append(_Parallel(partial(_run_on_pool, pool)))
+    return _KEPT[-1]
+
+
+def count() -> int:
+    """Return on how many threads to run: torch's number, and 1 in a process that was forked.
+
+    OpenMP's workers are not forked along, and GNU's OpenMP waits for them forever.
+    """
+    return 1 if _IS_FORKED else torch.get_num_threads()
+
+
+def _run_on_pool(pool: ThreadPoolExecutor, address: int, argument: int, threads: int, flags: int) -> None:
     call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)  # releases the GIL
     others = [pool.submit(call, argument) for _ in range(threads - 1)]
     call(argument)
     for other in others:
         other.result()
+
+
+_Parallel = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+_KEPT: list[object] = []
+_IS_FORKED = False
+
+
+def _note_fork() -> None:
+    global _IS_FORKED
+    _IS_FORKED = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)

@@ -277,7 +277,7 @@ def _as_written(function: Callable[..., object]) -> str:
 
 def _counter_at(index: int, kind: Kind) -> str:
     pointer = f"tl.pointer_type(tl.{kind.counter})"
-    return f"tl.load(counters + {index} * tensors + at, mask=mask, other=0).to({pointer})"
+    return f"tl.load(addresses + (streams + {index}) * tensors + at, mask=mask, other=0).to({pointer})"
 
 
 _STEP = """\
@@ -327,7 +327,8 @@ def step(addresses, chunks, rows, keys, found_inf, tensors):
     block = tl.arange(0, BLOCKS)[:, None]
     lane = tl.arange(0, BLOCK)[None, :]
     index = block * BLOCK + lane
-    if tl.load(found_inf) == 0:
+    is_present = tl.load(addresses + tensors + tensor) != 0
+    if is_present & (tl.load(found_inf) == 0):
         if length == TILE:
 {whole}
         else:
@@ -344,11 +345,16 @@ WIDTH = tl.constexpr({width})
 {key}
 
 
-@triton.jit(do_not_specialize=["tensors"], do_not_specialize_on_alignment=["scale", "found_inf"])
-def rows(counters, groups, first_at, hypers, draws, ordinals, rows, keys, scale, found_inf, tensors):
+@triton.jit(
+    do_not_specialize=["streams", "tensors"], do_not_specialize_on_alignment=["scale", "found_inf"]
+)
+def rows(
+    addresses, groups, first_at, hypers, draws, ordinals, rows, keys, scale, found_inf, streams, tensors
+):
     at = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
     mask = at < tensors
-    go = mask & (tl.load(found_inf + at * 0) == 0)
+    is_present = tl.load(addresses + tensors + at, mask=mask, other=0) != 0
+    go = is_present & (tl.load(found_inf + at * 0) == 0)
     group = tl.load(groups + at, mask=mask, other=0)
     ordinal = tl.load(ordinals + at, mask=mask, other=0)
     first = tl.load(first_at + ordinal, mask=mask, other=0) != 0
