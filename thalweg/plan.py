@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from thalweg.batches import (
     Batch,
@@ -27,7 +28,7 @@ from thalweg.codecs import codec_of
 from thalweg.engines import CpuEngine, engine_for
 from thalweg.layout import is_plain, span
 from thalweg.lowering import cpu
-from thalweg.lowering.look import Look, Seen
+from thalweg.lowering.look import Look, Seen, is_watched
 from thalweg.member import Gradient, Member
 from thalweg.rule import Rule
 from thalweg.scaling import Scaling
@@ -40,10 +41,13 @@ class Plan:
     Args:
         making: what batches are made of.
         members: the parameters that have gradients, or have had some.
+        idle: those that have had none yet.
         settings: of the groups.
     """
 
-    def __init__(self, making: Making, members: Sequence[Member], settings: AllSettings) -> None:
+    def __init__(
+        self, making: Making, members: Sequence[Member], idle: Sequence[Tensor], settings: AllSettings
+    ) -> None:
         self.settings = settings
         self.members = members
         self.unscale = making.unscale
@@ -64,6 +68,10 @@ class Plan:
         """Whether no operation of torch's takes part."""
         self._drawing = {member.group for member in members if member.draws}
         self._others = [members[i] for i, kind in enumerate(self._kinds) if kind is ReferenceBatch]
+        self._hidden = [param for param in idle if not is_watched(param)]
+        self.watched = [id(members[i].param) for i in self._kernels]
+        """The ids of the parameters that are looked at."""
+        self.watched += [id(param) for param in idle if is_watched(param)]
         self._look: Look | None = None
         self._must_compare_places = True
 
@@ -71,11 +79,6 @@ class Plan:
     def seen(self) -> Look | None:
         """What the plan was made for, if all of it could be noted."""
         return self._look
-
-    @property
-    def watched(self) -> list[int]:
-        """The ids of the parameters that kernels step."""
-        return [id(self.members[i].param) for i in self._kernels]
 
     def connect(self, look: Look) -> None:
         """Watch what kernels step, from now on."""
@@ -100,6 +103,8 @@ class Plan:
             return Seen.OTHER
         self._must_compare_places = False
         if any(m.grad is not None and Gradient.of(m.grad) != m.gradient for m in self._others):
+            return Seen.OTHER
+        if any(param.grad is not None for param in self._hidden):
             return Seen.OTHER
         return seen
 

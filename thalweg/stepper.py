@@ -11,10 +11,10 @@ from torch import Tensor
 
 from thalweg.batches import Making, State
 from thalweg.codecs import Codec, codec_of
-from thalweg.layout import has_memory, overlaps_itself
+from thalweg.layout import overlaps_itself
 from thalweg.lowering import fields
 from thalweg.lowering.cuda import Shared
-from thalweg.lowering.look import MOST_DIMS, Look, Seen
+from thalweg.lowering.look import Look, Seen, is_watched
 from thalweg.member import Gradient, Member
 from thalweg.plan import Plan
 from thalweg.rule import Rule
@@ -104,10 +104,7 @@ class Stepper:
         """Return a plan that fits this step: a known one, if there is one."""
         self._arrange(groups)
         settings = self._settings.read(groups)
-        for i, param in enumerate(self._params):
-            grad = param.grad
-            if grad is not None:
-                self._gradients[i] = Gradient.of(grad)
+        self._note_gradients()
         is_dispatching = _is_dispatching()
         key = (tuple(self._gradients), settings.key, unscale, is_dispatching)
         plan = self._plans.get(key)
@@ -122,6 +119,17 @@ class Stepper:
             self._plans[key] = plan
         self._plan = plan
         return plan
+
+    def _note_gradients(self) -> None:
+        """Take note of what gradients are; of one that is missing, what it was."""
+        for i, param in enumerate(self._params):
+            _check(i, param)
+        for i, param in enumerate(self._params):
+            grad = param.grad
+            if grad is not None:
+                self._gradients[i] = Gradient.of(grad)
+            elif not _can_step(param):
+                self._gradients[i] = None
 
     def _arrange(self, groups: Groups) -> None:
         """Follow the parameters to their places in the groups, and drop the plans if there are new ones."""
@@ -148,14 +156,14 @@ class Stepper:
         self, groups: Groups, state: State, settings: AllSettings, unscale: bool, may_look: bool
     ) -> Plan:
         """Make a plan and what state is missing. Until all of it is there nothing is changed."""
-        _check(self._params)
         members, owns = [], []
         for position in range(len(self._params)):
             if self._gradients[position] is not None:
                 member, own = self._member(position, groups, state, settings, may_look)
                 members.append(member)
                 owns.append(own)
-        plan = Plan(Making(self._rule, self._firsts, unscale), members, settings)
+        idle = [p for p, gradient in zip(self._params, self._gradients, strict=True) if gradient is None]
+        plan = Plan(Making(self._rule, self._firsts, unscale), members, idle, settings)
         self._publish(members, owns, state)
         if not may_look:
             return plan
@@ -185,7 +193,7 @@ class Stepper:
                 first = prepare(self._rule, on, param, own, group, gradient.is_sparse)
             except ValueError as error:
                 raise ValueError(f"{_name(position, param)}: {error}") from None
-        is_memory = may_look and _is_watched(param) and all(map(_is_watched, _tensors(own)))
+        is_memory = may_look and is_watched(param) and all(map(is_watched, _tensors(own)))
         first = first or bool(self._firsts[position])
         member = Member(position, param, gradient, index, on, group, first, is_memory, codecs, self._shared)
         return member, own
@@ -234,10 +242,6 @@ def _tensors(own: Mapping[str, Any] | None) -> list[Tensor]:
     return [] if own is None else [value for value in own.values() if isinstance(value, Tensor)]
 
 
-def _is_watched(tensor: Tensor) -> bool:
-    return has_memory(tensor) and tensor.dim() <= MOST_DIMS and not tensor.is_inference()
-
-
 def _count_draws(groups: Sequence[dict[str, Any]], scaling: Scaling) -> bool:
     """Count a step that has drawn; on a device, where it is counted there, only if it was taken.
 
@@ -264,14 +268,15 @@ def _name(position: int, param: Tensor) -> str:
     return f"parameter {position} of shape {tuple(param.shape)}"
 
 
-def _check(params: Sequence[Tensor]) -> None:
-    for i, param in enumerate(params):
-        grad = param.grad
-        if grad is not None:
-            _check_one(i, param, grad)
+def _can_step(param: Tensor) -> bool:
+    return codec_of(param.dtype) is not None and param.layout == torch.strided and not overlaps_itself(param)
 
 
-def _check_one(position: int, param: Tensor, grad: Tensor) -> None:
+def _check(position: int, param: Tensor) -> None:
+    """Raise if a parameter has a gradient that it cannot be stepped with."""
+    grad = param.grad
+    if grad is None:
+        return
     if codec_of(param.dtype) is None:
         raise TypeError(f"{_name(position, param)} must be floating point or complex, not {param.dtype}")
     if codec_of(grad.dtype) is None or grad.is_complex() != param.is_complex():

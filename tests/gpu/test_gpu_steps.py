@@ -25,7 +25,6 @@ from torch import nn
 
 import thalweg as tw
 from thalweg.lowering.tiles import TILE
-from thalweg.tensors import Tensors
 
 one_each = pytest.mark.parametrize("configuration", ONE_EACH, ids=label)
 
@@ -325,12 +324,13 @@ def test_a_parameter_moves_to_the_device(device):
         assert a.state[p]["exp_avg"].device == p.device
 
 
-def test_tensors_are_read_in_one_compiled_pass(device):
-    # The slow way reads each by Python; parameters of a device must not end there.
-    tensors = Tensors(start(device))
-    assert tensors._compiled
-    tensors.read()
-    assert tensors.addresses.tolist() == [p.data_ptr() for p in tensors.params]
+def test_a_steady_step_is_looked_at_in_one_compiled_pass(device):
+    # The slow way plans anew; parameters of a device must not end there.
+    params, optimizer = run(("AdamW", {}), device, steps=2)
+    plan = optimizer._stepper._plan
+    assert plan.seen is not None
+    follow(optimizer, params, gradients(params, 2))
+    assert optimizer._stepper._plan is plan
 
 
 def test_nothing_changes_without_gradients(device):

@@ -75,6 +75,9 @@ class DeviceEngine:
         return {name: cuda.to_device(array, self._device) for name, array in arrays.items()}
 
     def launch(self, chunks: Chunks, settings: AllSettings, scaling: Scaling) -> None:  # noqa: D102
+        is_present = self._addresses[1] != 0
+        if not is_present.any():
+            return
         with cuda.on(self._device):
             capturing = cuda.is_capturing(self._device)
             if not capturing:
@@ -89,7 +92,7 @@ class DeviceEngine:
             if capturing:
                 self._shared.keep(self._all_tensors())
         # Kernels have cleared their own.
-        self._host_firsts[self._positions[self._addresses[1] != 0]] = 0
+        self._host_firsts[self._positions[is_present]] = 0
 
     def _follow_stream(self) -> None:
         """See to it that memory of one stream is not given to others while another one reads it."""

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from thalweg.layout import has_memory
 from thalweg.lowering import fields, machine
 
 
@@ -558,6 +559,11 @@ def _walk() -> _Walk:
 
 
 Groups = list[dict[str, Any]]
+
+
+def is_watched(tensor: Tensor) -> bool:
+    """Say whether a tensor is memory that a look knows how to look at."""
+    return has_memory(tensor) and tensor.dim() <= MOST_DIMS and not tensor.is_inference()
 
 
 class Look:
