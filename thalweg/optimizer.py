@@ -88,8 +88,8 @@ class Optimizer(torch.optim.Optimizer):
         """Step every parameter that has a gradient.
 
         A `torch.amp.GradScaler` unscales gradients before, and calls no step on an overflow. With
-        `fused=True` it leaves both to the step, as in torch: gradients are unscaled on the way, without
-        another pass over them, and an overflow leaves parameters and state as they are.
+        `fused=True` it leaves both to the step, as in torch: gradients are unscaled on the way, and an
+        overflow, of which only a device may know, leaves parameters and state as they are.
 
         Args:
             closure: evaluates the model again and returns the loss.

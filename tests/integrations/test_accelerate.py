@@ -53,7 +53,7 @@ def test_training(accumulate, precision):
 
 
 def scaled_training(library, overflow_at, **kwargs):
-    """Train under a GradScaler, which accelerate itself uses on GPUs only; return what was seen of it."""
+    """Train under a GradScaler, of which accelerate makes none on a CPU; return what was seen of it."""
     accelerate.Accelerator(cpu=True)
     model = network()
     optimizer = library.SGD(model.parameters(), lr=0.1, **kwargs)

@@ -101,11 +101,12 @@ def test_gradients_are_clipped(algorithm, precision):
         assert_trained_alike(mine, free, rtol=0.1)
 
 
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
 @pytest.mark.parametrize("library", [tw, torch.optim])
-def test_a_fused_step_is_not_clipped_for(library):
+def test_a_fused_step_is_not_clipped_for(library, precision):
     configuration = ("AdamW", {"lr": 0.01, "fused": True})
     with pytest.raises(RuntimeError, match="does not allow for gradient clipping"):
-        fitted(Module(library, configuration), precision="16-mixed", gradient_clip_val=0.1)
+        fitted(Module(library, configuration), precision=precision, gradient_clip_val=0.1)
 
 
 def test_a_fused_step_unscales():
