@@ -4,7 +4,7 @@ ARGS ?=
 MATRIX := $(addprefix tests/test_, trajectory.py layouts.py contract.py storage.py checkpoint.py device.py)
 INTERPRETER := OMP_NUM_THREADS=1 THALWEG_TEST_TRITON=1
 
-.PHONY: compare test check bench unit interpreted gpu clean
+.PHONY: compare test check bench unit interpreted gpu integrations clean
 
 # The main job: tune and compare SGD, RMSprop and AdamW on the embedded digits.
 compare: .venv/ready
@@ -29,6 +29,10 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Trainers and model libraries, with our optimizers in them.
+integrations: .venv/integrations
+	$(BIN)/python -m pytest -n 2 tests/integrations $(ARGS)
+
 bench: .venv/ready
 	$(BIN)/thalweg bench $(ARGS)
 
@@ -37,6 +41,10 @@ bench: .venv/ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+.venv/integrations: .venv/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[integrations]'
 	touch $@
 
 clean:

@@ -17,6 +17,9 @@ NAMES = ("SGD", "RMSprop", "Adam", "AdamW", "Adagrad", "Adadelta", "Adamax", "NA
 COUNTERS = ("step", "mu_product")
 """State that is one number and not shaped like the parameter."""
 
+FUSED = ("SGD", "Adam", "AdamW", "Adagrad", "Lion")
+"""The algorithms that take `fused`."""
+
 
 def _configurations() -> list[tuple[str, dict[str, Any]]]:
     found = []
@@ -61,6 +64,16 @@ def _plain(value: Any) -> Any:
 def ours(configuration: tuple[str, dict[str, Any]], params: Any) -> tw.Optimizer:
     name, kwargs = configuration
     return getattr(tw, name)(params, **kwargs)
+
+
+def unscaling(configuration: tuple[str, dict[str, Any]], params: Any) -> tw.Optimizer:
+    """Return our optimizer, to whose step a GradScaler leaves unscaling and skipping."""
+    name, kwargs = configuration
+    if name in FUSED:
+        return ours((name, {**kwargs, "fused": True}), params)
+    optimizer = ours(configuration, params)
+    optimizer._step_supports_amp_scaling = True  # as in torch, these take no `fused` to ask for it
+    return optimizer
 
 
 def oracle(configuration: tuple[str, dict[str, Any]], params: Any) -> torch.optim.Optimizer:

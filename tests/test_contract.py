@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 import warnings
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 from interpreter import smaller
 from support import (
+    FUSED,
     NAMES,
     ONE_EACH,
     assert_close,
@@ -22,6 +25,7 @@ from support import (
     rand,
     state_of,
     twins,
+    unscaling,
 )
 from torch import nn
 from torch.optim import lr_scheduler
@@ -660,6 +664,75 @@ def new_scaler():
     return scaler
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_a_step_claims_to_unscale_only_where_it_is_asked_to(name):
+    # Trainers refuse to clip, and do not see skipped steps, where it is claimed.
+    assert not hasattr(getattr(tw, name)([leaf(rand(3))]), "_step_supports_amp_scaling")
+    if name in FUSED:
+        assert not hasattr(getattr(tw, name)([leaf(rand(3))], fused=False), "_step_supports_amp_scaling")
+        assert getattr(tw, name)([leaf(rand(3))], fused=True)._step_supports_amp_scaling
+
+
+@pytest.mark.parametrize("module", [tw, torch.optim])
+def test_a_fused_group_alone_claims_nothing(module):
+    optimizer = module.AdamW([{"params": [leaf(rand(3))], "fused": True}])
+    assert not hasattr(optimizer, "_step_supports_amp_scaling")
+
+
+def copied(optimizer, how):
+    if how == "load_state_dict":
+        optimizer.load_state_dict(tw.Adam([leaf(rand(3))]).state_dict())
+        return optimizer
+    return copy.deepcopy(optimizer) if how == "deepcopy" else pickle.loads(pickle.dumps(optimizer))
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle", "load_state_dict"])
+def test_the_claim_survives(how):
+    # torch's fused optimizers lose it when they are copied.
+    assert copied(tw.Adam([leaf(rand(3))], fused=True), how)._step_supports_amp_scaling
+    assert not hasattr(copied(tw.Adam([leaf(rand(3))]), how), "_step_supports_amp_scaling")
+
+
+def test_what_a_user_claims_stays():
+    optimizer = tw.Adam([leaf(rand(3))], fused=True)
+    optimizer._step_supports_amp_scaling = False  # so that a trainer clips
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert not optimizer._step_supports_amp_scaling
+
+
+@pytest.mark.parametrize("how", ["subclass", "pre-hook"])
+def test_who_comes_before_a_step_sees_unscaled_gradients(how):
+    def clip(optimizer, *ignored):
+        nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
+
+    class Clipped(tw.SGD):
+        def step(self, closure=None):
+            clip(self)
+            return super().step(closure)
+
+    param, scaler = leaf(torch.zeros(1)), new_scaler()
+    optimizer = (Clipped if how == "subclass" else tw.SGD)([param], lr=1.0)
+    if how == "pre-hook":
+        optimizer.register_step_pre_hook(clip)
+    scaled(optimizer, [param], [torch.full((1,), 5.0)], scaler)
+    assert_close(param, torch.full((1,), -1.0), rtol=1e-5)
+
+
+def test_no_step_is_called_on_an_overflow():
+    # accelerate learns from it that a step was skipped.
+    param, scaler, called = leaf(torch.zeros(1)), new_scaler(), []
+    optimizer = tw.SGD([param], lr=1.0)
+    optimizer.register_step_pre_hook(lambda o, args, kwargs: called.append(o))
+    scaled(optimizer, [param], [torch.full((1,), float("inf"))], scaler)
+    assert not called
+    scaled(optimizer, [param], [torch.ones(1)], scaler)
+    assert called
+
+
+WAYS = pytest.mark.parametrize("new", [unscaling, ours], ids=["in the step", "before the step"])
+"""Who unscales and skips: the step, or GradScaler for it."""
+
+
 def assert_nearly_equal(a, params, b, others):
     """Compare to a few ulp: another kernel may fuse another multiplication with an addition."""
     for p, q in zip(params, others, strict=True):
@@ -681,12 +754,13 @@ HALF_OR_NOT = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 @pytest.mark.parametrize("unscale", [False, True])
 @pytest.mark.parametrize("dtype", HALF_OR_NOT)
+@WAYS
 @one_each
-def test_a_scaled_step_is_a_step(configuration, dtype, unscale):
-    if unscale and dtype == torch.float16:
+def test_a_scaled_step_is_a_step(configuration, new, dtype, unscale):
+    if (unscale or new is ours) and dtype == torch.float16:
         pytest.skip("torch's scaler does not unscale float16 gradients")
     mine, theirs = twins([rand(20), rand(smaller(40_000, 5000))], dtype)
-    a, b, scaler = ours(configuration, mine), ours(configuration, theirs), new_scaler()
+    a, b, scaler = new(configuration, mine), ours(configuration, theirs), new_scaler()
     for grads in gradients(mine, 3):
         scaled(a, mine, grads, scaler, unscale)
         follow(b, theirs, [grads])
@@ -699,10 +773,13 @@ def test_a_scaled_step_is_a_step(configuration, dtype, unscale):
 
 @pytest.mark.parametrize("dtype", HALF_OR_NOT)
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+@WAYS
 @one_each
-def test_an_overflow_at_the_first_step_changes_nothing(configuration, bad, dtype):
+def test_an_overflow_at_the_first_step_changes_nothing(configuration, new, bad, dtype):
+    if new is ours and dtype == torch.float16:
+        pytest.skip("torch's scaler does not unscale float16 gradients")
     mine, theirs = twins([rand(20), rand(7)], dtype)
-    a, b, scaler = ours(configuration, mine), ours(configuration, theirs), new_scaler()
+    a, b, scaler = new(configuration, mine), ours(configuration, theirs), new_scaler()
     before = everything(a)
     first, *rest = gradients(mine, 3)
     first[1][3] = bad
@@ -716,10 +793,10 @@ def test_an_overflow_at_the_first_step_changes_nothing(configuration, bad, dtype
         make_equal(mine, theirs)
 
 
-def test_an_overflow_in_the_middle_changes_nothing():
-    mine = [leaf(rand(20)), leaf(rand(7))]
-    optimizer, scaler = tw.AdamW([{"params": mine[:1]}, {"params": mine[1:], "lr": 1.0}]), None
-    scaler = new_scaler()
+@WAYS
+def test_an_overflow_in_the_middle_changes_nothing(new):
+    mine, scaler = [leaf(rand(20)), leaf(rand(7))], new_scaler()
+    optimizer = new(("AdamW", {}), [{"params": mine[:1]}, {"params": mine[1:], "lr": 1.0}])
     good, bad = gradients(mine, 2)
     scaled(optimizer, mine, good, scaler)
     before = everything(optimizer)
@@ -728,9 +805,10 @@ def test_an_overflow_in_the_middle_changes_nothing():
     assert_unchanged(optimizer, before)
 
 
-def test_unscaling_and_clipping():
+@WAYS
+def test_unscaling_and_clipping(new):
     mine, theirs = twins([rand(20), rand(7)])
-    a, b, scaler = tw.SGD(mine, lr=1.0), tw.SGD(theirs, lr=1.0), new_scaler()
+    a, b, scaler = new(("SGD", {"lr": 1.0}), mine), tw.SGD(theirs, lr=1.0), new_scaler()
     for p, q, g in zip(mine, theirs, gradients(mine, 1)[0], strict=True):
         p.grad, q.grad = g * 1024, g.clone()
     scaler.unscale_(a)
@@ -742,9 +820,10 @@ def test_unscaling_and_clipping():
     assert all(map(torch.equal, mine, theirs))
 
 
-def test_scaled_and_plain_steps_in_turn():
+@WAYS
+def test_scaled_and_plain_steps_in_turn(new):
     mine, theirs = twins([rand(20)])
-    a, b, scaler = tw.Adam(mine), tw.Adam(theirs), new_scaler()
+    a, b, scaler = new(("Adam", {}), mine), tw.Adam(theirs), new_scaler()
     for i, grads in enumerate(gradients(mine, 6)):
         if i % 2:
             follow(a, mine, [grads])
@@ -754,9 +833,10 @@ def test_scaled_and_plain_steps_in_turn():
         assert torch.equal(mine[0], theirs[0])
 
 
-def test_a_scaled_step_of_a_strided_gradient_unscales_what_the_user_sees():
+@WAYS
+def test_a_scaled_step_of_a_strided_gradient_unscales_what_the_user_sees(new):
     param = leaf(rand(4, 6))
-    optimizer, scaler = tw.SGD([param], lr=1.0), new_scaler()
+    optimizer, scaler = new(("SGD", {"lr": 1.0}), [param]), new_scaler()
     expected = rand(6, 4, seed=3)
     param.grad = (expected * 1024).t()
     scaler.step(optimizer)

@@ -404,10 +404,11 @@ def test_sparse_gradients_of_a_strided_parameter():
     assert_close(base, expected)
 
 
+@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("coalesced", [True, False])
-def test_a_scaled_sparse_step(coalesced):
+def test_a_scaled_sparse_step(coalesced, fused):
     param, twin = leaf(rand(9, 4)), leaf(rand(9, 4))
-    a, b = tw.Adagrad([param], lr=0.1), tw.Adagrad([twin], lr=0.1)
+    a, b = tw.Adagrad([param], lr=0.1, fused=fused), tw.Adagrad([twin], lr=0.1)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     scaler.scale(torch.ones(()))
     give_sparse([twin], (9, 4), [[1, 7, 1]], 0, coalesce=coalesced)

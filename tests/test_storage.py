@@ -355,10 +355,11 @@ def test_a_bad_gradient_spoils_its_element_only(configuration, bad):
         assert configuration[0] == "Lion" or not p.view(-1)[7].isfinite()
 
 
+@pytest.mark.parametrize("fused", [True, False])
 @STORAGES
-def test_scaled_steps_and_overflows(state):
+def test_scaled_steps_and_overflows(state, fused):
     params, twins = start(), start()
-    a, b = (tw.AdamW(p, state=state) for p in (params, twins))
+    a, b = tw.AdamW(params, state=state, fused=fused), tw.AdamW(twins, state=state)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     scaler.scale(torch.ones(()))
     for i, grads in enumerate(gradients(params, 4)):

@@ -495,6 +495,22 @@ def test_a_differentiable_step_is_the_plain_one(configuration):
         assert slope.abs() > 0
 
 
+@pytest.mark.xfail(strict=True, reason="counters are read as numbers of the host", raises=RuntimeError)
+def test_a_differentiable_step_goes_through_nadams_counters():
+    # torch's own suite differentiates by all tensors of the state, as who learns to optimize does.
+    def slope(library):
+        param = leaf(rand(5)).clone()
+        param.grad = rand(5, seed=1)
+        product = torch.tensor(0.9, dtype=torch.float64, requires_grad=True)
+        optimizer = library.NAdam([param], lr=0.1, differentiable=True)
+        slots = {"exp_avg": rand(5, seed=2), "exp_avg_sq": rand(5, seed=3).square()}
+        optimizer.state[param] = {"step": torch.tensor(1.0), "mu_product": product.clone(), **slots}
+        optimizer.step()
+        return torch.autograd.grad(param.sum(), product)[0]
+
+    assert_close(slope(tw), slope(torch.optim))
+
+
 def test_giving_gradients_does_not_share_them():
     # The helper of these tests itself: a step must not see another run's gradients.
     param, grad = leaf(rand(3)), rand(3, seed=2)

@@ -41,10 +41,6 @@ class Optimizer(torch.optim.Optimizer):
     rule: ClassVar[Rule]
     _stepper: Stepper | None
 
-    # GradScaler then leaves unscaling and skipping to `step`. On the class: an attribute of the
-    # instance would be lost by deepcopy and pickle.
-    _step_supports_amp_scaling = True
-
     def __init__(self, params: Params, defaults: dict[str, Any], **stored: Unpack[Storage]) -> None:
         unknown = stored.keys() - Storage.__annotations__
         if unknown:
@@ -53,6 +49,7 @@ class Optimizer(torch.optim.Optimizer):
         self._check(defaults)
         self._stepper = None
         super().__init__(params, defaults)
+        self._claim_scaling()
 
     def _check(self, group: Mapping[str, Any]) -> None:
         self.rule.check(group)
@@ -64,6 +61,17 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
+        self._claim_scaling()
+
+    def _claim_scaling(self) -> None:
+        """Have GradScaler leave unscaling and skipping to `step`, if `fused=True` was asked for, as in torch.
+
+        Every `step` can do that. But whoever finds the attribute takes gradients to be scaled still: trainers
+        refuse to clip them, or do not learn of skipped steps.
+        """
+        if self.defaults.get("fused"):
+            # Again after deepcopy and pickle, which drop attributes, but not over what a user has set since.
+            vars(self).setdefault("_step_supports_amp_scaling", True)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group, as in torch; hyperparameters are checked first."""
@@ -79,8 +87,9 @@ class Optimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step every parameter that has a gradient.
 
-        Under a `torch.amp.GradScaler` gradients are unscaled on the way, and an overflow leaves
-        parameters and state as they are.
+        A `torch.amp.GradScaler` unscales gradients before, and calls no step on an overflow. With
+        `fused=True` it leaves both to the step, as in torch: gradients are unscaled on the way, and an
+        overflow, of which only a device may know, leaves parameters and state as they are.
 
         Args:
             closure: evaluates the model again and returns the loss.

@@ -1,4 +1,4 @@
-"""What a `torch.amp.GradScaler` has to say in a step."""
+"""What a `torch.amp.GradScaler` has to say in a step that is to unscale by itself (`fused=True`)."""
 
 from __future__ import annotations
 

@@ -105,6 +105,8 @@ def test_our_checkpoint_goes_on_in_torch(configuration, form, device):
     name, kwargs = configuration
     if form == "fused" and name not in ("SGD", "Adam", "AdamW", "Adagrad"):
         pytest.skip("torch has no fused form")
+    if form == "fused" and name == "Adagrad" and device.type == "cuda":
+        pytest.skip("torch's fused Adagrad has no CUDA kernel")
     if form == "capturable" and (name in ("SGD", "Adagrad") or device.type == "cpu"):
         pytest.skip("torch has no capturable form")
     if form == "fused" and device.type == "cpu" and kwargs.get("amsgrad"):

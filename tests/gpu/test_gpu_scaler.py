@@ -8,7 +8,7 @@ import pytest
 import torch
 from devices import no_waiting
 from runs import assert_equal, everything, start
-from support import ONE_EACH, assert_close, follow, give, gradients, label, leaf, ours, rand
+from support import ONE_EACH, assert_close, follow, give, gradients, label, leaf, ours, rand, unscaling
 from torch import nn
 
 import thalweg as tw
@@ -17,6 +17,12 @@ one_each = pytest.mark.parametrize("configuration", [*ONE_EACH, ("Lion", {"lr": 
 STORAGES = pytest.mark.parametrize(
     "storage", [{}, {"state": "int8"}, {"state": "bfloat16"}, {"state": "int8", "weight_bits": 24}], ids=str
 )
+WAYS = pytest.mark.parametrize(
+    ("new", "unscale"),
+    [(unscaling, False), (unscaling, True), (ours, False)],
+    ids=["unscaled in the step", "skipped in the step", "left to the scaler"],
+)
+"""Where gradients are unscaled and an overflow is skipped."""
 
 
 def new_scaler(device):
@@ -28,17 +34,34 @@ def new_scaler(device):
 def scaled(optimizer, params, grads, scaler, unscale=False):
     """Take one step through the scaler, with gradients that backward would have left."""
     give(params, [g * scaler.get_scale() for g in grads])
+    if any(p.is_cuda and p.dtype == torch.bfloat16 for p in params):
+        _step_by_hand(optimizer, params, scaler, unscale)
+        return
     if unscale:
         scaler.unscale_(optimizer)
     scaler.step(optimizer)
     scaler.update()
 
 
-@pytest.mark.parametrize("unscale", [False, True])
+def _step_by_hand(optimizer, params, scaler, unscale):
+    """Do what a GradScaler does for a step that unscales: on CUDA it cannot look at bfloat16 gradients."""
+    assert optimizer._step_supports_amp_scaling
+    finite = torch.stack([p.grad.isfinite().all() for p in params]).all()
+    scale = scaler.get_scale()
+    if unscale:
+        give(params, [p.grad / scale for p in params])
+    optimizer.found_inf = 1.0 - finite.float()
+    optimizer.grad_scale = None if unscale else torch.full((), scale, device=params[0].device)
+    optimizer.step()
+    del optimizer.found_inf, optimizer.grad_scale
+    scaler.update(scale if finite else scale * scaler.get_backoff_factor())
+
+
+@WAYS
 @one_each
-def test_a_scaled_step_is_a_step(configuration, unscale, device):
+def test_a_scaled_step_is_a_step(configuration, new, unscale, device):
     mine, theirs = (start(device, shapes=((1030,), (7, 5), ())) for _ in range(2))
-    a, b, scaler = ours(configuration, mine), ours(configuration, theirs), new_scaler(device)
+    a, b, scaler = new(configuration, mine), ours(configuration, theirs), new_scaler(device)
     for grads in gradients(mine, 3):
         scaled(a, mine, grads, scaler, unscale)
         follow(b, theirs, [grads])
@@ -51,11 +74,11 @@ def test_a_scaled_step_is_a_step(configuration, unscale, device):
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
 @STORAGES
 @one_each
-def test_an_overflow_changes_nothing(configuration, storage, bad, unscale, device):
+def test_an_overflow_in_the_step_changes_nothing(configuration, storage, bad, unscale, device):
     name, kwargs = configuration
     dtype = torch.bfloat16 if "weight_bits" in storage else torch.float32
     params = start(device, dtype, ((4096,), (30,)))
-    optimizer, scaler = ours((name, {**kwargs, **storage}), params), new_scaler(device)
+    optimizer, scaler = unscaling((name, {**kwargs, **storage}), params), new_scaler(device)
     good, wrong = gradients(params, 2)
     scaled(optimizer, params, good, scaler, unscale)
     before = everything(optimizer)
@@ -65,17 +88,17 @@ def test_an_overflow_changes_nothing(configuration, storage, bad, unscale, devic
     assert scaler.get_scale() == 512.0
 
 
-@pytest.mark.parametrize("then_unscale", [False, True])
+@WAYS
 @one_each
-def test_a_run_that_begins_with_an_overflow_is_the_run_without_it(configuration, then_unscale, device):
+def test_a_run_that_begins_with_an_overflow_is_the_run_without_it(configuration, new, unscale, device):
     mine, theirs = (start(device, shapes=((30,), (1030,))) for _ in range(2))
-    a, b, scaler = ours(configuration, mine), ours(configuration, theirs), new_scaler(device)
+    a, b, scaler = new(configuration, mine), ours(configuration, theirs), new_scaler(device)
     first, *rest = gradients(mine, 3)
     first[1][3] = math.inf
     scaled(a, mine, first, scaler)
     assert all(torch.equal(p, q) for p, q in zip(mine, theirs, strict=True))
     for grads in rest:
-        scaled(a, mine, grads, scaler, then_unscale)
+        scaled(a, mine, grads, scaler, unscale)
         follow(b, theirs, [grads])
     for p, q in zip(mine, theirs, strict=True):
         assert_close(p, q, rtol=1e-6)
@@ -87,7 +110,7 @@ def test_the_first_momentum_is_undampened_also_after_an_overflow(then, device):
     # What comes next is another plan, which must know that no step has been taken yet.
     mine, theirs = (start(device, shapes=((30,), (50,))) for _ in range(2))
     configuration = ("SGD", {"lr": 0.1, "momentum": 0.9, "dampening": 0.5})
-    a, b, scaler = ours(configuration, mine), ours(configuration, theirs), new_scaler(device)
+    a, b, scaler = unscaling(configuration, mine), ours(configuration, theirs), new_scaler(device)
     first, second = gradients(mine, 2)
     scaled(a, mine, [first[0] * math.inf, first[1]], scaler)
     if then == "another gradient is missing":
@@ -104,11 +127,15 @@ def test_the_first_momentum_is_undampened_also_after_an_overflow(then, device):
         assert_close(p, q, rtol=1e-6)
 
 
+@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("state", ["int8", "bfloat16"])
-def test_an_overflow_draws_no_random_words(state, count, device):
+def test_an_overflow_draws_no_random_words(state, count, fused, device):
     mine, theirs = (start(device, shapes=((4096,), (4100,))) for _ in range(2))
-    a, b = (tw.AdamW([{"params": ps[i::count]} for i in range(count)], state=state) for ps in (mine, theirs))
+    a, b = (
+        tw.AdamW([{"params": ps[i::count]} for i in range(count)], state=state, fused=fused)
+        for ps in (mine, theirs)
+    )
     scaler = new_scaler(device)
     for i, grads in enumerate(gradients(mine, 4)):
         if i == 1:
@@ -125,16 +152,17 @@ def test_an_overflow_draws_no_random_words(state, count, device):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_an_overflow_at_the_first_step_is_no_lost_step(dtype, device, recwarn):
     params = start(device, dtype, ((300,),))
-    optimizer, scaler = tw.SGD(params, lr=1.0), new_scaler(device)
+    optimizer, scaler = tw.SGD(params, lr=1.0, fused=True), new_scaler(device)
     (grads,) = gradients(params, 1)
     grads[0][3] = math.inf
     scaled(optimizer, params, grads, scaler)
     assert not [w for w in recwarn.list if "rounded away" in str(w.message)]
 
 
-def test_strided_gradients_are_unscaled_where_the_user_sees_them(device):
+@pytest.mark.parametrize("fused", [True, False])
+def test_strided_gradients_are_unscaled_where_the_user_sees_them(fused, device):
     param = leaf(rand(4, 6).to(device))
-    optimizer, scaler = tw.SGD([param], lr=1.0), new_scaler(device)
+    optimizer, scaler = tw.SGD([param], lr=1.0, fused=fused), new_scaler(device)
     expected = rand(6, 4, seed=3).to(device)
     param.grad = (expected * 1024).t()
     scaler.step(optimizer)
@@ -144,10 +172,11 @@ def test_strided_gradients_are_unscaled_where_the_user_sees_them(device):
 
 
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("overflows", [False, True])
-def test_sparse_gradients_are_unscaled(overflows, device):
+def test_sparse_gradients_are_unscaled(overflows, fused, device):
     param = leaf(rand(10, 4).to(device))
-    optimizer, scaler = tw.SGD([param], lr=1.0), new_scaler(device)
+    optimizer, scaler = tw.SGD([param], lr=1.0, fused=fused), new_scaler(device)
     values = torch.ones(2, 4, dtype=torch.float64, device=device) * 1024
     values[0, 0] = math.inf if overflows else 1024
     index = torch.tensor([[2, 7]], device=device)
@@ -159,9 +188,9 @@ def test_sparse_gradients_are_unscaled(overflows, device):
     assert_close(param, expected)
 
 
-def test_the_step_of_a_scaler_waits_for_nothing(device):
+def test_a_step_that_unscales_waits_for_nothing(device):
     params = start(device, shapes=((1030,), (30,)))
-    optimizer, scaler = tw.AdamW(params), new_scaler(device)
+    optimizer, scaler = tw.AdamW(params, fused=True), new_scaler(device)
     for i, grads in enumerate(gradients(params, 3)):
         give(params, [g.to(device) * 1024 for g in grads])
         if i:
@@ -172,7 +201,8 @@ def test_the_step_of_a_scaler_waits_for_nothing(device):
         scaler.update()
 
 
-def test_training_under_autocast_and_a_scaler(device):
+@pytest.mark.parametrize("fused", [True, False])
+def test_training_under_autocast_and_a_scaler(fused, device):
     # Both sides see the same overflow, from a scale that is too large to begin with.
     torch.manual_seed(0)
     dtype = torch.float16 if device.type == "cuda" else torch.bfloat16
@@ -182,7 +212,7 @@ def test_training_under_autocast_and_a_scaler(device):
     x, y = torch.randn(64, 16, device=device), torch.randn(64, 1, device=device)
     finals = []
     for model, make in ((net, tw.AdamW), (twin, torch.optim.AdamW)):
-        optimizer = make(model.parameters(), lr=1e-3)
+        optimizer = make(model.parameters(), lr=1e-3, fused=fused)
         scaler = torch.amp.GradScaler(device.type, init_scale=2.0**24)
         for _ in range(8):
             optimizer.zero_grad()

@@ -114,7 +114,8 @@ class Adagrad(Optimizer):
         foreach: accepted as in torch, without effect: a step is always one launch.
         maximize: ascend.
         differentiable: keep the graph through the step, at the reference's speed.
-        fused: accepted as in torch, without effect.
+        fused: unscale, and skip overflows, within the step under a `torch.amp.GradScaler`, as in torch;
+            a step is always one launch.
 
     Raises:
         ValueError, TypeError: if an argument is not allowed.

@@ -106,7 +106,8 @@ class Adam(Optimizer):
         maximize: ascend.
         capturable: keep the step counter on the parameter's device.
         differentiable: keep the graph through the step, at the reference's speed.
-        fused: accepted as in torch, without effect.
+        fused: unscale, and skip overflows, within the step under a `torch.amp.GradScaler`, as in torch;
+            a step is always one launch.
         decoupled_weight_decay: shrink `p` by :math:`\gamma\lambda` instead, which is AdamW.
 
     Raises:

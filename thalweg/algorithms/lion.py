@@ -75,7 +75,8 @@ class Lion(Optimizer):
         foreach: accepted for likeness with the others, without effect.
         maximize: ascend.
         differentiable: keep the graph through the step, at the reference's speed.
-        fused: accepted for likeness with the others, without effect.
+        fused: unscale, and skip overflows, within the step under a `torch.amp.GradScaler`, as in torch;
+            a step is always one launch.
 
     Raises:
         ValueError, TypeError: if an argument is not allowed.

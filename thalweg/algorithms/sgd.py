@@ -97,7 +97,8 @@ class SGD(Optimizer):
         maximize: ascend.
         foreach: accepted as in torch, without effect: a step is always one launch.
         differentiable: keep the graph through the step, at the reference's speed.
-        fused: accepted as in torch, without effect.
+        fused: unscale, and skip overflows, within the step under a `torch.amp.GradScaler`, as in torch;
+            a step is always one launch.
         decoupled_weight_decay: shrink `p` by :math:`\gamma\lambda` instead of adding to the gradient
             (SGDW, Loshchilov and Hutter 2019, arXiv 1711.05101, algorithm 1).
 

@@ -1,0 +1,201 @@
+"""Runs torch's own tests of optimizers with ours in torch's place: `python tests/torch_suites.py PYTORCH`.
+
+PYTORCH is a checkout of pytorch, or a folder with its `test`, best of the torch that is installed. Each file
+of tests runs twice, with torch's classes and with ours. What fails with ours alone is compared with
+`DIFFERENCES`; anything beyond is printed, and makes the exit status 1.
+
+In the processes that run the tests, pytest loads this file as a plugin, which substitutes the classes and
+notes the outcomes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import unittest
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+SUITES = {
+    "test_optim.py": "TestOptimRenewed",  # it imports the other files' tests too
+    "optim/test_optim.py": "",
+    "optim/test_lrscheduler.py": "",
+    "optim/test_swa_utils.py": "",
+    "test_torch.py": "grad_scal",
+}
+"""Files below `test`, and which of their tests, as pytest's `-k` takes it."""
+
+
+class Difference(NamedTuple):
+    """Says of which tests a failure with ours alone is expected: patterns of ids and messages, and why."""
+
+    tests: str
+    says: str
+    why: str
+
+
+WORDING = "our errors name the argument, the value and what is allowed"
+
+DIFFERENCES = [
+    Difference(r"::test_errors_\w+_cpu", r'"Invalid .*" does not match ".* must be .*, not ', WORDING),
+    Difference(
+        r"::TestOptim::test_ada|::TestOptim::test_[nr]", r'"Invalid .*" does not match ".* must be', WORDING
+    ),
+    Difference(
+        r"::test_fused_error_on_params_on_meta_",
+        "RuntimeError not raised",
+        "parameters on meta can be stepped",
+    ),
+    Difference(
+        r"TestDifferentiableOptimizer::test_nadam",
+        r"Can't call numpy\(\) on Tensor that requires grad",
+        "a defect: NAdam's counters may not require a gradient",
+    ),
+]
+"""What is known. All but what is called a defect is meant."""
+
+SUBSTITUTED = ("SGD", "RMSprop", "Adam", "AdamW", "Adagrad", "Adadelta", "Adamax", "NAdam", "RAdam")
+OURS, NOTES = "THALWEG_SUITES_OURS", "THALWEG_SUITES_NOTES"
+
+
+# --- in the processes that run torch's tests ---
+
+_outcomes: dict[str, str] = {}
+_messages: dict[str, str] = {}
+
+
+def pytest_configure() -> None:
+    """Put our classes in torch's place, before torch's database of optimizers is made of them."""
+    if os.environ.get(OURS) == "1":
+        import torch
+
+        import thalweg
+
+        assert "torch.testing._internal.common_optimizers" not in sys.modules
+        for name in SUBSTITUTED:
+            setattr(torch.optim, name, getattr(thalweg, name))
+    for name in ("common_cuda", "common_device_type", "common_mkldnn", "common_utils"):
+        module = importlib.import_module(f"torch.testing._internal.{name}")
+        module.__getattr__ = _stand_in  # type: ignore[method-assign]
+
+
+def _stand_in(name: str) -> Any:
+    """Return what skips a test, for a helper that an older checkout imports and torch has no more."""
+    if name.startswith("__"):
+        raise AttributeError(name)
+    skip = unittest.skip(f"torch has no {name} any more")
+    return lambda *given, **_: skip(given[0]) if len(given) == 1 and callable(given[0]) else skip
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Note an outcome; a failed part fails its test."""
+    before = _outcomes.get(report.nodeid)
+    if before == "failed" or (report.when != "call" and report.outcome == "passed"):
+        return
+    _outcomes[report.nodeid] = report.outcome
+    if report.failed:
+        crash = getattr(report.longrepr, "reprcrash", None)
+        _messages[report.nodeid] = str(crash.message if crash else report.longrepr).strip()
+
+
+def pytest_sessionfinish() -> None:
+    """Hand the outcomes over."""
+    if NOTES in os.environ:
+        Path(os.environ[NOTES]).write_text(json.dumps({"outcomes": _outcomes, "messages": _messages}))
+
+
+# --- the command ---
+
+
+class UnrunnableError(Exception):
+    """Says that a file of tests cannot be run, as one that is too new or old for the installed torch."""
+
+
+def run(tests: Path, file: str, chosen: str, ours: bool) -> dict[str, Any]:
+    """Run a file of torch's tests; return the outcome of each, and what the failed ones say."""
+    with tempfile.TemporaryDirectory() as folder:
+        notes = Path(folder) / "notes.json"
+        here = Path(__file__).resolve().parent
+        path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+        env = {
+            **os.environ,
+            "PYTHONPATH": path,
+            "PYTORCH_TESTING_DEVICE_ONLY_FOR": "cpu",
+            "PYTORCH_PRINT_REPRO_ON_FAILURE": "0",
+            OURS: str(int(ours)),
+            NOTES: str(notes),
+        }
+        options = ["-p", "torch_suites", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(tests)]
+        options += ["--noconftest", "-q", "--disable-warnings"] + ["-k", chosen] * bool(chosen)
+        command = [sys.executable, "-m", "pytest", *options, file]
+        done = subprocess.run(command, cwd=tests, env=env, capture_output=True, text=True)
+        if done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED:
+            return {"outcomes": {}, "messages": {}}
+        if done.returncode > pytest.ExitCode.TESTS_FAILED or not notes.exists():
+            print(f"{' '.join(command)}\n{done.stdout}{done.stderr}", file=sys.stderr)
+            raise UnrunnableError(file)
+        return json.loads(notes.read_text())
+
+
+def reason(test: str, message: str) -> str | None:
+    """Return why a test fails with ours, if that is known."""
+    known = (d.why for d in DIFFERENCES if re.search(d.tests, test) and re.search(d.says, message))
+    return next(known, None)
+
+
+def counts(outcomes: Mapping[str, str]) -> str:
+    found = Counter(outcomes.values())
+    return " / ".join(str(found[key]) for key in ("passed", "failed", "skipped"))
+
+
+def compare(tests: Path, file: str, chosen: str) -> dict[str, str]:
+    """Run a file both ways and print a line; return which tests ours alone fail, and what they say."""
+    theirs, ours = (run(tests, file, chosen, who) for who in (False, True))
+    failed = {
+        test: ours["messages"][test].split("\n")[0]
+        for test, outcome in ours["outcomes"].items()
+        if outcome == "failed" and theirs["outcomes"].get(test) != "failed"
+    }
+    print(LINE.format(file, counts(theirs["outcomes"]), counts(ours["outcomes"]), len(failed)), flush=True)
+    return failed
+
+
+LINE = "{:28} {:>18} {:>18} {:>12}"
+
+
+def main() -> int:
+    """Run all, print the table and what ours alone fail; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pytorch", type=Path, help="a checkout of pytorch, or a folder with its `test`")
+    tests = (parser.parse_args().pytorch / "test").resolve()
+    files = {file: chosen for file, chosen in SUITES.items() if (tests / file).exists()}
+    if not files:
+        parser.error(f"there is none of {', '.join(SUITES)} in {tests}")
+    print(LINE.format("passed / failed / skipped", "torch", "thalweg", "ours alone"))
+    failed, broken = {}, False
+    for file, chosen in files.items():
+        try:
+            failed |= compare(tests, file, chosen)
+        except UnrunnableError:
+            broken = True
+    reasons = {test: reason(test, message) for test, message in failed.items()}
+    for why, number in Counter(filter(None, reasons.values())).items():
+        print(f"{number:4} known: {why}")
+    unknown = [test for test, why in reasons.items() if why is None]
+    for test in unknown:
+        print(f"UNKNOWN {test}: {failed[test]}")
+    return int(bool(unknown) or broken)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
