@@ -66,8 +66,8 @@ class CpuEngine:
         """Make ready what a launch reads."""
         self.launched.divide(chunks)
         if settings is not self._settings or scaling.scale is not None:
-            self._settings = settings
             self.launched.read(settings.table, scaling.inverse)
+            self._settings = settings
         self._keys.draw()
 
     def launch(self, chunks: Chunks, settings: AllSettings, scaling: Scaling) -> None:  # noqa: D102

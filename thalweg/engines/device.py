@@ -181,8 +181,8 @@ class DeviceEngine:
 
     def _step(self, table: Tensor, chunks: Chunks, found_inf: Tensor) -> None:
         if table is not self._sent or chunks is not self._chunks:
-            self._sent = table
             self._divide(chunks)
+            self._sent = table
         assert self._work is not None
         arguments = (self._rows, self._keys, found_inf, len(self._positions))
         for aligned, work in ((True, self._work.aligned), (False, self._work.others)):
@@ -192,5 +192,5 @@ class DeviceEngine:
         """Find out which chunks are aligned, if that may have changed."""
         is_aligned = cuda.aligned(self._addresses[: self._streams])
         if chunks is not self._chunks or not np.array_equal(is_aligned, self._is_aligned):
-            self._chunks, self._is_aligned = chunks, is_aligned
             self._work = cuda.divide(chunks, is_aligned, self._device)
+            self._chunks, self._is_aligned = chunks, is_aligned

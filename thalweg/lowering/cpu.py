@@ -137,10 +137,10 @@ class Launch:
         """Take `chunks` for the work, from now on."""
         if chunks is self._chunks:
             return
-        self._chunks = chunks
         self._steps[1:4] = [len(chunks.tasks) - 1, _number(chunks.tasks), _number(chunks.table)]
         self._set("tasks", len(chunks.tasks) - 1)
         self._set("small", int(chunks.elements <= SMALL))
+        self._chunks = chunks  # last: what is interrupted before is done again
 
 
 def _number(value: np.ndarray | int) -> int:
