@@ -15,10 +15,10 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("patient")
 
-if not os.access(os.path.expanduser("~"), os.W_OK):
+if "TRITON_HOME" not in os.environ and not os.access(os.path.expanduser("~"), os.W_OK):
     # Triton caches at home, and has no other place unless it is told one.
     _folder = tempfile.TemporaryDirectory(prefix="thalweg-triton-")
-    os.environ.setdefault("TRITON_HOME", _folder.name)
+    os.environ["TRITON_HOME"] = _folder.name
 
 if INTERPRETED:
     import numpy
