@@ -40,7 +40,8 @@ beside_others() {
 }
 
 try "signals ignored, no terminal" "${processes[@]}" -- ignoring setsid --wait
-try "no standard input" "${processes[@]}" -- without_stdin
+# Not two at a time: xdist gives those that it starts a standard input.
+try "no standard input" -n 0 tests/lab/test_{comparison,pool,store,tasks}.py tests/test_{cli,machine}.py -- without_stdin
 try "a plain environment" "${files[@]}" -- env LC_ALL=C COLUMNS=20 NO_COLOR=1 TERM=dumb PYTHONHASHSEED=7
 try "a busy machine" tests/lab -- beside_others
 # Backwards: what a test leaves behind shows where the next relies on it.

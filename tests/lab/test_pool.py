@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -222,13 +223,15 @@ def ctrl_c():
 @pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_while_a_process_starts_is_not_lost(monkeypatch):
     before = set(multiprocessing.active_children())
+    main_module_hidden = pools._main_module_hidden
 
-    class Interrupted(pools._Worker):
-        def __init__(self, index):
+    @contextmanager
+    def pressed():
+        with main_module_hidden():
             signal.raise_signal(signal.SIGINT)
-            super().__init__(index)
+            yield
 
-    monkeypatch.setattr(pools, "_Worker", Interrupted)
+    monkeypatch.setattr(pools, "_main_module_hidden", pressed)
     with pytest.raises(KeyboardInterrupt), Pool(1):
         pass
     assert set(multiprocessing.active_children()) <= before
