@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from children import PATIENCE_SECONDS
 from support import ONE_EACH, follow, gradients, label, leaf, ours, rand, twins
 
 import thalweg as tw
@@ -43,7 +44,7 @@ def run(script, **environment):
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert result.returncode == 0, result.stderr

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from children import PATIENCE_SECONDS
 
 PASSWORD = "s3cret-4711"
 
@@ -68,7 +69,7 @@ def postgresql_server() -> Iterator[Server]:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=folder,
-                timeout=120,
+                timeout=PATIENCE_SECONDS,
             )
         assert done.returncode == 0, (folder / "output").read_text()
 

@@ -693,9 +693,12 @@ def test_what_cannot_be_repeated_is_told(folder, uninterrupted, repeat, tmp_path
     assert re.fullmatch(r"thalweg: \S*broken.py:\d+, in loss: ZeroDivisionError: division by zero\n", err)
 
 
-def test_several_machines_work_on_one_study_in_postgresql(folder, postgresql, uninterrupted):
+def test_several_machines_work_on_one_study_in_postgresql(folder, postgresql, uninterrupted, gate):
     names = ("here", "there")
     children = [command(folder, name, "--storage", postgresql, "--workers", "1") for name in names]
+    for child in children:
+        wait_for(child, "runs to go")
+    gate.open()
     for child in children:
         finished(child)
     here, there = (results.load(folder / name) for name in names)
