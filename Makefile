@@ -4,7 +4,7 @@ ARGS ?=
 MATRIX := $(addprefix tests/test_, trajectory.py layouts.py contract.py storage.py checkpoint.py device.py)
 INTERPRETER := OMP_NUM_THREADS=1 THALWEG_TEST_TRITON=1
 
-.PHONY: compare test check bench unit interpreted gpu integrations clean
+.PHONY: compare test check bench unit interpreted started gpu integrations clean
 
 # The main job: tune and compare SGD, RMSprop and AdamW on the embedded digits.
 compare: .venv/ready
@@ -19,6 +19,10 @@ unit: .venv/ready
 # All tests of the optimizers again, through the GPU's kernels in Triton's interpreter.
 interpreted: .venv/ready
 	$(INTERPRETER) $(BIN)/python -m pytest -n 2 $(MATRIX) $(ARGS)
+
+# The tests that depend on how they are started, in awkward ways.
+started: .venv/ready
+	tests/started.sh $(ARGS)
 
 # What a GPU's tests say of its kernels without a GPU. With one: .venv/bin/python -m pytest tests/gpu
 gpu: .venv/ready

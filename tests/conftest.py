@@ -1,6 +1,24 @@
-"""`THALWEG_TEST_TRITON=1` sends tensors on the CPU through the GPU's kernels, run by Triton's interpreter."""
+"""What holds for all tests, and `THALWEG_TEST_TRITON=1`.
 
+That sends tensors on the CPU through the GPU's kernels, run by Triton's interpreter.
+"""
+
+import os
+import tempfile
+
+import hypothesis
 from interpreter import INTERPRETED
+
+# A deadline is a timed assertion, which a busy machine fails.
+hypothesis.settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("patient")
+
+if "TRITON_HOME" not in os.environ and not os.access(os.path.expanduser("~"), os.W_OK):
+    # Triton caches at home, and has no other place unless it is told one.
+    _folder = tempfile.TemporaryDirectory(prefix="thalweg-triton-")
+    os.environ["TRITON_HOME"] = _folder.name
 
 if INTERPRETED:
     import numpy

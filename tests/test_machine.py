@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
+from children import PATIENCE_SECONDS
 from support import ONE_EACH, assert_close, follow, gradients, label, leaf, ours, rand, twins
 
 import thalweg as tw
@@ -41,7 +42,7 @@ def run(script, **environment):
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert result.returncode == 0, result.stderr

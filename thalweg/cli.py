@@ -1,6 +1,8 @@
 """The commands. Each is one function that imports what it needs when it is called."""
 
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -32,6 +34,9 @@ def number(text: str) -> float:
 
 LAB = ("cloudpickle", "optuna", "plotly", "rich", "scipy", "sklearn")
 """What the lab imports beyond the optimizers' own dependencies."""
+
+INTERRUPTED, TERMINATED = 130, 143
+"""The statuses that a shell gives to what Ctrl-C or SIGTERM ended: 128 and the signal's number."""
 
 app = typer.Typer(
     add_completion=False,
@@ -126,7 +131,8 @@ def compare(
 
     Every optimizer gets the same number of trials. The best two configurations of each, chosen on
     validation, are run on three more seeds, and the better one is measured on the test split, on fresh seeds
-    that are the same for all. Stopped at any moment, the same command goes on from what there is.
+    that are the same for all. Stopped at any moment, the same command goes on from what there is: after
+    Ctrl-C (status 130) or SIGTERM (143) it has written a report on that.
     """
     need_lab()
     from thalweg.lab import command
@@ -146,9 +152,9 @@ def compare(
         fresh=fresh,
         limit=limit,
     )
-    with failures():
+    with failures(), terminable():
         if not command.run(request):
-            fail("interrupted; the same command goes on from here", 130)
+            raise KeyboardInterrupt("; the same command goes on from here")
 
 
 @app.command()
@@ -240,7 +246,7 @@ def bench(
     except ValueError as error:
         fail(str(error))
     except KeyboardInterrupt:
-        fail("interrupted", 130)
+        fail("interrupted", INTERRUPTED)
 
 
 def need_lab() -> None:
@@ -260,14 +266,44 @@ def failures() -> Iterator[None]:
 
     try:
         yield
-    except KeyboardInterrupt:
-        fail("interrupted", 130)
+    except KeyboardInterrupt as error:
+        fail(f"interrupted{error}", INTERRUPTED)
     except TrialError as error:
         fail_at_length(str(error))
     except ValueError as error:
         fail(str(error))
     except (OSError, StoreError, WorkerDiedError) as error:
         fail(str(error), 1)
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Has SIGTERM end what runs meanwhile as Ctrl-C does, with its own word and status.
+
+    Where SIGTERM is ignored from the start it stays so, as Python does with SIGINT: whoever started the
+    program meant it.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    if before != signal.SIG_DFL or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def end(number: int, frame: object) -> None:
+        # `timeout` sends two, and the second would cut the ending short.
+        signal.signal(number, signal.SIG_IGN)
+        came.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not came:
+            raise
+        fail(f"terminated{error}", TERMINATED)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def fail_at_length(message: str) -> NoReturn:
@@ -289,7 +325,8 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: the words after the program's name; by default those of this process.
 
     Raises:
-        SystemExit: 0 when all went well, 2 for arguments that cannot be met, 130 after Ctrl-C.
+        SystemExit: 0 when all went well, 2 for arguments that cannot be met, 130 after Ctrl-C, 143 after
+            SIGTERM.
     """
     # The parent of BadParameter covers every misuse; typer has no public name for it.
     usage_error: type[Any] = typer.BadParameter.__bases__[0]

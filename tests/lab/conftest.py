@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from children import PATIENCE_SECONDS
 
 PASSWORD = "s3cret-4711"
 
@@ -35,10 +36,10 @@ def _programs() -> Path | None:
 
 
 def _user() -> str | None:
-    """Whom the server must run as: not root."""
-    if os.geteuid() != 0:
-        return pwd.getpwuid(os.geteuid()).pw_name
+    """Whom the server must run as: not root, and somebody whom the system knows."""
     try:
+        if os.geteuid() != 0:
+            return pwd.getpwuid(os.geteuid()).pw_name
         return pwd.getpwnam("postgres").pw_name if shutil.which("runuser") else None
     except KeyError:
         return None
@@ -52,7 +53,9 @@ def postgresql_server() -> Iterator[Server]:
     if programs is None:
         pytest.skip("PostgreSQL's server is not installed")
     if user is None:
-        pytest.skip("PostgreSQL does not run as root, and there is no user postgres to run it as")
+        pytest.skip(
+            "PostgreSQL runs neither as root nor as a user without a name, and there is no user postgres"
+        )
     # Not below pytest's folder, which other users may not enter; and a socket's path must be short.
     folder = Path(tempfile.mkdtemp(prefix="thalweg-pg-"))
     become = ["runuser", "-u", user, "--"] if os.geteuid() == 0 else []
@@ -66,7 +69,7 @@ def postgresql_server() -> Iterator[Server]:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=folder,
-                timeout=120,
+                timeout=PATIENCE_SECONDS,
             )
         assert done.returncode == 0, (folder / "output").read_text()
 

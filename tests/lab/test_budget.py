@@ -1,4 +1,4 @@
-import time
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import example, given
@@ -110,29 +110,28 @@ def test_a_budget_is_said_in_words(monkeypatch, total, text):
     assert buy(Line(), SPACES, total, 1).text.startswith(f"a budget of {text} buys")
 
 
-def test_the_cost_of_a_run_is_estimated_from_a_short_one():
-    class Slow(Line):
-        steps = 200
-        evaluate_every = 50
+class Timed(Line):
+    """A step takes 4 ms and an evaluation 50 ms by a clock of its own, however busy the machine is."""
 
-        def loss(self, model, batch):
-            time.sleep(0.004)
-            return super().loss(model, batch)
+    def __init__(self, steps: int, evaluate_every: int) -> None:
+        super().__init__()
+        self.steps, self.evaluate_every, self.now = steps, evaluate_every, 0.0
 
-        def evaluate(self, model, split):
-            time.sleep(0.05)
-            return super().evaluate(model, split)
+    def loss(self, model, batch):
+        self.now += 0.004
+        return super().loss(model, batch)
 
-    started = time.perf_counter()
-    cost = budget._cost(Slow(), spaces.find("sgd"))
-    # 200 steps of 4 ms and five evaluations of 50 ms, on a machine that may be busy.
-    assert 1.0 < cost < 2.5
-    assert time.perf_counter() - started < 3 * cost
+    def evaluate(self, model, split):
+        self.now += 0.05
+        return super().evaluate(model, split)
 
 
-def test_a_workload_of_few_steps_has_a_cost():
-    class Few(Line):
-        steps = 3
-        evaluate_every = 100
-
-    assert 0 < budget._cost(Few(), spaces.find("adamw")) < 5
+@pytest.mark.parametrize(
+    ("steps", "evaluate_every", "cost"),
+    [(200, 50, 200 * 0.004 + 5 * 0.05), (1000, 50, 1000 * 0.004 + 21 * 0.05), (3, 100, 3 * 0.004 + 2 * 0.05)],
+)
+def test_the_cost_of_a_run_is_estimated_from_a_short_one(monkeypatch, steps, evaluate_every, cost):
+    timed = Timed(steps, evaluate_every)
+    monkeypatch.setattr("thalweg.lab.trial.time", SimpleNamespace(perf_counter=lambda: timed.now))
+    assert budget._cost(timed, spaces.find("sgd")) == pytest.approx(cost)
+    assert timed.now < 3 * cost

@@ -2,18 +2,21 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from functools import cached_property
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
 import optuna
 import pytest
 import torch
+from children import PATIENCE_SECONDS, all_gone, descendants, start, wait_for, wait_until
 from conftest import TASK
 from samples import Line
 from test_execution import Here
@@ -457,26 +460,65 @@ PYTHON = [sys.executable, "-c", "from thalweg.cli import main; main()"]
 ARGUMENTS = ["--optimizers", "sgd,adamw", "--trials", "2", "--seeds", "2", "--workers", "2"]
 
 
+GATE = """
+
+import multiprocessing
+
+
+def with_a_ticket(batches):
+    def gated(self, seed):
+        # The process that asks for the runs tries the task out itself, before the first.
+        while multiprocessing.parent_process() and os.path.isdir("gate"):
+            try:
+                os.unlink(f"gate/{min(os.listdir('gate'))}")
+                break
+            except (ValueError, OSError):
+                time.sleep(0.01)
+        yield from batches(self, seed)
+
+    return gated
+
+
+Small.batches = with_a_ticket(Small.batches)
+"""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("comparison")
-    (folder / "small.py").write_text(TASK.format(seconds=0.1))
+    (folder / "small.py").write_text(TASK.format(seconds=0.1) + GATE)
     return folder
 
 
-def command(folder: Path, out: str, *more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*PYTHON, "compare", "small.py", *ARGUMENTS, "--out", out, *more],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+class Gate:
+    """Where it stands a run waits for a ticket, so that a comparison does not end before its time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._numbers = folder / "gate", count()
+        self._folder.mkdir()
+
+    def admit(self, runs: int) -> None:
+        for number in islice(self._numbers, runs):
+            (self._folder / f"{number:03}").touch()
+
+    def open(self) -> None:
+        shutil.rmtree(self._folder)
+
+
+@pytest.fixture
+def gate(folder):
+    gate = Gate(folder)
+    yield gate
+    shutil.rmtree(folder / "gate", ignore_errors=True)
+
+
+def command(folder: Path, out: str, *more: str, ignored: str = "") -> subprocess.Popen[str]:
+    words = [*PYTHON, "compare", "small.py", *ARGUMENTS, "--out", out, *more]
+    return start(words, cwd=folder, ignored=ignored)
 
 
 def finished(child: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
-    out, err = child.communicate(timeout=180)
+    out, err = child.communicate(timeout=PATIENCE_SECONDS)
     assert child.returncode == status, err
     return out, err
 
@@ -495,26 +537,6 @@ def in_storage(storage: str) -> dict[str, Record]:
     return held
 
 
-def wait_for(child: subprocess.Popen[str], word: str) -> None:
-    while word not in (line := child.stderr.readline()):
-        assert line, "it ended before"
-
-
-def descendants(process: int) -> list[int]:
-    try:
-        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    except OSError:
-        return []
-    return [int(child) for child in children] + [d for child in children for d in descendants(int(child))]
-
-
-def is_running(process: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
-    except OSError:
-        return False
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(folder):
     return finished(command(folder, "whole")), kept(folder, "whole")
@@ -526,9 +548,13 @@ def test_processes_give_what_a_single_one_gives(folder, uninterrupted):
     assert list(alone.study.records) == uninterrupted[1]
 
 
-def test_a_comparison_that_is_killed_and_then_interrupted_goes_on_and_loses_nothing(folder, uninterrupted):
+def test_a_comparison_that_is_killed_and_then_interrupted_goes_on_and_loses_nothing(
+    folder, uninterrupted, gate
+):
+    gate.admit(10)
     child = command(folder, "stopped", "--workers", "1")
     wait_for(child, "runs to go")
+    # Whatever it is at.
     time.sleep(random.uniform(0.2, 0.8))
     workers = descendants(child.pid)
     child.kill()
@@ -536,10 +562,8 @@ def test_a_comparison_that_is_killed_and_then_interrupted_goes_on_and_loses_noth
     stopped = folder / "stopped"
     held = in_storage(str(stopped / "study.db"))
     assert not (stopped / "report.html").exists()
-    deadline = time.monotonic() + 30
-    while any(map(is_running, workers)):
-        assert time.monotonic() < deadline, "a process is left"
-        time.sleep(0.1)
+    assert workers
+    wait_until(lambda: all_gone(workers), "a process is left")
 
     child = command(folder, "stopped", "--workers", "1")
     wait_for(child, "runs to go")
@@ -554,6 +578,7 @@ def test_a_comparison_that_is_killed_and_then_interrupted_goes_on_and_loses_noth
     assert len(held) <= len(document["records"]) < 20
     assert document["verdict"]["headline"] in (stopped / "report.html").read_text()
 
+    gate.open()
     _, err = finished(command(folder, "stopped", "--workers", "1"))
     before = len(document["records"])
     assert before == 0 or f"going on from {before} runs that were made before" in err
@@ -562,6 +587,45 @@ def test_a_comparison_that_is_killed_and_then_interrupted_goes_on_and_loses_noth
     by_key = {record.trial.key: record for record in kept(folder, "stopped")}
     for key, record in held.items():
         assert by_key[key].timing == record.timing, "it was not run again"
+
+
+@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["to it alone", "to all its processes"])
+def test_sigterm_ends_in_order_what_ignores_ctrl_c(folder, uninterrupted, gate, send):
+    out = send.__name__
+    child = command(folder, out, ignored="SIGINT")
+    wait_for(child, "runs to go")
+    os.killpg(child.pid, signal.SIGINT)
+    gate.admit(6)
+    wait_for(child, "runs, ")
+    workers = descendants(child.pid)
+    assert len(workers) >= 2
+    # Two, as `timeout` does.
+    for _ in range(2):
+        send(child.pid, signal.SIGTERM)
+    _, err = finished(child, 143)
+    assert err.splitlines()[-1] == "thalweg: terminated; the same command goes on from here"
+    assert "Traceback" not in err
+    wait_until(lambda: all_gone(workers), "a process is left")
+    document = results.load(folder / out)
+    held = in_storage(str(folder / out / "study.db"))
+    assert not document["complete"]
+    assert {record.trial.key for record in kept(folder, out)} == set(held) != set()
+    assert {record.failure for record in held.values()} == {None}, "none has died of it"
+
+    gate.open()
+    finished(command(folder, out))
+    assert results.load(folder / out)["found"] == len(held)
+    assert kept(folder, out) == uninterrupted[1]
+
+
+def test_what_ignores_sigterm_from_the_start_goes_on(folder, uninterrupted, gate):
+    child = command(folder, "undeterred", ignored="SIGINT SIGTERM SIGHUP")
+    wait_for(child, "runs to go")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.killpg(child.pid, number)
+    gate.open()
+    finished(child)
+    assert kept(folder, "undeterred") == uninterrupted[1]
 
 
 @pytest.fixture
@@ -629,9 +693,12 @@ def test_what_cannot_be_repeated_is_told(folder, uninterrupted, repeat, tmp_path
     assert re.fullmatch(r"thalweg: \S*broken.py:\d+, in loss: ZeroDivisionError: division by zero\n", err)
 
 
-def test_several_machines_work_on_one_study_in_postgresql(folder, postgresql, uninterrupted):
+def test_several_machines_work_on_one_study_in_postgresql(folder, postgresql, uninterrupted, gate):
     names = ("here", "there")
     children = [command(folder, name, "--storage", postgresql, "--workers", "1") for name in names]
+    for child in children:
+        wait_for(child, "runs to go")
+    gate.open()
     for child in children:
         finished(child)
     here, there = (results.load(folder / name) for name in names)

@@ -92,6 +92,16 @@ def test_the_cache_lies_where_the_user_says(monkeypatch, tmp_path):
     assert data.cache_folder("cifar10").parts[-3:] == ("thalweg", "data", "cifar10")
 
 
+def test_who_has_no_home_is_told_to_name_a_folder(monkeypatch):
+    def homeless(name):
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.delenv("THALWEG_DATA_DIR", raising=False)
+    monkeypatch.setattr("platformdirs.user_cache_path", homeless)
+    with pytest.raises(MissingDataError, match=r"no home directory .* set THALWEG_DATA_DIR"):
+        data.cache_folder("cifar10")
+
+
 def test_a_file_is_unpacked_by_its_name(tmp_path):
     (tmp_path / "a.gz").write_bytes(gzip.compress(CONTENT))
     (tmp_path / "a").write_bytes(CONTENT)

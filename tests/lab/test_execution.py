@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from children import PATIENCE_SECONDS
 from samples import Line, Scores, record, study
 
 from thalweg.lab import execution, protocol, spaces
@@ -189,14 +190,22 @@ def test_two_machines_share_a_study(whole, tmp_path):
     stores = [Store(str(tmp_path / "study.db"), "study", higher_is_better=False) for _ in range(2)]
     found = [None, None]
 
+    both_at_one = threading.Barrier(2, timeout=PATIENCE_SECONDS)
+
     def work(place):
-        found[place] = run(begin(), stores[place])
+        met = []
+
+        def watch(study, running):
+            if running and not met:
+                met.append(both_at_one.wait())
+
+        found[place] = run(begin(), stores[place], watch=watch)
 
     threads = [threading.Thread(target=work, args=(place,)) for place in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(PATIENCE_SECONDS)
     (first, one), (second, other) = found
     assert first.records == second.records
     assert {r.trial.key for r in first.records} == {r.trial.key for r in whole.records}

@@ -4,19 +4,22 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from children import PATIENCE_SECONDS, all_gone, wait_until
 from samples import Line
 
+from thalweg.lab import pool as pools
 from thalweg.lab import tasks
 from thalweg.lab import trial as trials
 from thalweg.lab.errors import TrialError, WorkerDiedError
 from thalweg.lab.pool import Pool
 from thalweg.lab.record import Record, Trial
 
-SIGKILL, STATUS_1, STATUS_3, HANG, RAISE = range(100, 105)
+SIGKILL, STATUS_1, STATUS_3, HANG, RAISE, ENDINGS = range(100, 106)
 """Seeds at which a run of `Odd` comes to a bad end."""
 
 
@@ -32,6 +35,11 @@ class Odd(Line):
             time.sleep(600)
         if seed == RAISE:
             raise LookupError("the data are gone")
+        if seed == ENDINGS:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+            ended = subprocess.run([sys.executable, "-c", "import os; os.kill(os.getpid(), 15)"])
+            assert ended.returncode == -signal.SIGTERM, "what a task starts can be ended"
         return super().batches(seed)
 
 
@@ -44,7 +52,7 @@ def until_it_raises(pool: Pool) -> None:
         pool.wait(30)
 
 
-def collect(pool: Pool, due: list[Trial], limit: float = 60.0) -> dict[int, Record]:
+def collect(pool: Pool, due: list[Trial], limit: float = PATIENCE_SECONDS) -> dict[int, Record]:
     """Runs trials on a pool, as many at a time as it has processes; their records by seed."""
     due, records = list(due), {}
     while due or pool.running:
@@ -104,6 +112,10 @@ def test_a_process_that_ends_costs_the_trial_it_was_at(pool, alone):
         assert (ended.trial, ended.validation, ended.timing) == (trial(seed), None, None)
     assert records == {seed: alone[seed] for seed in (0, 1, 2)}
     assert pool.idle == 2
+
+
+def test_a_process_leaves_ctrl_c_and_sigterm_to_its_parent(pool):
+    assert collect(pool, [trial(ENDINGS)])[ENDINGS].failure is None
 
 
 def test_a_process_may_be_killed_from_outside(pool, alone):
@@ -185,6 +197,46 @@ def test_processes_end_in_an_error_too():
     assert not folders[0].exists()
 
 
+def test_processes_end_too_if_another_cannot_be_started(monkeypatch):
+    before = set(multiprocessing.active_children())
+
+    class Scarce(pools._Worker):
+        def __init__(self, index):
+            if index == 1:
+                raise BlockingIOError("Resource temporarily unavailable")
+            super().__init__(index)
+
+    monkeypatch.setattr(pools, "_Worker", Scarce)
+    with pytest.raises(BlockingIOError), Pool(2):
+        pass
+    assert set(multiprocessing.active_children()) <= before
+
+
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C raises an exception, also where the tests were started with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_while_a_process_starts_is_not_lost(monkeypatch):
+    before = set(multiprocessing.active_children())
+    main_module_hidden = pools._main_module_hidden
+
+    @contextmanager
+    def pressed():
+        with main_module_hidden():
+            signal.raise_signal(signal.SIGINT)
+            yield
+
+    monkeypatch.setattr(pools, "_main_module_hidden", pressed)
+    with pytest.raises(KeyboardInterrupt), Pool(1):
+        pass
+    assert set(multiprocessing.active_children()) <= before
+
+
 def test_a_process_that_cannot_start_is_an_error(monkeypatch):
     # It reads this module again, to find what it is to do, and fails.
     monkeypatch.setattr("thalweg.lab.pool._serve", _cannot_start)
@@ -242,7 +294,7 @@ print(len(result.study.records), "runs;", result.verdict.headline)
 def test_a_script_without_a_main_guard_works(tmp_path):
     (tmp_path / "mine.py").write_text(SCRIPT)
     done = subprocess.run(
-        [sys.executable, "mine.py"], cwd=tmp_path, capture_output=True, text=True, timeout=180
+        [sys.executable, "mine.py"], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_SECONDS
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "4 runs; No verdict: 6 seeds are the fewest that can tell, not 1\n"
@@ -258,21 +310,12 @@ with Pool(2) as pool:
 """
 
 
-def gone(process: int) -> bool:
-    try:
-        return "\nState:\tZ" in Path(f"/proc/{process}/status").read_text()
-    except OSError:
-        return True
-
-
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to see processes")
 def test_processes_end_with_a_parent_that_was_killed():
     parent = subprocess.Popen([sys.executable, "-c", ABANDONED], stdout=subprocess.PIPE, text=True)
     processes = [int(word) for word in parent.stdout.readline().split()]
+    assert len(processes) == 2
     time.sleep(0.5)
     parent.kill()
     parent.communicate()
-    deadline = time.monotonic() + 30
-    while not all(map(gone, processes)):
-        assert time.monotonic() < deadline, "a process is left"
-        time.sleep(0.1)
+    wait_until(lambda: all_gone(processes), "a process is left")

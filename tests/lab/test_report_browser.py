@@ -58,7 +58,7 @@ def visit(browser, file) -> Iterator:
         page.on("request", lambda r: complaints.append(r.url) if not r.url.startswith(LOCAL) else None)
         page.goto(path.as_uri())
         if drawn:
-            page.wait_for_selector("html[data-drawn]", timeout=30_000)
+            page.wait_for_selector("html[data-drawn]", timeout=300_000)
         return page
 
     yield visit
@@ -197,6 +197,6 @@ def test_a_notebook_shows_it_in_a_frame(visit, made, tmp_path):
     path.write_text(f"<!doctype html><meta charset=utf-8><body>{html}", encoding="utf-8")
     page = visit(path, drawn=False)
     frame = page.frame_locator("iframe")
-    frame.locator("html[data-drawn]").wait_for(timeout=30_000, state="attached")
+    frame.locator("html[data-drawn]").wait_for(timeout=300_000, state="attached")
     assert frame.locator("h1").inner_text() == judge(made).headline
     assert frame.locator("#curves svg.main-svg").count() >= 1

@@ -5,11 +5,13 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from itertools import count
 
 import optuna
 import pytest
 import sqlalchemy
+from optuna.storages._rdb.models import TrialHeartbeatModel
 from samples import record
 
 from thalweg.lab import store as store_
@@ -222,26 +224,31 @@ def test_what_a_killed_process_held_is_offered_again(storage, machine):
     assert here.take([trial]) == trial
 
 
-def silent(monkeypatch, seconds: float) -> None:
-    """From now on who is silent so long has fallen silent."""
-    monkeypatch.setattr(store_, "GRACE_SECONDS", seconds)
+def pass_silently(store: Store, seconds: float) -> None:
+    """Lets time pass in which nobody says anything, by making older what was said."""
+    with sqlalchemy.create_engine(store._connection.url).begin() as connection:
+        table = TrialHeartbeatModel.__table__
+        for number, heard in connection.execute(
+            sqlalchemy.select(table.c.trial_heartbeat_id, table.c.heartbeat)
+        ).all():
+            older = sqlalchemy.update(table).where(table.c.trial_heartbeat_id == number)
+            connection.execute(older.values(heartbeat=heard - timedelta(seconds=seconds)))
 
 
 def test_what_a_silent_machine_held_is_offered_again(machine, monkeypatch):
-    here = machine()
+    monkeypatch.setattr(store_, "GRACE_SECONDS", 3600)
+    here, there = machine(), machine()
     (trial,) = trials(1)
     assert here.take([trial]) == trial
-    silent(monkeypatch, 1)
-    there = machine()
     there.release_dead()
     there.records()
     assert there.take([trial]) is None, "it was heard of just now"
-    time.sleep(2.5)
+    pass_silently(here, 3601)
     here.beat()
     there.release_dead()
     there.records()
     assert there.take([trial]) is None, "it has said that it is there"
-    time.sleep(2.5)
+    pass_silently(here, 3601)
     there.release_dead()
     there.records()
     assert there.take([trial]) == trial

@@ -456,6 +456,7 @@ def test_missing_cifar10_is_one_line_that_says_what_to_do(tmp_path, monkeypatch)
         find("cifar10", tmp_path / "nowhere")
     with pytest.raises(MissingDataError, match=r"cannot read data_batch_1 in .*--data PATH$"):
         find("cifar10", tmp_path)
+    monkeypatch.setenv("THALWEG_DATA_DIR", str(tmp_path))
     asked = []
 
     def fetch(remote, folder, advice):

@@ -43,9 +43,17 @@ def cache_folder(workload: str) -> Path:
     """The folder that the downloads of a workload are kept in; it may not exist yet.
 
     It lies in the user's cache, or in ``THALWEG_DATA_DIR`` where that is set.
+
+    Raises:
+        MissingDataError: the user has no home, as one without a name and ``HOME``.
     """
     chosen = os.environ.get("THALWEG_DATA_DIR")
-    root = Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("thalweg") / "data"
+    try:
+        root = Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("thalweg") / "data"
+    except RuntimeError:
+        raise MissingDataError(
+            "no home directory to keep data in; set THALWEG_DATA_DIR to a folder"
+        ) from None
     return root / workload
 
 

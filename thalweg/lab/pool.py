@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -61,7 +61,7 @@ class _Worker:
         self.limit = float("inf")
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        with _ctrl_c_ignored(), _main_module_hidden():
+        with _endings_blocked(), _main_module_hidden():
             self.process = context.Process(target=_serve, args=(theirs, index), daemon=True)
             self.process.start()
         theirs.close()
@@ -91,14 +91,29 @@ class Pool:
 
     def __enter__(self) -> "Pool":
         self._folder = tempfile.TemporaryDirectory(prefix="thalweg-")
-        self._processes = [_Worker(index) for index in range(self.workers)]
+        self._processes: list[_Worker] = []
+        try:
+            for index in range(self.workers):
+                self._begin(index)
+        except BaseException:
+            self._end()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for worker in self._processes:
-            worker.end()
+        self._end()
+
+    def _begin(self, index: int) -> None:
+        # Whoever ends this program meanwhile must find the process in the list, or it is left.
+        with _endings_held_back():
+            self._processes.append(_Worker(index))
+
+    def _end(self) -> None:
+        with _endings_held_back():
+            for worker in self._processes:
+                worker.end()
         self._folder.cleanup()
 
     def load(self, workload: Workload, file: Path | None = None) -> None:
@@ -163,7 +178,8 @@ class Pool:
         record = failed(worker.trial, failure)
         worker.trial = None
         worker.end()
-        self._processes[self._processes.index(worker)] = _Worker(worker.index)
+        self._processes.remove(worker)
+        self._begin(worker.index)
         return record
 
 
@@ -176,17 +192,52 @@ def _ending(code: int | None) -> str:
     return f"the process ended with {'signal' if code and code < 0 else 'status'} {abs(code or 0)}"
 
 
+_ENDINGS = (signal.SIGINT, signal.SIGTERM)
+"""What a terminal, `timeout` or a batch system sends to all processes of a command; the parent answers."""
+
+
 @contextmanager
-def _ctrl_c_ignored() -> Iterator[None]:
-    """Processes started meanwhile never see Ctrl-C, which a terminal sends to all: the parent answers it."""
+def _endings_held_back() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait meanwhile, and then do what they do."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in _ENDINGS}
+    # One that is ignored stays so; None is a handler from outside Python, which Python could not put back.
+    held = {number: now for number, now in handlers.items() if now not in (signal.SIG_IGN, None)}
+    for number in held:
+        signal.signal(number, lambda number, _: came.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in held.items():
+            signal.signal(number, handler)
+        for late in came:
+            signal.raise_signal(late)
+
+
+@contextmanager
+def _endings_blocked() -> Iterator[None]:
+    """Processes started meanwhile see no Ctrl-C and no SIGTERM until they have said what these do there."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # The first process starts this one too, which would lift the block.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _leave_endings_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Not ignored, which what a task starts would inherit: then nothing but SIGKILL would end it.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)
 
 
 @contextmanager
@@ -206,6 +257,7 @@ def _main_module_hidden() -> Iterator[None]:
 
 def _serve(end: Connection, index: int) -> None:
     """What a process does: it runs the trials that it is sent, one after the other."""
+    _leave_endings_to_parent()
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     # The first optimizer of a process makes torch import its compiler, which takes seconds.
