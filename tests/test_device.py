@@ -180,7 +180,7 @@ def test_long_rows_are_several_chunks():
 @pytest.fixture
 def on_a_device(monkeypatch):
     """GradScaler's numbers are treated as if a GPU had them."""
-    monkeypatch.setattr(Scaling, "is_on_host", False)
+    monkeypatch.setattr(Scaling, "_is_on_host", False)
 
 
 @interpreted

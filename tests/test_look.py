@@ -8,7 +8,7 @@ from support import leaf, rand
 
 from thalweg.lowering.look import Look, Seen
 
-SAME, OTHER, MOVED, VALUES = Seen(0), Seen.OTHER, Seen.MOVED, Seen.VALUES
+SAME, OTHER, MOVED, VALUES = 0, Seen.OTHER, Seen.MOVED, Seen.VALUES
 
 
 class Scene:
@@ -29,8 +29,8 @@ class Scene:
         self.look = Look(self.groups, self.state, [id(p) for p in self.params])
         assert self.look.complete
 
-    def again(self) -> Seen:
-        return Seen(self.look.again(self.groups, self.state))
+    def again(self) -> int:
+        return self.look.again(self.groups, self.state)
 
 
 @pytest.fixture
@@ -209,13 +209,13 @@ def test_a_gradient_that_nobody_knows_is_seen():
     p = scene.params[2]
     grad, p.grad = p.grad, None
     look = Look(scene.groups, scene.state, [id(q) for q in scene.params])
-    assert Seen(look.again(scene.groups, scene.state)) == SAME
+    assert look.again(scene.groups, scene.state) == SAME
     p.grad = grad
-    assert Seen(look.again(scene.groups, scene.state)) == OTHER
+    assert look.again(scene.groups, scene.state) == OTHER
     p.grad = None
     look.expect(scene.look)  # which has seen it
     p.grad = grad
-    assert Seen(look.again(scene.groups, scene.state)) == SAME
+    assert look.again(scene.groups, scene.state) == SAME
 
 
 def test_an_empty_gradient_is_there():
@@ -226,4 +226,4 @@ def test_an_empty_gradient_is_there():
     look.tell([look.row(p) + 1], cell)
     assert cell[0] == 1
     p.grad = None
-    assert Seen(look.again([{"params": [p]}], {})) == OTHER  # other groups
+    assert look.again([{"params": [p]}], {}) == OTHER  # other groups

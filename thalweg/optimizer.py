@@ -11,7 +11,7 @@ from torch import Tensor
 from thalweg import checkpoint, storage
 from thalweg.codecs import codec_of
 from thalweg.rule import Rule
-from thalweg.scaling import Scaling
+from thalweg.scaling import NO_SCALING, Scaling
 from thalweg.state import prepare
 from thalweg.storage import Storage
 
@@ -114,8 +114,8 @@ class Optimizer(torch.optim.Optimizer):
         self._step()
 
     def _step(self) -> None:
-        scaling = Scaling(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
-        if scaling.is_on_host and scaling.overflowed:
+        scaling = self._scaling()
+        if scaling.overflowed_on_host:
             return
         if self._stepper is None:
             # The machinery of a step is imported with the first one: `import thalweg` stays light.
@@ -123,6 +123,10 @@ class Optimizer(torch.optim.Optimizer):
 
             self._stepper = Stepper(self.rule)
         self._stepper.step(self.param_groups, self.state, scaling)
+
+    def _scaling(self) -> Scaling:
+        scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        return NO_SCALING if scale is None and found_inf is None else Scaling(scale, found_inf)
 
     def state_dict(self) -> dict[str, Any]:
         """Return a snapshot of state and groups in torch's layout, which `torch.optim` loads.

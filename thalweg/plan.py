@@ -91,8 +91,8 @@ class Plan:
         if self._look is not None:
             self._look.note_values(groups)
 
-    def fits(self, groups: Groups, state: State) -> Seen:
-        """Look at everything and say what has changed; `Seen.OTHER` if the plan does not fit any more."""
+    def fits(self, groups: Groups, state: State) -> int:
+        """Return the bits of `Seen` of what has changed: with `OTHER` the plan does not fit any more."""
         if self._look is None:
             return Seen.OTHER
         seen = self._look.again(groups, state)
@@ -102,11 +102,14 @@ class Plan:
         if (seen & Seen.MOVED or self._must_compare_places) and self._find_layers() != self._layers:
             return Seen.OTHER
         self._must_compare_places = False
-        if any(m.grad is not None and Gradient.of(m.grad) != m.gradient for m in self._others):
-            return Seen.OTHER
-        if any(param.grad is not None for param in self._hidden):
-            return Seen.OTHER
-        return seen
+        return Seen.OTHER if self._is_surprised() else seen
+
+    def _is_surprised(self) -> bool:
+        """Say whether what is not looked at has other gradients than the plan was made for."""
+        if not (self._others or self._hidden):
+            return False
+        changed = (m.grad is not None and Gradient.of(m.grad) != m.gradient for m in self._others)
+        return any(changed) or any(param.grad is not None for param in self._hidden)
 
     def drawing(self) -> list[int]:
         """Return the indices of the groups in which something is rounded by random words in this step."""

@@ -21,16 +21,28 @@ class Scaling:
         self.found_inf = found_inf
 
     @property
-    def is_on_host(self) -> bool:
-        """Whether an overflow is known without waiting for a device."""
+    def overflowed_on_host(self) -> bool:
+        """Whether this step must not be taken, and that is known without waiting for a device."""
+        return self.found_inf is not None and self._is_on_host and self._overflowed
+
+    @property
+    def _is_on_host(self) -> bool:
         return not isinstance(self.found_inf, Tensor) or self.found_inf.device.type == "cpu"
 
-    @cached_property
+    @property
     def overflowed(self) -> bool:
         """Whether this step must not be taken; waits for the device that knows."""
-        return self.found_inf is not None and float(self.found_inf) != 0
+        return self.found_inf is not None and self._overflowed
+
+    @cached_property
+    def _overflowed(self) -> bool:
+        return float(self.found_inf or 0.0) != 0
 
     @cached_property
     def inverse(self) -> float | None:
         """What gradients have to be multiplied by, if anything; waits for the device that knows."""
         return None if self.scale is None else 1.0 / float(self.scale)
+
+
+NO_SCALING = Scaling()
+"""Of a step that no GradScaler has a part in."""

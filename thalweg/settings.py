@@ -43,11 +43,13 @@ class AllSettings:
         rule: the update rule.
         groups: the settings, group by group.
         key: a number for the static choices of all of them.
+        is_volatile: whether they have to be read at every step.
     """
 
     rule: Rule
     groups: list[Settings]
     key: int
+    is_volatile: bool = False
 
     @cached_property
     def hypers(self) -> list[SimpleNamespace]:
@@ -59,12 +61,6 @@ class AllSettings:
         """The numbers in the order of the rule's columns, float64 (groups, columns); waits for a device."""
         rows = [[float(x) for x in self.rule.row(h)] for h in self.hypers]
         return np.array(rows, np.float64).reshape(len(rows), -1)
-
-    @cached_property
-    def is_volatile(self) -> bool:
-        """Whether they have to be read at every step."""
-        return any(one.is_volatile for one in self.groups)
-
 
 class SettingsReader:
     """Reads the settings of groups, and remembers them.
@@ -85,7 +81,8 @@ class SettingsReader:
         now = [self._settings(group, last) for group, last in zip(groups, known, strict=True)]
         if not all(map(_is, now, known)):
             choices = tuple(one.choices for one in now)
-            self._all = AllSettings(self._rule, now, self._keys.setdefault(choices, len(self._keys)))
+            key = self._keys.setdefault(choices, len(self._keys))
+            self._all = AllSettings(self._rule, now, key, any(one.is_volatile for one in now))
         return self._all
 
     def _settings(self, group: Mapping[str, Any], known: Settings | None) -> Settings:

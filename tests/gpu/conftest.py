@@ -40,7 +40,7 @@ def tensors_stay_on_the_device(monkeypatch):
     """Treat tensors on the CPU as a GPU's where the interpreter runs: their values are not at hand."""
     if INTERPRETED:
         monkeypatch.setattr(rule, "_number", unread)
-        monkeypatch.setattr(Scaling, "is_on_host", property(lambda self: self.found_inf is None))
+        monkeypatch.setattr(Scaling, "_is_on_host", property(lambda self: self.found_inf is None))
 
 
 def unread(value):

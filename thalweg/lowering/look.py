@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
-from enum import IntEnum, IntFlag
+from enum import IntEnum
 from functools import cache
 from typing import Any
 
@@ -29,8 +29,8 @@ from thalweg.layout import has_memory
 from thalweg.lowering import fields, machine
 
 
-class Seen(IntFlag):
-    """What a look finds changed; nothing, if zero."""
+class Seen:
+    """The bits of what a look finds changed; nothing, if zero."""
 
     OTHER = 1  # anything that needs another plan
     VALUES = 2  # an entry of a group is another object
@@ -648,8 +648,8 @@ class Look:
             self._state_rows[id(key)] = dict(zip(names, rows[begin : begin + len(names)], strict=True))
             begin += len(names)
 
-    def again(self, groups: Groups, state: dict[Any, Any]) -> Seen:
-        """Look again: say what is other than it was, and tell cells where tensors lie now."""
+    def again(self, groups: Groups, state: dict[Any, Any]) -> int:
+        """Return the bits of `Seen` that are other than they were, and tell cells where tensors lie now."""
         return self._compare(self._argument, groups, state, 0)
 
     def note_values(self, groups: Groups) -> None:
