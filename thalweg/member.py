@@ -11,7 +11,7 @@ from torch import Tensor
 from thalweg.codecs import Codec
 from thalweg.lowering.cuda import Shared
 from thalweg.rule import Rule
-from thalweg.storage import CORRECTION, scale_of
+from thalweg.storage import CORRECTION, key_of, scale_of
 
 
 @dataclass(eq=False, frozen=True)
@@ -49,7 +49,8 @@ class Member:
 
     def slots(self, rule: Rule) -> dict[str, Tensor]:
         """Return the state's slots by name, in the rule's order."""
-        return {slot.name: self.state[slot.name] for slot in rule.slots_on(self.on)}
+        names = [slot.name for slot in rule.slots_on(self.on)]
+        return {name: self.state[key_of(name, self.codecs[name])] for name in names}
 
     def sides(self) -> dict[str, Tensor]:
         """Return the second tensors of what has one: scales and corrections, by the name of the first."""

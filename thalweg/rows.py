@@ -22,6 +22,7 @@ def advance(
     All is worked out in float64, unless a counter or a hyperparameter is a tensor, and counters are then
     rounded to their own dtype.
     """
+    h = rule.complete(h)
     t = SimpleNamespace(first=first, **{name: _exact(value) for name, value in counters.items()})
     if counters:
         rule.advance(h, t)
@@ -41,7 +42,7 @@ def _alike(value: Any, before: Any) -> Any:
 def scalar_names(rule: Rule, h: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the names of the scalars, the columns of a row."""
     counters = {counter.name: counter.initial for counter in rule.counters}
-    return tuple(advance(rule, SimpleNamespace(**h), counters, first=True)[0])
+    return tuple(advance(rule, rule.numbers(h), counters, first=True)[0])
 
 
 class Rows:

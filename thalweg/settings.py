@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Number
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from torch import Tensor
+import numpy as np
 
 from thalweg.rule import Rule
-from thalweg.storage import settings
+from thalweg.storage import CHOICES, settings, settle
 
 Groups = list[dict[str, Any]]
 
 
 class Settings(NamedTuple):
-    """A group's hyperparameters: as they stand there, as numbers, and the static choices they make."""
+    """A group's hyperparameters: as they stand there, as numbers, and the static choices they make.
+
+    `are_settled` says that they stay what they are for as long as the group has the same ones: no tensor is
+    among them, nor anything else that may be changed in place.
+    """
 
     values: list[Any]
     hypers: SimpleNamespace
     on: dict[str, bool]
     choices: tuple[Any, ...]
-    has_tensors: bool
+    are_settled: bool
 
 
 class AllSettings(NamedTuple):
@@ -47,6 +52,7 @@ class SettingsReader:
 
     def __init__(self, rule: Rule) -> None:
         self._rule = rule
+        self._names = (*(hyper.name for hyper in rule.hypers), *CHOICES)
         self._copies: Groups | None = None
         self._known: list[Settings] = []
         self._all = AllSettings([], [], 0)
@@ -54,16 +60,17 @@ class SettingsReader:
 
     def read(self, groups: Groups) -> AllSettings:
         """Return what `groups` say; their lists of parameters are those of the last time, or `forget` it."""
-        if self._copies is not None and _equal(groups, self._copies):
+        if self._copies is not None and _are_equal(groups, self._copies):
             return self._all
+        for group in groups:
+            settle(group)
         known = self._known if len(self._known) == len(groups) else [None] * len(groups)
         self._known = [self._settings(group, last) for group, last in zip(groups, known, strict=True)]
         choices = tuple(one.choices for one in self._known)
         key = self._keys.setdefault(choices, len(self._keys))
         self._all = AllSettings(self._known, [one.hypers for one in self._known], key)
-        # A tensor may change its value and stay the same object.
-        has_tensors = any(one.has_tensors for one in self._known)
-        self._copies = None if has_tensors else [_copy(group) for group in groups]
+        are_settled = all(one.are_settled for one in self._known)
+        self._copies = [_copy(group) for group in groups] if are_settled else None
         return self._all
 
     def forget(self) -> None:
@@ -77,23 +84,22 @@ class SettingsReader:
                 self._copies[i]["rounding_step"] = groups[i]["rounding_step"]
 
     def _settings(self, group: Mapping[str, Any], known: Settings | None) -> Settings:
-        values = [_own(group[hyper.name]) for hyper in self._rule.hypers]
-        values += [_own(group["state"]), group["weight_bits"]]
-        has_tensors = any(isinstance(v, Tensor) for v in _flat(values))
-        if known is not None and not has_tensors and values == known.values:
+        values = [_own(group.get(name)) for name in self._names]
+        are_settled = all(map(_is_settled, values))
+        if known is not None and are_settled and _are_equal(values, known.values):
             return known
         hypers = self._rule.numbers(group)
         on = self._rule.flags(hypers)
         storage = settings(self._rule, group)
         choices = (*on.values(), *self._rule.choices(group).values(), storage)
-        return Settings(values, hypers, on, choices, has_tensors)
+        return Settings(values, hypers, on, choices, are_settled)
 
 
-def _equal(groups: Groups, copies: Groups) -> bool:
-    """Say whether groups are as they were; what cannot be compared counts as changed."""
+def _are_equal(one: list[Any], other: list[Any]) -> bool:
+    """Say whether all values are as they were; what cannot be compared counts as changed."""
     try:
-        return groups == copies
-    except (ValueError, RuntimeError):
+        return one == other
+    except Exception:  # groups may hold what users like, and comparing it may raise anything
         return False
 
 
@@ -106,5 +112,10 @@ def _own(value: Any) -> Any:
     return type(value)(value) if type(value) in (dict, list) else value
 
 
-def _flat(values: list[Any]) -> list[Any]:
-    return [x for value in values for x in (value if isinstance(value, (tuple, list)) else [value])]
+def _is_settled(value: Any) -> bool:
+    """Say whether a value can only be exchanged, and not be changed in place."""
+    if type(value) is dict:  # a copy of the user's
+        return all(map(_is_settled, value.values()))
+    if type(value) in (tuple, list):
+        return all(map(_is_settled, value))
+    return value is None or isinstance(value, (str, Number, np.generic))
