@@ -6,7 +6,6 @@ import ctypes
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -89,7 +88,7 @@ print([name for name in sys.modules if name.startswith(('thalweg.lab', 'thalweg.
 def spec(cls=tw.AdamW, p=FLOAT32, g=FLOAT32, **kwargs):
     optimizer = cls([leaf(rand(1))], **kwargs)
     group = optimizer.param_groups[0]
-    on = cls.rule.flags(SimpleNamespace(**group))
+    on = cls.rule.flags(cls.rule.numbers(group))
     state = FLOAT64 if p is FLOAT64 else FLOAT32
     return Spec(
         rule=cls.rule,

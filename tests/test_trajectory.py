@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -400,7 +399,7 @@ EXTRAS = [
 def test_rmsprop_extras(kwargs):
     param = leaf(rand(60))
     optimizer = tw.RMSprop([param], lr=0.01, **kwargs)
-    h = SimpleNamespace(**optimizer.param_groups[0])
+    h = optimizer.rule.numbers(optimizer.param_groups[0])
     steps = [g for (g,) in gradients([param], 8)]
     for i, expected in enumerate(rmsprop_by_hand(rand(60), steps, h)):
         follow(optimizer, [param], [[steps[i]]])
@@ -449,9 +448,7 @@ def test_nadam_amsgrad():
 def test_the_reference_is_the_kernel(configuration):
     optimizer = ours(configuration, [leaf(rand(1))])
     rule, group = optimizer.rule, optimizer.param_groups[0]
-    h = SimpleNamespace(
-        **{k: v.item() if isinstance(v, Tensor) else v for k, v in group.items() if k != "params"}
-    )
+    h = rule.numbers(group)
     on = rule.flags(h)
     (mine,), (theirs,) = twins([rand(50)])
     optimizer = ours(configuration, [mine])
