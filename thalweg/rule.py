@@ -189,7 +189,7 @@ class Hyper:
         if isinstance(number, torch.Tensor):
             if number.numel() != 1:
                 raise ValueError(f"Tensor {self.name} must be 1-element, not {tuple(number.shape)}")
-            if number.device.type != "cpu" and not number.is_complex():
+            if not _is_at_hand(number) and not number.is_complex():
                 return number
             number = number.detach().item()
         try:
@@ -202,6 +202,11 @@ class Hyper:
 
     def _refusal(self, value: Any) -> str:
         return f"{self.name} must be {self.allowed}, not {value!r}"
+
+
+def _is_at_hand(tensor: torch.Tensor) -> bool:
+    """Say whether a tensor can be read without waiting for a device."""
+    return tensor.device.type == "cpu"
 
 
 def _hint(number: Any) -> str:
