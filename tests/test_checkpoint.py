@@ -244,29 +244,53 @@ def test_a_wrong_checkpoint_is_refused_and_nothing_changes(kind):
     follow(optimizer, params, gradients(params, 1))
 
 
+def memory_of(state):
+    """Return where the tensors of a parameter's state lie, by name."""
+    return {name: value.untyped_storage().data_ptr() for name, value in state.items() if value is not None}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @one_each
-def test_a_state_dict_is_a_snapshot(configuration):
+def test_saving_and_loading_copy_nothing_that_torch_does_not_copy(configuration, dtype):
+    # Checkpoints are made where memory is short.
+    found = []
+    for optimizer_of in (ours, oracle):
+        params = [leaf(t) for t in start(dtype)]
+        first, second = optimizer_of(configuration, params), optimizer_of(configuration, params)
+        follow(first, params, gradients(params, 2))
+        checkpoint = first.state_dict()
+        assert [memory_of(s) for s in checkpoint["state"].values()] == [
+            memory_of(first.state[p]) for p in params if p in first.state
+        ]
+        second.load_state_dict(checkpoint)
+        shared = [
+            {name for name, place in memory_of(second.state[p]).items() if place in memory_of(s).values()}
+            for p, s in zip(params, checkpoint["state"].values(), strict=False)
+        ]
+        found.append(shared)
+    assert found[0] == found[1]
+
+
+def test_what_torch_would_copy_is_copied_once():
+    param = leaf(rand(9), torch.bfloat16)
+    first, second = tw.Adam([param]), tw.Adam([param])
+    follow(first, [param], gradients([param], 1))
+    first.state[param]["mask"] = torch.ones(9, dtype=torch.uint8)
+    second.load_state_dict(first.state_dict())
+    for name in ("exp_avg", "exp_avg_sq", "mask"):
+        assert torch.equal(second.state[param][name], first.state[param][name])
+        assert memory_of(second.state[param])[name] not in memory_of(first.state[param]).values()
+
+
+def test_a_copied_checkpoint_stays_as_it_is():
     params = [leaf(t) for t in start()]
-    optimizer = ours(configuration, params)
+    optimizer = tw.AdamW(params)
     follow(optimizer, params, gradients(params, 2))
-    snapshot = optimizer.state_dict()
-    kept = copy.deepcopy(snapshot)
+    checkpoint = copy.deepcopy(optimizer.state_dict())
+    kept = copy.deepcopy(checkpoint)
     follow(optimizer, params, gradients(params, 2))
     optimizer.param_groups[0]["lr"] = 3.0
-    assert snapshot["param_groups"] == kept["param_groups"]
-    for key, state in kept["state"].items():
-        assert all(torch.equal(snapshot["state"][key][name], state[name]) for name in state)
-
-
-@one_each
-def test_what_was_loaded_is_not_shared(configuration):
-    params = [leaf(t) for t in start()]
-    optimizer = ours(configuration, params)
-    follow(optimizer, params, gradients(params, 2))
-    checkpoint = optimizer.state_dict()
-    kept = copy.deepcopy(checkpoint)
-    optimizer.load_state_dict(checkpoint)
-    follow(optimizer, params, gradients(params, 2))
+    assert checkpoint["param_groups"] == kept["param_groups"]
     for key, state in kept["state"].items():
         assert all(torch.equal(checkpoint["state"][key][name], state[name]) for name in state)
 
@@ -452,7 +476,7 @@ def test_distributed_checkpoints_in_one_process(name):
     model, twin = net(), net()
     first = getattr(tw, name)(model.parameters(), lr=0.125, **kwargs)
     train(model, first)
-    checkpoint = get_optimizer_state_dict(model, first)
+    checkpoint = copy.deepcopy(get_optimizer_state_dict(model, first))
     assert "0.weight" in checkpoint["state"]
     twin.load_state_dict(model.state_dict())
     second = getattr(tw, name)(twin.parameters(), lr=0.5, **kwargs)
@@ -461,3 +485,275 @@ def test_distributed_checkpoints_in_one_process(name):
     train(model, first)
     train(twin, second)
     assert all(map(torch.equal, model.parameters(), twin.parameters()))
+
+
+# --- names ---
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("named", [True, False])
+def test_models_with_the_same_names(named):
+    twins_of = [net() for _ in range(2)]
+    every = [p for model in twins_of for p in model.parameters()]
+    pairs = [pair for model in twins_of for pair in model.named_parameters()]
+    first, second = (tw.AdamW(pairs if named else every) for _ in range(2))
+    follow(first, every, gradients(every, 2))
+    second.load_state_dict(saved(first))
+    for p in every:
+        assert torch.equal(second.state[p]["exp_avg"], first.state[p]["exp_avg"])
+    assert list(first.full_precision_weights()) == list(range(8))
+
+
+def test_the_same_names_and_weights_of_more_bits():
+    params = [leaf(rand(5, seed=i), torch.bfloat16) for i in range(3)]
+    optimizer = tw.AdamW(zip(["w", "w", "b"], params, strict=True), weight_bits=32)
+    follow(optimizer, params, gradients(params, 2))
+    weights = optimizer.full_precision_weights()
+    before = [p.clone() for p in params]
+    optimizer.load_full_precision_weights(weights)
+    assert all(map(torch.equal, params, before))
+    assert all(torch.equal(w, weights[key]) for key, w in optimizer.full_precision_weights().items())
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("names", [["head"], ["a", "b", "c"], None, "ab", [1, 2], ("a", "a")], ids=str)
+def test_names_that_are_not_one_for_each_are_no_trouble(names):
+    params = [leaf(t) for t in start()[:2]]
+    first, second = (tw.AdamW([{"params": params, "param_names": names}]) for _ in range(2))
+    follow(first, params, gradients(params, 2))
+    second.load_state_dict(first.state_dict())
+    assert second.param_groups[0]["param_names"] == names
+    assert list(first.full_precision_weights()) == [0, 1]
+    first.load_full_precision_weights(first.full_precision_weights())
+
+
+# --- checkpoints of other algorithms ---
+
+STARTS = {**{name: {} for name in (*NAMES, "Lion")}, "SGD": {"momentum": 0.9}}
+
+
+def of_another(library, name, steps):
+    params = [leaf(t) for t in start()]
+    optimizer = getattr(library, name)(params, lr=0.25, **STARTS[name])
+    follow(optimizer, params[:2], gradients(params[:2], steps))  # one never has a gradient
+    return copy.deepcopy(optimizer.state_dict())
+
+
+def torch_takes(checkpoint, name):
+    """Say whether torch's optimizer goes on from a checkpoint; torch often says no at the step only."""
+    params = [leaf(t) for t in start()]
+    optimizer = getattr(torch.optim, name)(params, **STARTS[name])
+    try:
+        optimizer.load_state_dict(copy.deepcopy(checkpoint))
+        follow(optimizer, params, gradients(params, 1))
+    except KeyError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.parametrize("other", NAMES)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_checkpoint_of_another_algorithm_is_taken_or_refused_as_in_torch(name, other, steps):
+    for library in (tw, torch.optim):
+        checkpoint = of_another(library, other, steps)
+        params = [leaf(t) for t in start()]
+        optimizer = getattr(tw, name)(params, lr=0.5, **STARTS[name])
+        follow(optimizer, params, gradients(params, 1))
+        before = copy.deepcopy(optimizer.state_dict())
+        if torch_takes(of_another(torch.optim, other, steps), name):
+            optimizer.load_state_dict(checkpoint)
+            assert optimizer.param_groups[0]["lr"] == 0.25
+            follow(optimizer, params, gradients(params, 1))
+            continue
+        with pytest.raises(ValueError, match=r"the checkpoint is not of .* no '\w+'"):
+            optimizer.load_state_dict(checkpoint)
+        after = optimizer.state_dict()
+        assert after["param_groups"] == before["param_groups"]
+        for key, state in before["state"].items():
+            assert all(torch.equal(after["state"][key][k], v) for k, v in state.items() if v is not None)
+
+
+def test_the_error_names_what_is_missing():
+    optimizer = tw.AdamW([leaf(t) for t in start()])
+    with pytest.raises(ValueError, match="parameter group 0 has no 'betas', 'eps'"):
+        optimizer.load_state_dict(of_another(tw, "SGD", 2))
+    with pytest.raises(ValueError, match="parameter 0 has 'step', 'exp_avg', 'exp_inf', and no 'exp_avg_sq'"):
+        optimizer.load_state_dict(of_another(tw, "Adamax", 2))
+
+
+def test_adams_checkpoint_leaves_adamw_what_it_is():
+    optimizer = tw.AdamW([leaf(t) for t in start()])
+    optimizer.load_state_dict(of_another(torch.optim, "Adam", 2))
+    assert optimizer.param_groups[0]["decoupled_weight_decay"] is True
+    other = tw.Adam([leaf(t) for t in start()])
+    other.load_state_dict(of_another(torch.optim, "AdamW", 2))
+    assert other.param_groups[0]["decoupled_weight_decay"] is True
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("here", [False, True])
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_amsgrad_is_the_checkpoints(name, here, there):
+    params = [leaf(t) for t in start()]
+    first = getattr(torch.optim, name)(params, amsgrad=there)
+    second = getattr(tw, name)(params, amsgrad=here)
+    follow(first, params, gradients(params, 2))
+    second.load_state_dict(first.state_dict())
+    assert second.param_groups[0]["amsgrad"] is there
+    assert ("max_exp_avg_sq" in second.state[params[0]]) is there
+
+
+def test_weights_that_were_loaded_before_the_first_step_are_saved():
+    param = leaf(rand(5), torch.bfloat16)
+    first, second = tw.AdamW([param], weight_bits=32), tw.AdamW([param], weight_bits=32)
+    first.load_full_precision_weights({0: rand(5).float()})
+    second.load_state_dict(saved(first))
+    assert torch.equal(second.full_precision_weights()[0], rand(5).float())
+
+
+# --- torch's tools ---
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_groups_and_checkpoints_have_torchs_keys(name):
+    keys = getattr(torch.optim, name)([leaf(rand(3))]).param_groups[0].keys()
+    param = leaf(rand(3))
+    optimizer = getattr(tw, name)([param])
+    follow(optimizer, [param], gradients([param], 2))
+    for found in (optimizer, pickle.loads(pickle.dumps(optimizer)), copy.deepcopy(optimizer)):
+        assert found.param_groups[0].keys() == keys
+        assert found.state_dict()["param_groups"][0].keys() == keys
+    optimizer.add_param_group({"params": [leaf(rand(3))], "state": "float32", "seed": 0})
+    assert optimizer.param_groups[1].keys() == keys
+    optimizer.add_param_group({"params": [leaf(rand(3))], "state": "int8"})
+    ours = {"state", "weight_bits", "seed", "rounding_step"}
+    assert optimizer.param_groups[2].keys() == keys | ours
+    optimizer.param_groups[0]["state"] = "bfloat16"
+    follow(optimizer, [param], gradients([param], 1))
+    assert optimizer.param_groups[0].keys() == keys | ours
+
+
+@pytest.mark.parametrize("state", ["float32", "int8"])
+def test_older_checkpoints_with_our_keys_load(state):
+    params = [leaf(rand(5000), torch.float32)]
+    first, second = (tw.RMSprop(params, momentum=0.9, state=state) for _ in range(2))
+    follow(first, params, gradients(params, 2))
+    checkpoint = saved(first)
+    stored = {"state": state, "weight_bits": None, "seed": 0, "rounding_step": 2 * (state == "int8")}
+    flags = dict.fromkeys(first.rule.extras, False)
+    checkpoint["param_groups"][0].update(stored | flags)
+    own = checkpoint["state"][0]
+    for name in ("square_avg", "momentum_buffer"):
+        if state == "int8":
+            own[name] = own.pop(f"{name}_codes")
+    second.load_state_dict(checkpoint)
+    assert second.param_groups[0] == first.param_groups[0]
+    for name, value in first.state[params[0]].items():
+        assert torch.equal(second.state[params[0]][name], value)
+
+
+def test_flags_that_torch_lacks_come_from_the_checkpoint():
+    params = [leaf(t) for t in start()]
+    on, off = tw.RMSprop(params, debias=True, nesterov=True, momentum=0.9), tw.RMSprop(params)
+    kept = copy.deepcopy(off.state_dict())
+    off.load_state_dict(on.state_dict())
+    assert off.param_groups[0]["debias"] is True
+    on.load_state_dict(kept)
+    assert "debias" not in on.param_groups[0]
+
+
+def move(source, target, **options):
+    """Take an optimizer's state through a distributed checkpoint to another one."""
+    import tempfile
+
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        get_optimizer_state_dict,
+        set_optimizer_state_dict,
+    )
+
+    chosen = StateDictOptions(**options)
+    with tempfile.TemporaryDirectory() as folder:
+        there = get_optimizer_state_dict(*source, options=chosen)
+        dcp.save({"optimizer": there}, checkpoint_id=folder, no_dist=True)
+        here = {"optimizer": get_optimizer_state_dict(*target, options=chosen)}
+        dcp.load(here, checkpoint_id=folder, no_dist=True)
+    set_optimizer_state_dict(*target, here["optimizer"], options=chosen)
+
+
+def trained(library, name, **kwargs):
+    torch.manual_seed(0)
+    model = nn.Linear(128, 64)
+    optimizer = getattr(library, name)(model.parameters(), lr=0.01, **kwargs)
+    params = list(model.parameters())
+    follow(optimizer, params, gradients(params, 3, seed=len(kwargs)))
+    return model, optimizer
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("flatten", [False, True])
+@pytest.mark.parametrize("direction", ["torch to ours", "ours to torch", "ours to ours"])
+@pytest.mark.parametrize("name", NAMES)
+def test_distributed_checkpoints_are_torchs(name, direction, flatten):
+    there, here = ({"torch": torch.optim, "ours": tw}[word] for word in direction.split(" to "))
+    kwargs = {"momentum": 0.9} if name in ("SGD", "RMSprop") else {}
+    source = trained(there, name, **kwargs)
+    target = trained(here, name, weight_decay=0.5, **kwargs)
+    move(source, target, flatten_optimizer_state_dict=flatten)
+    assert target[1].param_groups[0]["weight_decay"] == source[1].param_groups[0]["weight_decay"]
+    for p, q in zip(source[0].parameters(), target[0].parameters(), strict=True):
+        for key, value in source[1].state[p].items():
+            assert torch.equal(target[1].state[q][key], value)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("flatten", [False, True])
+@pytest.mark.parametrize("seeds", [(0, 0), (7, 0)])
+def test_distributed_checkpoints_of_codes(seeds, flatten):
+    source, target = (trained(tw, "AdamW", state="int8", seed=seed) for seed in seeds)
+    move(source, target, flatten_optimizer_state_dict=flatten)
+    assert target[1].param_groups[0] | {"params": 0} == source[1].param_groups[0] | {"params": 0}
+    for p, q in zip(source[0].parameters(), target[0].parameters(), strict=True):
+        for key, value in source[1].state[p].items():
+            assert torch.equal(target[1].state[q][key], value)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("there", "here"),
+    [
+        ((tw, {"state": "int8"}), (torch.optim, {})),
+        ((tw, {"state": "int8"}), (tw, {})),
+        ((tw, {"state": "int8"}), (tw, {"state": "bfloat16"})),
+        ((torch.optim, {}), (tw, {"state": "int8"})),
+        ((tw, {}), (tw, {"state": "int8"})),
+    ],
+)
+def test_distributed_checkpoints_never_take_codes_for_numbers(there, here):
+    from torch.distributed.checkpoint import CheckpointException
+
+    with pytest.raises(CheckpointException, match=r"Missing key in checkpoint state_dict: .*exp_avg"):
+        move(trained(there[0], "AdamW", **there[1]), trained(here[0], "AdamW", **here[1]))
+
+
+def test_torchs_class_does_not_take_codes_for_numbers():
+    model, optimizer = trained(tw, "AdamW", state="int8")
+    theirs = torch.optim.AdamW(model.parameters())
+    theirs.load_state_dict(saved(optimizer))
+    with pytest.raises(KeyError, match="exp_avg"):
+        follow(theirs, list(model.parameters()), gradients(list(model.parameters()), 1))
+    # What torch has made numbers of the codes in the meantime is no code to us.
+    with pytest.raises(ValueError, match=r"'exp_avg_scale' must be a torch\.uint8"):
+        optimizer.load_state_dict(theirs.state_dict())
+
+
+def test_numbers_that_are_put_beside_codes_are_the_slot():
+    model, optimizer = trained(tw, "AdamW", state="int8")
+    weight = model.weight
+    optimizer.state[weight]["exp_avg"] = torch.zeros_like(weight)
+    follow(optimizer, [weight], [[torch.ones_like(weight)]])
+    assert "exp_avg" not in optimizer.state[weight]
+    found = optimizer.full_precision_state_dict()["state"][0]["exp_avg"]
+    torch.testing.assert_close(found, torch.full_like(found, 0.1), rtol=1 / 16, atol=0)

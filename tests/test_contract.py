@@ -935,7 +935,7 @@ def test_state_that_has_been_stepped_may_be_swapped_away():
     for optimizer, p in ((a, param), (b, twin)):
         torch.utils.swap_tensors(optimizer.state[p]["exp_avg"], torch.full((20,), 0.5, dtype=p.dtype))
     c = torch.optim.Adam([copied := leaf(param)], foreach=False)
-    c.load_state_dict(a.state_dict())
+    c.load_state_dict(copy.deepcopy(a.state_dict()))
     stepped(a, [param])
     stepped(c, [copied])
     assert_close(param, copied)

@@ -217,7 +217,7 @@ def test_a_learning_rate_on_the_device_is_read_there(monkeypatch):
     # As a GPU's tensor would, the rate reaches the kernel without passing through Python.
     from thalweg import rule
 
-    monkeypatch.setattr(rule, "_number", lambda value: value)
+    monkeypatch.setattr(rule, "_is_at_hand", lambda tensor: False)
     (mine,), (theirs,) = ([leaf(rand(100), torch.float32)] for _ in range(2))
     rate = torch.tensor(0.1)
     ours_, plain = tw.SGD([mine], lr=rate, momentum=0.9), tw.SGD([theirs], lr=0.1, momentum=0.9)

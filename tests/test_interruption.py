@@ -78,7 +78,7 @@ def interrupted(configuration, n, expected):
         optimizer.step()
         sys.setprofile(None)
     except KeyboardInterrupt:
-        pass
+        torch.set_grad_enabled(True)  # torch's own context, left by an exception, may have been cut off
     done = next((i for i in (0, 1) if is_at(params, expected[i])), None)
     assert done is not None, f"after an interruption at call {n} the step is half done"
     for steps in (1, 2):

@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
+from contextlib import nullcontext
 
 import pytest
+import torch
 from children import PATIENCE_SECONDS
 from support import ONE_EACH, assert_close, follow, gradients, label, leaf, ours, rand, twins
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import thalweg as tw
 from thalweg.codecs import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, slot_codec
@@ -159,7 +161,7 @@ print([name for name in sys.modules if name.startswith(('thalweg.lab', 'thalweg.
 def spec(cls=tw.AdamW, p=FLOAT32, g=FLOAT32, **kwargs):
     optimizer = cls([leaf(rand(1))], **kwargs)
     group = optimizer.param_groups[0]
-    on = cls.rule.flags(SimpleNamespace(**group))
+    on = cls.rule.flags(cls.rule.numbers(group))
     state = FLOAT64 if p is FLOAT64 else FLOAT32
     return Spec(
         rule=cls.rule,
@@ -248,6 +250,27 @@ def test_broken_assembly_is_an_error_and_not_a_kernel(tmp_path, monkeypatch):
 def test_libtorch_is_as_we_know_it():
     # If a new torch keeps its tensors otherwise, every step takes the reference's way: this test says so.
     assert fields.known() is not None
+
+
+@pytest.mark.parametrize("mode", ["fake", "meta device", "inference", "float64", "vmap"])
+def test_libtorch_is_known_in_whatever_mode_it_is_asked(mode):
+    contexts = {
+        "fake": FakeTensorMode(),
+        "meta device": torch.device("meta"),
+        "inference": torch.inference_mode(),
+        "float64": nullcontext(),
+        "vmap": nullcontext(),
+    }
+    fields.known.cache_clear()
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64 if mode == "float64" else before)
+        with contexts[mode]:
+            if mode == "vmap":
+                torch.vmap(lambda x: (fields.known(), x)[1])(torch.ones(2))
+            assert fields.known() is not None
+    finally:
+        torch.set_default_dtype(before)
 
 
 def test_fields_that_are_not_found_are_none(monkeypatch):

@@ -7,6 +7,7 @@ import math
 from types import SimpleNamespace
 
 import hypothesis
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -104,10 +105,13 @@ def test_a_hyper_refuses_what_is_no_number(hyper, value):
         hyper.check(value)
 
 
-@pytest.mark.parametrize("value", [0, 1, "yes", None])
-def test_a_flag_is_true_or_false(value):
-    with pytest.raises(TypeError, match="maximize must be True or False"):
-        Hyper("maximize", flag=True).check(value)
+def test_a_flag_is_what_its_value_is_in_an_if():
+    flag = Hyper("maximize", flag=True)
+    for value in (0, 1, "yes", None, np.bool_(True), torch.tensor(False), []):
+        flag.check(value)
+        assert flag.read(value) is bool(value)
+    with pytest.raises(TypeError, match="maximize must be True or False, not array"):
+        flag.check(np.ones(2))
 
 
 def everything(cls):

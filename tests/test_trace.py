@@ -47,10 +47,10 @@ def evaluate(record: Trace, inputs: dict[str, float]) -> dict[str, float]:
 def test_a_trace_computes_the_rule(configuration):
     optimizer = ours(configuration, [leaf(rand(1))])
     rule, group = optimizer.rule, optimizer.param_groups[0]
-    group = {k: v.item() if hasattr(v, "item") else v for k, v in group.items()}
-    on = rule.flags(SimpleNamespace(**group))
+    h = rule.numbers(group)
+    on = rule.flags(h)
     counters = {c.name: c.initial for c in rule.counters}
-    scalars, _ = advance(rule, SimpleNamespace(**group), counters, first=False)
+    scalars, _ = advance(rule, h, counters, first=False)
     slots = {slot.name: 0.3 + i for i, slot in enumerate(rule.slots_on(on))}
     record = trace(rule, on, scalar_names(rule, group))
     inputs = {"p": 1.5, "g": -0.75, **slots, **{f"s.{k}": v for k, v in scalars.items()}}

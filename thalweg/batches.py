@@ -7,7 +7,6 @@ some may have no gradient in a step; they rest.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ from torch.autograd.graph import increment_version
 from thalweg.chunks import Chunks
 from thalweg.codecs import BlockCodec, HalfCodec, codec_of
 from thalweg.engines import CpuEngine, Keys, engine_for
-from thalweg.layout import is_plain, like_home, order
+from thalweg.layout import has_memory, is_plain, like_home, order
 from thalweg.lowering import passes, reference
 from thalweg.lowering.look import Look
 from thalweg.lowering.spec import Spec
@@ -253,10 +252,15 @@ class ReferenceBatch(Batch):
         self, member: Member, grad: Tensor, own: dict[str, Any], h: Any, scaling: Scaling, key: int
     ) -> None:
         tensors = {c.name: own[c.name] for c in self.rule.counters}
-        on_device = any(t.device.type != "cpu" for t in tensors.values())
-        if on_device or member.options["differentiable"]:
-            h = SimpleNamespace(**{name: _to_0_dim(v) for name, v in member.options.items()})
-        values = tensors if on_device else {name: t.numpy()[()] for name, t in tensors.items()}
+        on_device = any(t.device.type != "cpu" or not has_memory(t) for t in tensors.values())
+        is_differentiable = bool(member.options["differentiable"])
+        if on_device or is_differentiable:
+            h = self.rule.tensors(member.options)
+        # What a graph has saved must not be written over: a counter with a graph is read as a copy.
+        values = {
+            name: t.clone() if t.requires_grad else t if on_device else t.detach().numpy()[()]
+            for name, t in tensors.items()
+        }
         scalars, after = advance(self.rule, h, values, bool(self.firsts[member.position]))
         reference.step(
             self.rule,
@@ -265,13 +269,13 @@ class ReferenceBatch(Batch):
             grad,
             {name: own[at] for name, at in member.slot_keys(self.rule).items()},
             scalars,
-            maximize=member.options["maximize"],
+            maximize=bool(member.options["maximize"]),
             unscale=scaling.inverse,
-            differentiable=member.options["differentiable"],
+            differentiable=is_differentiable,
             packed=_packed(self.rule, member, own),
             key=key,
         )
-        with torch.no_grad():
+        with torch.set_grad_enabled(is_differentiable):
             for name, tensor in tensors.items():
                 tensor.copy_(torch.as_tensor(after[name]))
 
@@ -284,7 +288,3 @@ def _packed(rule: Rule, member: Member, own: Mapping[str, Any]) -> dict[str, ref
         for name, codec in member.codecs.items()
         if isinstance(codec, (BlockCodec, HalfCodec))
     }
-
-
-def _to_0_dim(value: Any) -> Any:
-    return value.reshape(()) if isinstance(value, Tensor) else value

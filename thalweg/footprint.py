@@ -266,7 +266,7 @@ def _state(setting: Setting, kind: Kind, param: Tensor) -> Counter[str]:
 def _part(name: str, value: Any, state: Mapping[str, Any], param: Tensor, counters: set[str]) -> str:
     if name == storage.CORRECTION:
         return "corrections"
-    if any(name == storage.scale_of(other) for other in state):
+    if any(name == storage.scale_of(storage.slot_of(other)) for other in state):
         return "scales"
     lone = isinstance(value, Tensor) and value.dim() == 0 and param.dim() > 0
     return "counters" if lone or name in counters else "slots"

@@ -13,7 +13,7 @@ from thalweg.codecs import Codec
 from thalweg.layout import has_memory, is_plain
 from thalweg.lowering.cuda import Shared
 from thalweg.rule import Rule
-from thalweg.storage import CORRECTION, scale_of
+from thalweg.storage import CORRECTION, key_of, scale_of
 
 
 class Gradient(NamedTuple):
@@ -79,7 +79,8 @@ class Member:
 
     def slot_keys(self, rule: Rule) -> dict[str, str]:
         """Return where the state has each slot, by the slots' names in the rule's order."""
-        return {slot.name: slot.name for slot in rule.slots_on(self.on)}
+        names = [slot.name for slot in rule.slots_on(self.on)]
+        return {name: key_of(name, self.codecs[name]) for name in names}
 
     def side_keys(self) -> dict[str, str]:
         """Return where the state has the second tensor of what has one, by the name of the first."""

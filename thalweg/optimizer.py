@@ -47,6 +47,7 @@ class Optimizer(torch.optim.Optimizer):
             raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {min(unknown)!r}")
         defaults = {**defaults, **storage.DEFAULTS, **stored}
         self._check(defaults)
+        _check_fused(defaults)
         self._stepper = None
         super().__init__(params, defaults)
         self._claim_scaling()
@@ -58,9 +59,11 @@ class Optimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._stepper = None
+        unsaid = {*storage.DEFAULTS, *self.rule.extras}
         for group in self.param_groups:
-            for name, default in self.defaults.items():
-                group.setdefault(name, default)
+            for name in self.defaults.keys() - unsaid:
+                group.setdefault(name, self.defaults[name])
+            checkpoint.without_defaults(self.rule, group)
         self._claim_scaling()
 
     def _claim_scaling(self) -> None:
@@ -78,8 +81,9 @@ class Optimizer(torch.optim.Optimizer):
         if isinstance(param_group, dict):
             self._check({**self.defaults, **param_group})
         super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        checkpoint.without_defaults(self.rule, group)
         if self.rule.eager:
-            group = self.param_groups[-1]
             on = self.rule.flags(self.rule.numbers(group))
             for param in filter(_has_state, group["params"]):
                 prepare(self.rule, on, param, self.state[param], group)
@@ -129,20 +133,25 @@ class Optimizer(torch.optim.Optimizer):
         return NO_SCALING if scale is None and found_inf is None else Scaling(scale, found_inf)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a snapshot of state and groups in torch's layout, which `torch.optim` loads.
+        """Return state and groups in torch's layout.
 
-        Its tensors are copies: later steps do not change it.
+        As in torch, its tensors are those of the optimizer and not copies of them: later steps change them,
+        and who wants them as they are now saves them or copies them (`copy.deepcopy`). It has torch's keys
+        and no others, but where something is asked for that torch has not: codes of `state="int8"` lie under
+        names of their own (`docs/storage.md`), which `torch.optim` refuses.
         """
-        saved = checkpoint.snapshot(super().state_dict())
-        for group in saved["param_groups"]:
-            group["rounding_step"] = int(group["rounding_step"])  # a GPU may have counted
+        saved = super().state_dict()
+        for group in saved.get("param_groups", ()):
+            if isinstance(group.get("rounding_step"), Tensor):
+                group["rounding_step"] = int(group["rounding_step"])  # a GPU has counted
+            checkpoint.without_defaults(self.rule, group)
         return saved
 
     def full_precision_state_dict(self) -> dict[str, Any]:
-        """Return a snapshot as `state_dict` does, with all slots in full precision, for `torch.optim`.
+        """Return state and groups as `state_dict` does, with all slots in full precision, for `torch.optim`.
 
-        Codes and bfloat16 are read as float32; scales, corrections and the settings of storage are left
-        out. `load_state_dict` takes it too, and stores it as this optimizer is set to.
+        Codes and bfloat16 are read as float32, into new tensors; scales, corrections and the settings of
+        storage are left out. `load_state_dict` takes it too, and stores it as this optimizer is set to.
         """
         return checkpoint.in_full_precision(self.rule, self.state_dict())
 
@@ -150,8 +159,9 @@ class Optimizer(torch.optim.Optimizer):
         """Return the weights as this optimizer keeps them, with what `weight_bits` holds beside them.
 
         Returns:
-            For each parameter, by name where parameters were given with names and else by position, a
-            new tensor: float32 of bfloat16 and float16 parameters, else of the parameter's dtype.
+            For each parameter, by name where each was given with a name of its own and else (without names,
+            or where several models bring the same ones) by position, a new tensor: float32 of bfloat16 and
+            float16 parameters, else of the parameter's dtype.
         """
         return {
             key: checkpoint.full_weights(param, self.state.get(param, {}), group)
@@ -175,24 +185,32 @@ class Optimizer(torch.optim.Optimizer):
                 checkpoint.set_weights(param, weights[key], self.state, group)
 
     def _keyed(self) -> Iterable[tuple[Any, Tensor, dict[str, Any]]]:
-        named = all("param_names" in group for group in self.param_groups)
+        names = checkpoint.names_of(self.param_groups)
         position = 0
-        for group in self.param_groups:
+        for index, group in enumerate(self.param_groups):
             for i, param in enumerate(group["params"]):
-                yield group["param_names"][i] if named else position, param, group
+                yield position if names is None else names[index][i], param, group
                 position += 1
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Load a checkpoint of this optimizer or of its `torch.optim` namesake.
+        """Load a checkpoint of this optimizer, of its `torch.optim` namesake, or of one with the same state.
 
-        Parameters are matched by name where both sides were given the same names, in whatever order
-        or groups, and else by position. State takes the form that this optimizer keeps it in.
-        Hyperparameters come from the checkpoint; `state`, `weight_bits`, `foreach`, `fused`,
-        `capturable` and `differentiable` stay as they were constructed.
+        Parameters are matched by name where both sides were given the same names, one for each, in
+        whatever order or groups, and else by position. State takes the form that this optimizer keeps it in.
+        Hyperparameters come from the checkpoint, and flags that it does not name are off; `state`,
+        `weight_bits`, `foreach`, `fused`, `capturable` and `differentiable` stay as they were constructed.
+
+        As in torch, tensors of state that need no conversion are not copied: after
+        `a.load_state_dict(b.state_dict())` both step the same ones, unless the dict was saved, or copied
+        (`copy.deepcopy`), in between.
+
+        Args:
+            state_dict: what `state_dict` or `full_precision_state_dict` returned.
 
         Raises:
-            ValueError: if parameters cannot be matched or a hyperparameter is not allowed. The
-                optimizer is then as it was.
+            ValueError: if parameters cannot be matched, a hyperparameter is not allowed, or the checkpoint
+                is that of another algorithm: a hyperparameter, or state that every parameter has there, is
+                missing. The optimizer is then as it was.
         """
         state_dict = dict(state_dict)
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
@@ -206,6 +224,16 @@ class Optimizer(torch.optim.Optimizer):
 
 def _frames_are_compiled() -> bool:
     return torch._C._dynamo.eval_frame.get_eval_frame_callback() is not None
+
+
+def _check_fused(defaults: Mapping[str, Any]) -> None:
+    """Refuse with `fused` what torch refuses with it, although it has no effect here."""
+    if not defaults.get("fused"):
+        return
+    if defaults.get("differentiable"):
+        raise RuntimeError("`fused` does not support `differentiable`")
+    if defaults.get("foreach"):
+        raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
 
 
 def _has_state(param: Tensor) -> bool:

@@ -80,8 +80,9 @@ class Plan:
         """What the plan was made for, if all of it could be noted."""
         return self._look
 
-    def connect(self, look: Look) -> None:
+    def connect(self, look: Look, state: State) -> None:
         """Watch what kernels step, from now on."""
+        self._known_state = self._others_state(state)
         for batch in self.batches:
             batch.connect(look)
         self._look = look
@@ -102,14 +103,20 @@ class Plan:
         if (seen & Seen.MOVED or self._must_compare_places) and self._find_layers() != self._layers:
             return Seen.OTHER
         self._must_compare_places = False
-        return Seen.OTHER if self._is_surprised() else seen
+        return Seen.OTHER if self._is_surprised(state) else seen
 
-    def _is_surprised(self) -> bool:
-        """Say whether what is not looked at has other gradients than the plan was made for."""
+    def _is_surprised(self, state: State) -> bool:
+        """Say whether what is not looked at has other gradients or state than the plan was made for."""
         if not (self._others or self._hidden):
             return False
         changed = (m.grad is not None and Gradient.of(m.grad) != m.gradient for m in self._others)
-        return any(changed) or any(param.grad is not None for param in self._hidden)
+        if any(changed) or any(param.grad is not None for param in self._hidden):
+            return True
+        return self._others_state(state) != self._known_state
+
+    def _others_state(self, state: State) -> list[list[int]]:
+        """Return which objects are the state of what the reference steps; to torch others are no danger."""
+        return [[*map(id, state.get(m.param, {}).values())] for m in self._others]
 
     def drawing(self) -> list[int]:
         """Return the indices of the groups in which something is rounded by random words in this step."""

@@ -8,8 +8,9 @@ its arithmetic uses operators and the few functions below, which mean the same o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
@@ -94,7 +95,9 @@ class Hyper:
         low: smallest value allowed.
         high: bound above; `open_high` says that it is not itself allowed.
         pair: whether the value is a pair, such as Adam's betas.
-        flag: whether the value is a bool.
+        flag: whether the value is on or off, by its truth.
+        extra: whether it is a flag that torch's optimizer of this name lacks. A group then names it only
+            where it is on, so that groups and checkpoints have torch's keys and no others.
     """
 
     name: str
@@ -103,6 +106,7 @@ class Hyper:
     open_high: bool = False
     pair: bool = False
     flag: bool = False
+    extra: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -124,23 +128,94 @@ class Hyper:
 
     def check(self, value: Any) -> None:
         """Raise ValueError or TypeError, naming argument, value and what is allowed."""
+        found = self.read(value)
         if self.flag:
-            if not isinstance(value, bool):
-                raise TypeError(f"{self.name} must be {self.allowed}, not {value!r}")
             return
-        values = value if self.pair else (value,)
-        if self.pair and not (isinstance(value, (tuple, list)) and len(value) == 2):
-            raise ValueError(f"{self.name} must be {self.allowed}, not {value!r}")
-        for number in values:
-            if getattr(number, "numel", lambda: 1)() != 1:
-                raise ValueError(f"Tensor {self.name} must be 1-element, not {tuple(number.shape)}")
-            try:
-                x = float(number.detach() if isinstance(number, torch.Tensor) else number)
-            except (TypeError, ValueError):
-                raise TypeError(f"{self.name} must be {self.allowed}, not {value!r}") from None
+        for number in found if self.pair else (found,):
+            x = float(number.detach() if isinstance(number, torch.Tensor) else number)
             inside = self.low <= x < self.high if self.open_high else self.low <= x <= self.high
             if not inside or not math.isfinite(x):
-                raise ValueError(f"{self.name} must be {self.allowed}, not {value!r}")
+                raise ValueError(self._refusal(value))
+
+    def of(self, group: Mapping[str, Any], keep: bool = False) -> Any:
+        """Return what `group` says, as `read` returns it.
+
+        Raises:
+            KeyError: if it does not say, and the hyperparameter is not `extra`.
+        """
+        return self.read(group.get(self.name, False) if self.extra else group[self.name], keep)
+
+    def read(self, value: Any, keep: bool = False) -> Any:
+        """Return a value as steps compute with it: a bool, a float, or two of them.
+
+        A tensor is read out, unless it is on a GPU, which would have to be waited for, or `keep` says to
+        leave it, 0-dim, for the sake of its graph.
+
+        Raises:
+            TypeError, ValueError: if it is nothing of the kind, whatever its size.
+        """
+        if self.flag:
+            return self._truth(value)
+        if not self.pair:
+            return self._number(value, value, keep)
+        first, second = self._parts(value)
+        return self._number(first, value, keep), self._number(second, value, keep)
+
+    def _truth(self, value: Any) -> bool:
+        try:
+            return bool(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"{self._refusal(value)}: {error}") from None
+
+    def _parts(self, value: Any) -> Sequence[Any]:
+        """Return the two values of anything that has a first and a second, and no third."""
+        if isinstance(value, (tuple, list)) and len(value) == 2:
+            return value
+        if isinstance(value, (str, bytes, Mapping)):
+            raise TypeError(self._refusal(value))
+        try:
+            length, parts = len(value), (value[0], value[1])
+        except IndexError:
+            raise ValueError(self._refusal(value)) from None
+        except (TypeError, KeyError):
+            raise TypeError(self._refusal(value)) from None
+        if length != 2:
+            raise ValueError(self._refusal(value))
+        return parts
+
+    def _number(self, number: Any, value: Any, keep: bool) -> Any:
+        """Return `number`, which is `value` or one of a pair that `value` is."""
+        if type(number) is float:
+            return number
+        if isinstance(number, torch.Tensor):
+            if number.numel() != 1:
+                raise ValueError(f"Tensor {self.name} must be 1-element, not {tuple(number.shape)}")
+            if (keep or not _is_at_hand(number)) and not number.is_complex():
+                return number.reshape(()) if keep else number
+            number = number.detach().item()
+        try:
+            if getattr(number, "shape", ()) != ():
+                raise TypeError
+            # What cannot be multiplied by a float, such as a string or a Decimal, is no number to torch.
+            return float(number * 1.0)
+        except (TypeError, ValueError):
+            raise TypeError(self._refusal(value) + _hint(number)) from None
+
+    def _refusal(self, value: Any) -> str:
+        return f"{self.name} must be {self.allowed}, not {value!r}"
+
+
+def _is_at_hand(tensor: torch.Tensor) -> bool:
+    """Say whether a tensor can be read without waiting for a device."""
+    return tensor.device.type == "cpu"
+
+
+def _hint(number: Any) -> str:
+    try:
+        is_written_out = isinstance(number, str) and math.isfinite(float(number))
+    except ValueError:
+        return ""
+    return ", a string; YAML 1.1 reads 1e-3 as one, and 1.0e-3 as a number" if is_written_out else ""
 
 
 LR = Hyper("lr")
@@ -234,23 +309,30 @@ class Rule:
     eager: bool = False
 
     def check(self, group: Mapping[str, Any]) -> None:
-        """Raise on the first hyperparameter of `group`, which has all, that is not allowed."""
+        """Raise on the first hyperparameter of `group` that is not allowed."""
         for hyper in self.hypers:
-            hyper.check(group[hyper.name])
-        conflict = self.conflict(SimpleNamespace(**group))
+            if not hyper.extra or hyper.name in group:
+                hyper.check(group[hyper.name])
+        conflict = self.conflict(self.numbers(group))
         if conflict:
             raise ValueError(conflict)
 
     def numbers(self, group: Mapping[str, Any]) -> SimpleNamespace:
-        """Return the hyperparameters of `group` by name, tensors read out.
+        """Return the hyperparameters of `group` by name, as `Hyper.read` returns them."""
+        return SimpleNamespace(**{hyper.name: hyper.of(group) for hyper in self.hypers})
 
-        But for tensors on a GPU, which would have to be waited for, and which its kernels read.
-        """
-        return SimpleNamespace(**{hyper.name: _number(group[hyper.name]) for hyper in self.hypers})
+    def tensors(self, group: Mapping[str, Any]) -> SimpleNamespace:
+        """Return the hyperparameters of `group` as `numbers` does, but tensors as they are, 0-dim."""
+        return SimpleNamespace(**{hyper.name: hyper.of(group, keep=True) for hyper in self.hypers})
 
     def choices(self, group: Mapping[str, Any]) -> dict[str, bool]:
         """Return the hyperparameters of `group` that are flags, by name."""
-        return {hyper.name: group[hyper.name] for hyper in self.hypers if hyper.flag}
+        return {hyper.name: hyper.of(group) for hyper in self.hypers if hyper.flag}
+
+    @cached_property
+    def extras(self) -> tuple[str, ...]:
+        """The names of the hyperparameters that torch's optimizer of this name lacks."""
+        return tuple(hyper.name for hyper in self.hypers if hyper.extra)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -275,11 +357,3 @@ class Rule:
         return p, {
             slot.name: value for slot, value in zip(self.slots, new, strict=True) if slot.name in slots
         }
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.item() if value.device.type == "cpu" else value
-    if isinstance(value, (tuple, list)):
-        return tuple(map(_number, value))
-    return value

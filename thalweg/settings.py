@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Number
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from thalweg.rule import Rule
-from thalweg.storage import settings
+from thalweg.storage import CHOICES, settings, settle
 
 Groups = list[dict[str, Any]]
 
@@ -62,6 +63,7 @@ class AllSettings:
         rows = [[float(x) for x in self.rule.row(h)] for h in self.hypers]
         return np.array(rows, np.float64).reshape(len(rows), -1)
 
+
 class SettingsReader:
     """Reads the settings of groups, and remembers them.
 
@@ -71,12 +73,14 @@ class SettingsReader:
 
     def __init__(self, rule: Rule) -> None:
         self._rule = rule
-        self._names = [*(hyper.name for hyper in rule.hypers), "state", "weight_bits"]
+        self._names = (*(hyper.name for hyper in rule.hypers), *CHOICES)
         self._all = AllSettings(rule, [], 0)
         self._keys: dict[tuple[Any, ...], int] = {}
 
     def read(self, groups: Groups) -> AllSettings:
-        """Return what `groups` say."""
+        """Return what `groups` say; those that name some of our keys then name all or none of them."""
+        for group in groups:
+            settle(group)
         known = self._all.groups if len(self._all.groups) == len(groups) else [None] * len(groups)
         now = [self._settings(group, last) for group, last in zip(groups, known, strict=True)]
         if not all(map(_is, now, known)):
@@ -86,7 +90,7 @@ class SettingsReader:
         return self._all
 
     def _settings(self, group: Mapping[str, Any], known: Settings | None) -> Settings:
-        values = [group[name] for name in self._names]
+        values = [group.get(name) for name in self._names]
         same = known is not None and all(map(_is_equal, values, known.values))
         if known is not None and same and not known.is_volatile:
             return known
@@ -107,7 +111,10 @@ def _is_equal(a: Any, b: Any) -> bool:
     """Say whether two values are certain to be alike; others' idea of equality is not asked for."""
     if a is b:
         return True
-    return type(a) is type(b) and type(a) in _PLAIN and a == b
+    try:
+        return type(a) is type(b) and type(a) in _PLAIN and bool(a == b)
+    except Exception:  # what is in a list may be anything
+        return False
 
 
 def _are_equal(a: SimpleNamespace, b: SimpleNamespace) -> bool:
@@ -122,7 +129,7 @@ def _is_volatile(value: Any) -> bool:
         return any(map(_is_volatile, value))
     if isinstance(value, Tensor):
         return value.device.type == "cpu"  # on a device it is read there
-    return not isinstance(value, (int, float, str, type(None), np.generic))
+    return value is not None and not isinstance(value, (Number, str, np.generic))
 
 
 def _own(value: Any) -> Any:

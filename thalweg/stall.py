@@ -50,7 +50,7 @@ class FirstSteps:
         found = {}
         for index in set(range(len(groups))) - self._done:
             group = groups[index]
-            kept = group["weight_bits"] or not any(map(_is_half, group["params"]))
+            kept = group.get("weight_bits") or not any(map(_is_half, group["params"]))
             seen = [] if kept else _look(group["params"])
             if seen:
                 found[index] = seen

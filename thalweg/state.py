@@ -12,7 +12,7 @@ from thalweg.codecs import BlockCodec, Codec, slot_codec
 from thalweg.codecs.tensors import pack, side_shape, unpack
 from thalweg.layout import has_memory, home_order, is_plain, like_home, order
 from thalweg.rule import Rule, Slot
-from thalweg.storage import CORRECTION, codec_of_slot, codec_of_weights, scale_of
+from thalweg.storage import CORRECTION, codec_of_slot, codec_of_weights, codes_of, key_of, scale_of
 
 
 def counter_dtype() -> torch.dtype:
@@ -47,29 +47,77 @@ def prepare(
         Whether a slot was missing, which makes this the slot's first step.
 
     Raises:
-        ValueError: if a slot has another shape than the parameter, or codes without their scales.
+        ValueError: if a slot has another shape than the parameter, or codes without their scales, or if
+            what lies in memory that processes share would have to be converted, and so shared no longer.
+        RuntimeError: if a counter requires a gradient in a differentiable step, as in torch.
     """
     first = False
+    device = counter_device(param, group)
     for counter in rule.counters:
-        device = counter_device(param, group)
-        state[counter.name] = to_counter(state.get(counter.name, counter.initial), device)
+        value = state.get(counter.name, counter.initial)
+        if group.get("differentiable") and _is_leaf_with_grad(value):
+            raise RuntimeError(
+                f"`requires_grad` is not supported for `{counter.name}` in differentiable mode"
+            )
+        formed = to_counter(value, device)
+        _check_sharing(counter.name, value, formed)
+        state[counter.name] = formed
     for slot in rule.slots_on(on):
         codec = codec_of_slot(slot, param, group, sparse)
-        if state.get(slot.name) is None:
+        before = stored_of(slot, state)
+        if before is None:
             first = True
             fill = float(group[slot.initial]) if slot.initial else 0.0
             state.update(_new_slot(slot, codec, param, fill))
-        else:
-            bring_into_form(slot, codec, state, param)
+            continue
+        entries = in_form(slot, codec, state, param)
+        _check_sharing(slot.name, before, entries[key_of(slot.name, codec)])
+        put(slot, state, entries)
     _prepare_correction(codec_of_weights(param, group), state, param)
     return first
+
+
+def _is_leaf_with_grad(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad and value.is_leaf
+
+
+def _check_sharing(name: str, before: Any, after: Tensor) -> None:
+    """Raise if `before` is shared by processes and `after` is another memory, which would part them."""
+    shared = isinstance(before, Tensor) and before.device.type == "cpu" and has_memory(before)
+    if after is before or not shared or not before.is_shared() or after.data_ptr() == before.data_ptr():
+        return
+    raise ValueError(
+        f"state {name!r} lies in shared memory as {_form(before)}, and has to be {_form(after)}: convert it "
+        "before it is shared"
+    )
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{tensor.dtype} on {tensor.device} with strides {tensor.stride()}"
+
+
+def stored_of(slot: Slot, state: Mapping[str, Any]) -> Any:
+    """Return what is stored of a slot, numbers or codes; None if there is nothing.
+
+    Numbers go before codes: who has put them beside these wants them to be the slot.
+    """
+    value = state.get(slot.name)
+    return state.get(codes_of(slot.name)) if value is None else value
+
+
+def put(slot: Slot, state: dict[str, Any], entries: Mapping[str, Tensor]) -> None:
+    """Have `state` hold `entries`, and nothing else, of a slot."""
+    for name in (slot.name, codes_of(slot.name), scale_of(slot.name)):
+        if name not in entries:
+            state.pop(name, None)
+    state.update(entries)
 
 
 def _new_slot(slot: Slot, codec: Codec, param: Tensor, fill: float) -> dict[str, Tensor]:
     if isinstance(codec, BlockCodec) and not fill:
         main = like_home(param, codec.dtype, 0.0)
         scales = torch.zeros(side_shape(codec, main), dtype=torch.uint8, device=param.device)
-        return {slot.name: main, scale_of(slot.name): scales}
+        return {codes_of(slot.name): main, scale_of(slot.name): scales}
     return _packed(slot, codec, like_home(param, _dtype(codec, param), fill))
 
 
@@ -81,7 +129,8 @@ def _dtype(codec: Codec, param: Tensor) -> torch.dtype:
 def _packed(slot: Slot, codec: Codec, values: Tensor) -> dict[str, Tensor]:
     """Return the state entries of a slot with the given values, rounded to nearest."""
     main, side = (values, None) if values.is_complex() else pack(codec, values)
-    return {slot.name: main} if side is None else {slot.name: main, scale_of(slot.name): side}
+    entries = {key_of(slot.name, codec): main}
+    return entries if side is None else {**entries, scale_of(slot.name): side}
 
 
 def _prepare_correction(codec: Codec, state: dict[str, Any], param: Tensor) -> None:
@@ -94,34 +143,37 @@ def _prepare_correction(codec: Codec, state: dict[str, Any], param: Tensor) -> N
         state[CORRECTION] = _at_home(value, param, codec.side)
 
 
-def bring_into_form(slot: Slot, codec: Codec, state: dict[str, Any], param: Tensor) -> None:
-    """Convert the slot that `state` has to `codec`, and to the memory order of `param`'s state.
+def in_form(slot: Slot, codec: Codec, state: Mapping[str, Any], param: Tensor) -> dict[str, Tensor]:
+    """Return the entries of a slot that `state` has, as `codec` stores it and in its memory order.
 
     Raises:
         ValueError: if its shape is not that of `param`, or its codes lack their scales.
     """
-    value, scales = state[slot.name], state.get(scale_of(slot.name))
+    value = stored_of(slot, state)
     _check_shape(slot.name, value, param)
-    stored = stored_codec(slot, value, scales)
+    stored = stored_codec(slot, state)
     if stored is None:
-        state[slot.name] = value = _in_plain_form(value, codec, param)
+        value = _in_plain_form(value, codec, param)
         if value.dtype == codec.dtype or param.is_complex():
-            return
-    elif stored == codec and _is_home(value, param):
-        state[scale_of(slot.name)] = state[scale_of(slot.name)].to(param.device)
-        return
-    values = _at_home(value if stored is None else unpack(stored, value, scales), param, codec.compute)
-    state.pop(scale_of(slot.name), None)
-    state.update(_packed(slot, codec, values))
+            return {slot.name: value}
+        return _packed(slot, codec, _at_home(value, param, codec.compute))
+    scales = state[scale_of(slot.name)]
+    if stored == codec and _is_home(value, param):
+        return {codes_of(slot.name): value, scale_of(slot.name): scales.to(param.device)}
+    return _packed(slot, codec, _at_home(unpack(stored, value, scales), param, codec.compute))
 
 
-def stored_codec(slot: Slot, value: Tensor, scales: Tensor | None) -> BlockCodec | None:
+def stored_codec(slot: Slot, state: Mapping[str, Any]) -> BlockCodec | None:
     """Return the codec of a slot that is stored in blocks; None for one that holds numbers.
+
+    Codes under the slot's own name are those of checkpoints from before they had one.
 
     Raises:
         ValueError: if it holds codes and there are no scales to them.
     """
-    if value.dtype not in (torch.int8, torch.uint8):
+    name = slot.name if state.get(slot.name) is not None else codes_of(slot.name)
+    value, scales = state[name], state.get(scale_of(slot.name))
+    if name == slot.name and value.dtype not in (torch.int8, torch.uint8):
         return None
     codec = slot_codec("int8", slot.signed)
     assert isinstance(codec, BlockCodec)
@@ -129,27 +181,31 @@ def stored_codec(slot: Slot, value: Tensor, scales: Tensor | None) -> BlockCodec
     if scales is None or scales.dtype != codec.side or tuple(scales.shape) != shape:
         found = None if scales is None else (scales.dtype, tuple(scales.shape))
         raise ValueError(
-            f"state {slot.name!r} holds codes, so {scale_of(slot.name)!r} must be a "
+            f"state {name!r} holds codes, so {scale_of(slot.name)!r} must be a "
             f"{codec.side} tensor of shape {shape}, not {found}"
         )
     if value.dtype != codec.dtype:
-        raise ValueError(f"state {slot.name!r} must have codes of {codec.dtype}, not {value.dtype}")
+        raise ValueError(f"state {name!r} must have codes of {codec.dtype}, not {value.dtype}")
     return codec
 
 
 def values_of(slot: Slot, state: Mapping[str, Any]) -> Tensor:
     """Return the values of a slot, in a dtype that torch's optimizers compute in."""
-    value = state[slot.name]
-    stored = stored_codec(slot, value, state.get(scale_of(slot.name)))
+    value: Tensor = stored_of(slot, state)
+    stored = stored_codec(slot, state)
     if stored is not None:
         return unpack(stored, value, state[scale_of(slot.name)])
     return value.float() if value.dtype == torch.bfloat16 else value
 
 
 def to_counter(value: Any, device: Any) -> Tensor:
-    """Return `value`, a number or a one-element tensor, as a counter: 0-dim, of `counter_dtype`."""
-    if isinstance(value, Tensor) and value.dim() == 0:
-        return value.to(device=device, dtype=counter_dtype())
+    """Return `value`, a number or a one-element tensor, as a counter: 0-dim, of `counter_dtype`.
+
+    A tensor that needs no conversion keeps its memory, whatever its shape.
+    """
+    if isinstance(value, Tensor):
+        whole = value if value.dim() == 0 else value.reshape(())
+        return whole.to(device=device, dtype=counter_dtype())
     return torch.full((), float(value), dtype=counter_dtype(), device=device)
 
 

@@ -172,7 +172,7 @@ class Stepper:
             return self._make(groups, state, settings, unscale, may_look=False)
         if self._plan is not None and self._plan.seen is not None:
             look.expect(self._plan.seen)
-        plan.connect(look)
+        plan.connect(look, state)
         if plan.fits(groups, state) & Seen.OTHER:
             raise RuntimeError("a new plan does not fit the tensors that it was made for")
         return plan

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, TypedDict
 
 from torch import Tensor
 
-from thalweg.codecs import FLOAT32, STATE, Codec, codec_of, slot_codec, state_dtype, weight_codec
+from thalweg.codecs import FLOAT32, STATE, BlockCodec, Codec, codec_of, slot_codec, state_dtype, weight_codec
 from thalweg.layout import has_memory
 from thalweg.rule import Rule, Slot
 
@@ -42,14 +42,38 @@ class Storage(TypedDict, total=False):
 
 
 DEFAULTS: dict[str, Any] = {"state": "float32", "weight_bits": None, "seed": 0, "rounding_step": 0}
-"""The group's keys, with their defaults. `rounding_step` counts the steps that have drawn random bits."""
+"""The group's keys, with their defaults. `rounding_step` counts the steps that have drawn random bits.
+
+A group has all of them or none, which means the defaults: groups and checkpoints that ask for nothing have
+torch's keys and no others, as torch's tools expect.
+"""
+
+_CODES = "_codes"
 
 CHOICES = ("state", "weight_bits")
 """Keys that say how something is stored, and not what was trained: a checkpoint does not change them."""
 
 
+def settle(group: MutableMapping[str, Any]) -> None:
+    """Have `group` name all of `DEFAULTS`, or none of them if it asks for nothing else."""
+    if not DEFAULTS.keys() & group.keys():
+        return
+    if all(_is_default(name, group.get(name, default)) for name, default in DEFAULTS.items()):
+        for name in DEFAULTS:
+            group.pop(name, None)
+        return
+    for name, default in DEFAULTS.items():
+        group.setdefault(name, default)
+
+
+def _is_default(name: str, value: Any) -> bool:
+    # A tensor has counted on a GPU; to look at it would wait for it.
+    return not isinstance(value, Tensor) and bool(value == DEFAULTS[name])
+
+
 def check(rule: Rule, group: Mapping[str, Any]) -> None:
     """Raise ValueError or TypeError, naming argument, value and what is allowed."""
+    group = {**DEFAULTS, **group}
     _check_state(rule, group["state"])
     if not any(group["weight_bits"] is bits or group["weight_bits"] == bits for bits in WEIGHT_BITS):
         raise ValueError(f"weight_bits must be None, 16, 24 or 32, not {group['weight_bits']!r}")
@@ -86,11 +110,15 @@ def _check_state(rule: Rule, state: Any) -> None:
 
 def settings(rule: Rule, group: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what `group` asks for, for all slots and the weights, as something to compare."""
-    return (*(_wanted(slot.name, group) for slot in rule.slots), group["weight_bits"])
+    return (*(_wanted(slot.name, group) for slot in rule.slots), _said("weight_bits", group))
+
+
+def _said(name: str, group: Mapping[str, Any]) -> Any:
+    return group.get(name, DEFAULTS[name])
 
 
 def _wanted(name: str, group: Mapping[str, Any]) -> str:
-    state = group["state"]
+    state = _said("state", group)
     return state if isinstance(state, str) else state.get(name, "float32")
 
 
@@ -112,11 +140,29 @@ def codec_of_slot(slot: Slot, param: Tensor, group: Mapping[str, Any], sparse: b
 
 def codec_of_weights(param: Tensor, group: Mapping[str, Any]) -> Codec:
     """Return how `param` is stored."""
-    return weight_codec(param.dtype, group["weight_bits"] if _is_packable(param) else None)
+    return weight_codec(param.dtype, _said("weight_bits", group) if _is_packable(param) else None)
 
 
 def _is_packable(param: Tensor) -> bool:
     return not param.is_complex() and has_memory(param)
+
+
+def codes_of(name: str) -> str:
+    """Return the key in `optimizer.state[p]` of the codes of a slot in blocks.
+
+    It is not the slot's own: who knows nothing of codes shall miss the slot, and not take them for numbers.
+    """
+    return name + _CODES
+
+
+def slot_of(key: str) -> str:
+    """Return the slot whose numbers or codes lie under a key of `optimizer.state[p]`."""
+    return key.removesuffix(_CODES)
+
+
+def key_of(name: str, codec: Codec) -> str:
+    """Return the key in `optimizer.state[p]` of a slot that is stored by `codec`."""
+    return codes_of(name) if isinstance(codec, BlockCodec) else name
 
 
 def scale_of(name: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from interpreter import INTERPRETED
-from torch import Tensor
 
 from thalweg import rule
 from thalweg.scaling import Scaling
@@ -39,11 +38,5 @@ def cuda() -> torch.device:
 def tensors_stay_on_the_device(monkeypatch):
     """Treat tensors on the CPU as a GPU's where the interpreter runs: their values are not at hand."""
     if INTERPRETED:
-        monkeypatch.setattr(rule, "_number", unread)
+        monkeypatch.setattr(rule, "_is_at_hand", lambda tensor: False)
         monkeypatch.setattr(Scaling, "_is_on_host", property(lambda self: self.found_inf is None))
-
-
-def unread(value):
-    if isinstance(value, Tensor):
-        return value
-    return tuple(map(unread, value)) if isinstance(value, (tuple, list)) else value

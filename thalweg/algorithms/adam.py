@@ -83,6 +83,25 @@ RULE = Rule(
 )
 
 
+def as_in_torch(lr: Any, betas: Any, foreach: bool | None, capturable: bool) -> tuple[Any, Any]:
+    """Return `betas` as torch's Adam keeps them: a tuple, and what are tensors 0-dim.
+
+    Raises:
+        ValueError: where torch's constructor does, although it would make no difference here.
+        TypeError: if `betas` are not two numbers.
+    """
+    BETAS.check(betas)
+    pair = betas[0], betas[1]
+    if not any(all(isinstance(beta, kind) for beta in pair) for kind in (float, Tensor)):
+        raise ValueError(f"betas must be either both floats or both Tensors, not {betas!r}")
+    if foreach and not capturable:
+        for name, value in (("lr", lr), ("betas[0]", pair[0]), ("betas[1]", pair[1])):
+            if isinstance(value, Tensor):
+                raise ValueError(f"{name} as a Tensor is not supported for capturable=False and foreach=True")
+    first, second = (beta.squeeze() if isinstance(beta, Tensor) else beta for beta in pair)
+    return first, second
+
+
 class Adam(Optimizer):
     r"""Adam: momentum over the root of an average of squares, both corrected for their start at zero.
 
@@ -98,16 +117,17 @@ class Adam(Optimizer):
     Args:
         params: parameters or groups.
         lr: learning rate :math:`\gamma`, at least 0; a float or a one-element tensor.
-        betas: :math:`(\beta_1, \beta_2)`, each in [0, 1).
+        betas: :math:`(\beta_1, \beta_2)`, each in [0, 1): two floats or two one-element tensors.
         eps: :math:`\epsilon`, at least 0.
         weight_decay: :math:`\lambda`, at least 0: :math:`\lambda p` is added to the gradient.
         amsgrad: divide by the largest :math:`v` so far.
-        foreach: accepted as in torch, without effect: a step is always one launch.
+        foreach: accepted as in torch, without effect: a step is always one launch. With tensors for `lr` or
+            `betas` it is refused as in torch, unless `capturable`.
         maximize: ascend.
         capturable: keep the step counter on the parameter's device.
         differentiable: keep the graph through the step, at the reference's speed.
         fused: unscale, and skip overflows, within the step under a `torch.amp.GradScaler`, as in torch;
-            a step is always one launch.
+            a step is always one launch. Not with `foreach` or `differentiable`.
         decoupled_weight_decay: shrink `p` by :math:`\gamma\lambda` instead, which is AdamW.
 
     Raises:
@@ -135,7 +155,7 @@ class Adam(Optimizer):
     ) -> None:
         defaults = {
             "lr": lr,
-            "betas": betas,
+            "betas": as_in_torch(lr, betas, foreach, capturable),
             "eps": eps,
             "weight_decay": weight_decay,
             "amsgrad": amsgrad,
@@ -187,3 +207,8 @@ class AdamW(Adam):
             decoupled_weight_decay=True,
             **storage,
         )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group["decoupled_weight_decay"] = True  # also of a checkpoint of Adam, as in torch

@@ -93,7 +93,7 @@ RULE = Rule(
         WEIGHT_DECAY,
         Hyper("momentum_decay"),
         Hyper("decoupled_weight_decay", flag=True),
-        Hyper("amsgrad", flag=True),
+        Hyper("amsgrad", flag=True, extra=True),
         MAXIMIZE,
         CAPTURABLE,
         DIFFERENTIABLE,

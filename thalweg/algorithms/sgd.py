@@ -69,7 +69,7 @@ RULE = Rule(
         Hyper("dampening", low=-float("inf")),
         WEIGHT_DECAY,
         Hyper("nesterov", flag=True),
-        Hyper("decoupled_weight_decay", flag=True),
+        Hyper("decoupled_weight_decay", flag=True, extra=True),
         MAXIMIZE,
         DIFFERENTIABLE,
     ),

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 NAMES = (
     "impl",  # bytes from a tensor's Python object to the pointer to libtorch's
@@ -99,9 +101,23 @@ _PARAMS = "params"
 def known() -> Fields | None:
     """Return the fields; None where they are not to be found."""
     try:
-        return Fields()
+        with _plainly():
+            return Fields()
     except (LookupError, OSError, ValueError):
         return None
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """Have torch make plain tensors of the host's, whatever mode the first step is taken in."""
+    with ExitStack() as stack:
+        stack.enter_context(_disable_current_modes())
+        stack.enter_context(torch._C.DisableTorchFunction())
+        stack.enter_context(torch.inference_mode(False))
+        before = torch.get_default_dtype()
+        stack.callback(torch.set_default_dtype, before)
+        torch.set_default_dtype(torch.float32)
+        yield
 
 
 def _words(address: int, count: int) -> list[int]:
