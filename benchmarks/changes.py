@@ -120,8 +120,6 @@ def many_groups(library: ModuleType) -> Work:
     return work
 
 
-
-
 CASES = {
     "a random half of 400 gradients at each step": half_of_the_gradients,
     "a new optimizer of 4 parameters for each 5 steps": an_optimizer_for_five_steps,

@@ -71,7 +71,7 @@ class Batch:
 
     def has_drawing(self) -> set[int]:
         """Return the indices of the groups in which something is rounded by random words in this step."""
-        return {m.group for m in self.members if m.draws and m.grad is not None}
+        return {m.sort.group for m in self.members if m.sort.draws and m.grad is not None}
 
 
 class KernelBatch(Batch):
@@ -85,28 +85,28 @@ class KernelBatch(Batch):
 
     def __init__(self, making: Making, members: list[Member]) -> None:
         super().__init__(making, members)
-        one = members[0]
+        one = members[0].sort
         codec = codec_of(one.gradient.dtype)
         assert codec is not None, "the plan has sent other dtypes to the reference"
         spec = Spec(
             rule=self.rule,
             on=tuple(one.on.items()),
-            scalars=tuple(passes.scalars(self.rule, self.rule.choices(one.options)).outputs),
+            scalars=passes.scalar_names(self.rule, tuple(one.choices.items())),
             p=one.codecs["p"],
             g=codec,
             slots=tuple(codec for name, codec in one.codecs.items() if name != "p"),
-            maximize=bool(one.options["maximize"]),
+            maximize=one.choices["maximize"],
             unscale=self.unscale,
         )
         self.addresses = np.zeros((len(spec.streams) + len(self.rule.counters), len(members)), np.int64)
-        engine = engine_for(one.param.device)
+        engine = engine_for(one.device)
         assert engine is not None, "the plan has sent other devices to the reference"
         self.engine = engine(spec, members, self.addresses, self.firsts)
         lengths = [_reals(member.param) for member in members]
         self.chunks = Chunks.dense(lengths, self.engine.chunk(sum(lengths)))
 
     def connect(self, look: Look) -> None:  # noqa: D102
-        self._connect_state(look, [m.stored_keys(self.rule) for m in self.members], 2)
+        self._connect_state(look, [m.sort.stored_keys for m in self.members], 2)
         self._connect_counters(look)
 
     def _connect_counters(self, look: Look) -> None:
@@ -141,7 +141,8 @@ class DenseBatch(KernelBatch):
 
     def has_drawing(self) -> set[int]:  # noqa: D102
         present = self.addresses[1].tolist()
-        return {m.group for m, grad in zip(self.members, present, strict=True) if m.draws and grad}
+        pairs = zip(self.members, present, strict=True)
+        return {m.sort.group for m, grad in pairs if m.sort.draws and grad}
 
 
 class StagedBatch(KernelBatch):
@@ -213,7 +214,7 @@ class SparseBatch(KernelBatch):
                 _put_back(tensors, own)
 
     def _tensors(self, member: Member, state: State) -> list[Tensor]:
-        keys = member.stored_keys(self.rule)
+        keys = member.sort.stored_keys
         return [member.param, *([state[member.param][key] for key in keys] if keys else [])]
 
 
@@ -244,8 +245,8 @@ class ReferenceBatch(Batch):
         for member, key in zip(self.members, self._values.tolist(), strict=True):
             grad = member.grad
             if grad is not None:
-                own = state[member.param] if member.stored_keys(self.rule) or self.rule.counters else {}
-                self._step(member, grad, own, settings.hypers[member.group], scaling, key)
+                own = state[member.param] if member.sort.has_state else {}
+                self._step(member, grad, own, settings.hypers[member.sort.group], scaling, key)
                 self.firsts[member.position] = 0
 
     def _step(
@@ -253,9 +254,9 @@ class ReferenceBatch(Batch):
     ) -> None:
         tensors = {c.name: own[c.name] for c in self.rule.counters}
         on_device = any(t.device.type != "cpu" or not has_memory(t) for t in tensors.values())
-        is_differentiable = bool(member.options["differentiable"])
+        is_differentiable = member.sort.choices["differentiable"]
         if on_device or is_differentiable:
-            h = self.rule.tensors(member.options)
+            h = self.rule.tensors(member.sort.options)
         # What a graph has saved must not be written over: a counter with a graph is read as a copy.
         values = {
             name: t.clone() if t.requires_grad else t if on_device else t.detach().numpy()[()]
@@ -264,15 +265,15 @@ class ReferenceBatch(Batch):
         scalars, after = advance(self.rule, h, values, bool(self.firsts[member.position]))
         reference.step(
             self.rule,
-            member.on,
+            member.sort.on,
             member.param,
             grad,
-            {name: own[at] for name, at in member.slot_keys(self.rule).items()},
+            {name: own[at] for name, at in member.sort.slot_keys.items()},
             scalars,
-            maximize=bool(member.options["maximize"]),
+            maximize=member.sort.choices["maximize"],
             unscale=scaling.inverse,
             differentiable=is_differentiable,
-            packed=_packed(self.rule, member, own),
+            packed=_packed(member, own),
             key=key,
         )
         with torch.set_grad_enabled(is_differentiable):
@@ -280,11 +281,11 @@ class ReferenceBatch(Batch):
                 tensor.copy_(torch.as_tensor(after[name]))
 
 
-def _packed(rule: Rule, member: Member, own: Mapping[str, Any]) -> dict[str, reference.Packed]:
-    tensors = {"p": member.param, **{name: own[at] for name, at in member.slot_keys(rule).items()}}
-    sides = {name: own[at] for name, at in member.side_keys().items()}
+def _packed(member: Member, own: Mapping[str, Any]) -> dict[str, reference.Packed]:
+    tensors = {"p": member.param, **{name: own[at] for name, at in member.sort.slot_keys.items()}}
+    sides = {name: own[at] for name, at in member.sort.side_keys.items()}
     return {
         name: reference.Packed(codec, tensors[name], sides.get(name))
-        for name, codec in member.codecs.items()
+        for name, codec in member.sort.codecs.items()
         if isinstance(codec, (BlockCodec, HalfCodec))
     }

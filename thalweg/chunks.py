@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 SIZE = 16_384
 """Elements of a chunk of a dense tensor: small enough to share out evenly among threads, large enough
 that a chunk's own cost (tens of nanoseconds) is nothing beside its elements."""
+
+FEW = 16
+"""Tensors of whose lengths the chunks are remembered: small models come often, and one after the other."""
 
 COST = 64
 """What a chunk costs beside its elements, in elements."""
@@ -39,6 +43,12 @@ class Chunks:
             lengths: of the tensors, in elements.
             most: elements of a chunk, a multiple of 64.
         """
+        if len(lengths) <= FEW:
+            return _dense_of_few(tuple(lengths), most)
+        return cls._dense(lengths, most)
+
+    @classmethod
+    def _dense(cls, lengths: Sequence[int], most: int) -> Chunks:
         whole = np.asarray(lengths, np.int64)
         counts = -(-whole // most)
         tensor = np.repeat(np.arange(len(whole)), counts)
@@ -74,3 +84,8 @@ class Chunks:
         firsts = np.flatnonzero(np.diff(task, prepend=-1))
         tasks = np.append(firsts, len(table)).astype(np.int64)
         return cls(table, tasks, int(length.sum()))
+
+
+@lru_cache(maxsize=256)
+def _dense_of_few(lengths: tuple[int, ...], most: int) -> Chunks:
+    return Chunks._dense(lengths, most)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -44,57 +45,91 @@ class Gradient(NamedTuple):
         return self.layout == torch.sparse_coo
 
 
-@dataclass(eq=False, frozen=True)
-class Member:
-    """A parameter that is stepped. It does not hold the state, which its user may replace.
+@dataclass(eq=False)
+class Sort:
+    """What parameters have in common that are alike in all but shape and place, worked out once.
 
     Args:
-        position: its index among all parameters of the optimizer, group after group.
-        param: the parameter.
-        gradient: what its gradients are.
-        group: the index of its group.
+        rule: the update rule.
+        gradient: what their gradients are.
+        group: the index of their group.
         on: the group's flags.
         options: the group, for what is not a matter of the rule (`maximize`, `differentiable` ...).
-        first: whether a slot of its state is new.
-        has_memory: whether it and its state are plain memory that is known to lie there.
+        choices: the group's hyperparameters that are flags.
+        is_contiguous: whether they are contiguous, and hold what they mean, without lazy signs.
+        has_memory: whether they and their state are plain memory that is known to lie there.
         codecs: how `p` and each slot are stored, by name, in the rule's order.
-        shared: what all parameters of the optimizer share on devices.
+        dtype, device: the parameters'.
     """
 
-    position: int
-    param: Tensor
+    rule: Rule
     gradient: Gradient
     group: int
     on: Mapping[str, bool]
     options: Mapping[str, Any]
-    first: bool
+    choices: Mapping[str, bool]
+    is_contiguous: bool
     has_memory: bool
     codecs: Mapping[str, Codec]
-    shared: Shared
+    dtype: torch.dtype
+    device: torch.device
 
-    @property
-    def grad(self) -> Tensor | None:
-        """The gradient, as it is now."""
-        return self.param.grad
-
-    def slot_keys(self, rule: Rule) -> dict[str, str]:
-        """Return where the state has each slot, by the slots' names in the rule's order."""
-        names = [slot.name for slot in rule.slots_on(self.on)]
+    @cached_property
+    def slot_keys(self) -> dict[str, str]:
+        """Where the state has each slot, by the slots' names in the rule's order."""
+        names = [slot.name for slot in self.rule.slots_on(self.on)]
         return {name: key_of(name, self.codecs[name]) for name in names}
 
+    @cached_property
     def side_keys(self) -> dict[str, str]:
-        """Return where the state has the second tensor of what has one, by the name of the first."""
+        """Where the state has the second tensor of what has one, by the name of the first."""
         return {
             name: CORRECTION if name == "p" else scale_of(name)
             for name, codec in self.codecs.items()
             if codec.side is not None
         }
 
-    def stored_keys(self, rule: Rule) -> list[str]:
-        """Return where the state has what a kernel reads and writes, slots and then sides."""
-        return [*self.slot_keys(rule).values(), *self.side_keys().values()]
+    @cached_property
+    def stored_keys(self) -> list[str]:
+        """Where the state has what a kernel reads and writes, slots and then sides."""
+        return [*self.slot_keys.values(), *self.side_keys.values()]
+
+    @cached_property
+    def has_state(self) -> bool:
+        """Whether there is any state at all."""
+        return bool(self.stored_keys or self.rule.counters)
+
+    @cached_property
+    def draws(self) -> bool:
+        """Whether anything is rounded by random words."""
+        return any(codec.drawn for codec in self.codecs.values())
+
+    @cached_property
+    def alike(self) -> tuple[Any, ...]:
+        """What the members of a batch have in common, also across groups."""
+        storage = (self.device, self.dtype, self.gradient, *self.codecs.values())
+        return storage, tuple(self.on.values()), tuple(self.choices.values())
+
+
+@dataclass(eq=False, slots=True)
+class Member:
+    """A parameter that is stepped. It does not hold the state, which its user may replace.
+
+    Args:
+        position: its index among all parameters of the optimizer, group after group.
+        param: the parameter.
+        sort: what it has in common with others.
+        first: whether a slot of its state is new.
+        shared: what all parameters of the optimizer share on devices.
+    """
+
+    position: int
+    param: Tensor
+    sort: Sort
+    first: bool
+    shared: Shared
 
     @property
-    def draws(self) -> bool:
-        """Whether anything of it is rounded by random words."""
-        return any(codec.drawn for codec in self.codecs.values())
+    def grad(self) -> Tensor | None:
+        """The gradient, as it is now."""
+        return self.param.grad

@@ -26,11 +26,10 @@ from thalweg.batches import (
 )
 from thalweg.codecs import codec_of
 from thalweg.engines import CpuEngine, engine_for
-from thalweg.layout import is_plain, span
+from thalweg.layout import span
 from thalweg.lowering import cpu
 from thalweg.lowering.look import Look, Seen, is_watched
-from thalweg.member import Gradient, Member
-from thalweg.rule import Rule
+from thalweg.member import Gradient, Member, Sort
 from thalweg.scaling import Scaling
 from thalweg.settings import AllSettings, Groups
 
@@ -51,14 +50,15 @@ class Plan:
         self.settings = settings
         self.members = members
         self.unscale = making.unscale
-        self.is_differentiable = any(member.options["differentiable"] for member in members)
-        self._kinds = [_kind(making.rule, member) for member in members]
+        self.is_differentiable = any(member.sort.choices["differentiable"] for member in members)
+        kind_of = {sort: _kind(sort) for sort in {member.sort for member in members}}
+        self._kinds = [kind_of[member.sort] for member in members]
         self._kernels = [i for i, kind in enumerate(self._kinds) if kind is not ReferenceBatch]
         self._sizes = [_bytes(members[i]) for i in self._kernels]
         self._layers = self._find_layers()
         divided: dict[Any, list[Member]] = {}
         for member, kind, layer in zip(members, self._kinds, self._layers, strict=True):
-            key = (kind, layer, *_alike(making.rule, member))
+            key = (kind, layer, member.sort.alike)
             divided.setdefault(key, []).append(member)
         self.batches = [key[0](making, batch) for key, batch in divided.items()]
         self._parts = list(_together(self.batches))
@@ -66,7 +66,7 @@ class Plan:
         """Whether all of it asks on its device whether gradients overflowed."""
         self.is_bare = all(isinstance(part, _Compiled) for part in self._parts)
         """Whether no operation of torch's takes part."""
-        self._drawing = {member.group for member in members if member.draws}
+        self._drawing = {member.sort.group for member in members if member.sort.draws}
         self._others = [members[i] for i, kind in enumerate(self._kinds) if kind is ReferenceBatch]
         self._hidden = [param for param in idle if not is_watched(param)]
         self.watched = [id(members[i].param) for i in self._kernels]
@@ -86,6 +86,7 @@ class Plan:
         for batch in self.batches:
             batch.connect(look)
         self._look = look
+        self._must_compare_places = False
 
     def note_values(self, groups: Groups) -> None:
         """Take the values that groups have now for those that the plan was made for."""
@@ -109,7 +110,7 @@ class Plan:
         """Say whether what is not looked at has other gradients or state than the plan was made for."""
         if not (self._others or self._hidden):
             return False
-        changed = (m.grad is not None and Gradient.of(m.grad) != m.gradient for m in self._others)
+        changed = (m.grad is not None and Gradient.of(m.grad) != m.sort.gradient for m in self._others)
         if any(changed) or any(param.grad is not None for param in self._hidden):
             return True
         return self._others_state(state) != self._known_state
@@ -185,26 +186,19 @@ def _bytes(member: Member) -> int:
     return span(member.param) * member.param.element_size()
 
 
-def _alike(rule: Rule, member: Member) -> tuple[Any, ...]:
-    """Return what the members of a batch have in common beside their kind."""
-    storage = (member.param.device, member.param.dtype, member.gradient, *member.codecs.values())
-    return storage, tuple(member.on.values()), tuple(rule.choices(member.options).values())
-
-
-def _kind(rule: Rule, member: Member) -> type[Batch]:
-    param, grad = member.param, member.gradient
-    engine = engine_for(param.device)
+def _kind(sort: Sort) -> type[Batch]:
+    """Return the way that the gradients of a sort go."""
+    grad, engine = sort.gradient, engine_for(sort.device)
     has_kernel = (
         engine is not None
-        and member.has_memory
+        and sort.has_memory
         and grad.has_memory
-        and grad.device == param.device
-        and not member.options["differentiable"]
-        and all(engine.supports(codec) for codec in (codec_of(grad.dtype), *member.codecs.values()))
+        and grad.device == sort.device
+        and not sort.choices["differentiable"]
+        and all(engine.supports(codec) for codec in (codec_of(grad.dtype), *sort.codecs.values()))
     )
     if not has_kernel:
         return ReferenceBatch
     if grad.is_sparse:
         return SparseBatch
-    plain = grad.is_dense and is_plain(param) and not param.is_complex()
-    return DenseBatch if plain and param.is_contiguous() else StagedBatch
+    return DenseBatch if grad.is_dense and sort.is_contiguous and not sort.dtype.is_complex else StagedBatch

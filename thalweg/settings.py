@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from numbers import Number
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -94,13 +94,25 @@ class SettingsReader:
         same = known is not None and all(map(_is_equal, values, known.values))
         if known is not None and same and not known.is_volatile:
             return known
+        if not any(map(_is_volatile, values)) and all(map(_is_number, values)):
+            return _settings_of(self._rule, tuple(values), tuple(self._names))
         hypers = self._rule.numbers(group)
         if known is not None and same and _are_equal(hypers, known.hypers):
             return known
-        on = self._rule.flags(hypers)
-        storage = settings(self._rule, group)
-        choices = (*on.values(), *self._rule.choices(group).values(), storage)
-        return Settings(list(map(_own, values)), hypers, on, choices, any(map(_is_volatile, values)))
+        return _worked_out(self._rule, group, hypers, list(map(_own, values)))
+
+
+def _worked_out(rule: Rule, group: Mapping[str, Any], hypers: SimpleNamespace, values: list[Any]) -> Settings:
+    on = rule.flags(hypers)
+    choices = (*on.values(), *rule.choices(group).values(), settings(rule, group))
+    return Settings(values, hypers, on, choices, any(map(_is_volatile, values)))
+
+
+@lru_cache(maxsize=256)
+def _settings_of(rule: Rule, values: tuple[Any, ...], names: tuple[str, ...]) -> Settings:
+    """Return the settings of numbers, which optimizers that are made one after the other have in common."""
+    group = {name: value for name, value in zip(names, values, strict=True) if value is not None}
+    return _worked_out(rule, group, rule.numbers(group), list(values))
 
 
 def _is(a: Any, b: Any) -> bool:
@@ -130,6 +142,13 @@ def _is_volatile(value: Any) -> bool:
     if isinstance(value, Tensor):
         return value.device.type == "cpu"  # on a device it is read there
     return value is not None and not isinstance(value, (Number, str, np.generic))
+
+
+def _is_number(value: Any) -> bool:
+    """Say whether a value is one that equals no other kind of value."""
+    if type(value) is tuple:
+        return all(map(_is_number, value))
+    return value is None or type(value) in (float, int, bool, str)
 
 
 def _own(value: Any) -> Any:

@@ -77,6 +77,47 @@ def prepare(
     return first
 
 
+def prepare_plain(
+    rule: Rule,
+    on: Mapping[str, bool],
+    param: Tensor,
+    state: dict[str, Any],
+    group: Mapping[str, Any],
+    codecs: Mapping[str, Codec],
+) -> bool | None:
+    """Do what `prepare` does where nothing has to be converted, which takes a tenth of the time.
+
+    Returns:
+        What `prepare` returns; None if it has to be asked.
+    """
+    is_plain_param = param.device.type == "cpu" and param.is_contiguous() and not param.is_complex()
+    if not is_plain_param or group.get("differentiable") or group.get("capturable"):
+        return None
+    if any(codec.side is not None for codec in codecs.values()):
+        return None
+    first, dtype, shape = False, counter_dtype(), param.shape
+    for counter in rule.counters:
+        value = state.get(counter.name)
+        if value is None:
+            state[counter.name] = torch.full((), counter.initial, dtype=dtype)
+        elif not _is_plain(value, dtype, torch.Size(())):
+            return None
+    for slot in rule.slots_on(on):
+        value, dtype = state.get(slot.name), codecs[slot.name].dtype
+        if value is None and codes_of(slot.name) not in state:
+            fill = float(group[slot.initial]) if slot.initial else 0.0
+            state[slot.name] = torch.full_like(param, fill, dtype=dtype, requires_grad=False)
+            first = True
+        elif not _is_plain(value, dtype, shape):
+            return None
+    return first
+
+
+def _is_plain(value: Any, dtype: torch.dtype, shape: torch.Size) -> bool:
+    plain = type(value) is Tensor and value.dtype == dtype and value.shape == shape
+    return plain and value.device.type == "cpu" and value.is_contiguous() and not value.requires_grad
+
+
 def _is_leaf_with_grad(value: Any) -> bool:
     return isinstance(value, Tensor) and value.requires_grad and value.is_leaf
 
@@ -229,7 +270,11 @@ def _in_plain_form(value: Tensor, codec: Codec, param: Tensor) -> Tensor:
 
 
 def _is_home(value: Tensor, param: Tensor) -> bool:
-    return value.device == param.device and is_plain(value) and order(value) == home_order(param)
+    if value.device != param.device or not is_plain(value):
+        return False
+    if value.is_contiguous() and param.is_contiguous() and is_plain(param):
+        return True
+    return order(value) == home_order(param)
 
 
 def _at_home(value: Tensor, param: Tensor, dtype: torch.dtype) -> Tensor:

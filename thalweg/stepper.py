@@ -11,18 +11,18 @@ from torch import Tensor
 
 from thalweg.batches import Making, State
 from thalweg.codecs import Codec, codec_of
-from thalweg.layout import overlaps_itself
+from thalweg.layout import is_plain, overlaps_itself
 from thalweg.lowering import fields
 from thalweg.lowering.cuda import Shared
 from thalweg.lowering.look import Look, Seen, is_watched
-from thalweg.member import Gradient, Member
+from thalweg.member import Gradient, Member, Sort
 from thalweg.plan import Plan
 from thalweg.rule import Rule
 from thalweg.scaling import Scaling
 from thalweg.settings import AllSettings, Groups, SettingsReader
 from thalweg.stall import FirstSteps
-from thalweg.state import prepare
-from thalweg.storage import codec_of_slot, codec_of_weights
+from thalweg.state import prepare, prepare_plain
+from thalweg.storage import SMALL, codec_of_slot, codec_of_weights
 
 # Training loops that change back and forth between a few ways to step need a plan for each.
 _MOST_PLANS = 16
@@ -157,9 +157,10 @@ class Stepper:
     ) -> Plan:
         """Make a plan and what state is missing. Until all of it is there nothing is changed."""
         members, owns = [], []
+        sorts = _Sorts(self._rule, groups, settings, may_look)
         for position in range(len(self._params)):
             if self._gradients[position] is not None:
-                member, own = self._member(position, groups, state, settings, may_look)
+                member, own = self._member(position, state, sorts)
                 members.append(member)
                 owns.append(own)
         idle = [p for p, gradient in zip(self._params, self._gradients, strict=True) if gradient is None]
@@ -177,33 +178,19 @@ class Stepper:
             raise RuntimeError("a new plan does not fit the tensors that it was made for")
         return plan
 
-    def _member(
-        self, position: int, groups: Groups, state: State, settings: AllSettings, may_look: bool
-    ) -> tuple[Member, dict[str, Any] | None]:
+    def _member(self, position: int, state: State, sorts: _Sorts) -> tuple[Member, dict[str, Any] | None]:
         """Return a member and the state that it is to have, None if it needs none."""
-        param, index = self._params[position], self._group_of[position]
-        gradient = self._gradients[position]
+        param, gradient = self._params[position], self._gradients[position]
         assert gradient is not None, "the caller has asked"
-        on, group = settings.groups[index].on, groups[index]
-        codecs = self._codecs(param, on, group, gradient.is_sparse)
-        own, first = None, False
-        if self._rule.counters or len(codecs) > 1 or codecs["p"].side is not None:
+        sort = sorts.of(param, gradient, self._group_of[position])
+        own, first = None, bool(self._firsts[position])
+        if sort.has_state:
             own = dict(state.get(param, {}))
-            try:
-                first = prepare(self._rule, on, param, own, group, gradient.is_sparse)
-            except ValueError as error:
-                raise ValueError(f"{_name(position, param)}: {error}") from None
-        is_memory = may_look and is_watched(param) and all(map(is_watched, _tensors(own)))
-        first = first or bool(self._firsts[position])
-        member = Member(position, param, gradient, index, on, group, first, is_memory, codecs, self._shared)
-        return member, own
-
-    def _codecs(
-        self, param: Tensor, on: Mapping[str, bool], group: Mapping[str, Any], sparse: bool
-    ) -> dict[str, Codec]:
-        slots = self._rule.slots_on(on)
-        codecs = {slot.name: codec_of_slot(slot, param, group, sparse) for slot in slots}
-        return {"p": codec_of_weights(param, group), **codecs}
+            prepared, is_plain_state = _prepared(position, param, sort, own)
+            first |= prepared
+            if sort.has_memory and not is_plain_state and not all(map(is_watched, _tensors(own))):
+                sort = sorts.of(param, gradient, self._group_of[position], may_have_memory=False)
+        return Member(position, param, sort, first, self._shared), own
 
     def _publish(
         self, members: Sequence[Member], owns: Sequence[dict[str, Any] | None], state: State
@@ -216,9 +203,61 @@ class Stepper:
             if own is None:
                 continue
             known = state.setdefault(member.param, {})
-            for name in known.keys() - own.keys():
-                del known[name]
+            if len(known) and known.keys() != own.keys():
+                for name in known.keys() - own.keys():
+                    del known[name]
             known.update(own)
+
+
+class _Sorts:
+    """The sorts that parameters are of, each once.
+
+    Args:
+        rule: the update rule.
+        groups: the groups.
+        settings: theirs.
+        may_look: whether what is memory can be looked at.
+    """
+
+    def __init__(self, rule: Rule, groups: Groups, settings: AllSettings, may_look: bool) -> None:
+        self._rule, self._groups, self._settings, self._may_look = rule, groups, settings, may_look
+        self._choices = [rule.choices(group) for group in groups]
+        self._known: dict[Any, Sort] = {}
+
+    def of(self, param: Tensor, gradient: Gradient, group: int, may_have_memory: bool = True) -> Sort:
+        """Return the sort of a parameter with such gradients in the group of that index."""
+        has_memory = may_have_memory and self._may_look and is_watched(param)
+        is_contiguous = param.is_contiguous() and is_plain(param)
+        kind = (group, param.dtype, param.device, param.numel() >= SMALL, type(param))
+        key = (*kind, gradient, has_memory, is_contiguous)
+        sort = self._known.get(key)
+        if sort is None:
+            codecs = self._codecs(param, group, gradient.is_sparse)
+            on, options = self._settings.groups[group].on, self._groups[group]
+            sort = self._known[key] = Sort(
+                *(self._rule, gradient, group, on, options, self._choices[group]),
+                *(is_contiguous, has_memory, codecs, param.dtype, param.device),
+            )
+        return sort
+
+    def _codecs(self, param: Tensor, group: int, sparse: bool) -> dict[str, Codec]:
+        options = self._groups[group]
+        slots = self._rule.slots_on(self._settings.groups[group].on)
+        codecs = {slot.name: codec_of_slot(slot, param, options, sparse) for slot in slots}
+        return {"p": codec_of_weights(param, options), **codecs}
+
+
+def _prepared(position: int, param: Tensor, sort: Sort, own: dict[str, Any]) -> tuple[bool, bool]:
+    """Make what is missing in `own`; say whether something was, and whether all of it is plain memory."""
+    plain = dict(own)
+    first = prepare_plain(sort.rule, sort.on, param, plain, sort.options, sort.codecs)
+    if first is not None:
+        own.update(plain)
+        return first, len(own) == len(sort.stored_keys) + len(sort.rule.counters)
+    try:
+        return prepare(sort.rule, sort.on, param, own, sort.options, sort.gradient.is_sparse), False
+    except ValueError as error:
+        raise ValueError(f"{_name(position, param)}: {error}") from None
 
 
 def _is_dispatching() -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
+from functools import cache
 from typing import Any, TypedDict
 
+import torch
 from torch import Tensor
 
 from thalweg.codecs import FLOAT32, STATE, BlockCodec, Codec, codec_of, slot_codec, state_dtype, weight_codec
@@ -131,16 +133,25 @@ def codec_of_slot(slot: Slot, param: Tensor, group: Mapping[str, Any], sparse: b
         group: its group.
         sparse: whether its gradient is.
     """
-    plain = codec_of(state_dtype(param.dtype))
+    may_pack = not sparse and param.numel() >= SMALL and _is_packable(param)
+    return _slot_codec(param.dtype, _wanted(slot.name, group) if may_pack else "", slot.signed)
+
+
+@cache
+def _slot_codec(dtype: torch.dtype, wanted: str, signed: bool) -> Codec:
+    """Return how a slot is stored whose group wants `wanted`, or nothing: then in the way of `dtype`."""
+    plain = codec_of(state_dtype(dtype))
     assert plain is not None, "the stepper has refused other dtypes"
-    if plain is not FLOAT32 or sparse or not _is_packable(param) or param.numel() < SMALL:
-        return plain
-    return slot_codec(_wanted(slot.name, group), slot.signed)
+    return slot_codec(wanted, signed) if wanted and plain is FLOAT32 else plain
 
 
 def codec_of_weights(param: Tensor, group: Mapping[str, Any]) -> Codec:
     """Return how `param` is stored."""
-    return weight_codec(param.dtype, _said("weight_bits", group) if _is_packable(param) else None)
+    bits = _said("weight_bits", group)
+    return _weight_codec(param.dtype, bits if bits is not None and _is_packable(param) else None)
+
+
+_weight_codec = cache(weight_codec)
 
 
 def _is_packable(param: Tensor) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,10 @@ class Keys:
     def __init__(self, members: Sequence[Member], values: np.ndarray) -> None:
         self._values = values
         self._groups: list[tuple[Mapping[str, Any], np.ndarray, np.ndarray]] = []
-        for index in {member.group for member in members if member.draws}:
-            places = [i for i, member in enumerate(members) if member.group == index]
+        for index in {member.sort.group for member in members if member.sort.draws}:
+            places = [i for i, member in enumerate(members) if member.sort.group == index]
             ordinals = np.array([members[i].position for i in places], np.int64)
-            self._groups.append((members[places[0]].options, np.array(places), ordinals))
+            self._groups.append((members[places[0]].sort.options, np.array(places), ordinals))
 
     def draw(self) -> None:
         """Work out the keys of this step, if any are needed."""
@@ -51,15 +52,14 @@ class CpuEngine:
     ) -> None:
         self.launched = cpu.Launch(
             spec,
-            spec.rule.choices(members[0].options),
+            members[0].sort.choices,
             addresses,
-            np.array([member.group for member in members], np.int64),
+            np.array([member.sort.group for member in members], np.int64),
             np.array([member.position for member in members], np.int64),
             firsts,
             counter_dtype(),
         )
         self._keys = Keys(members, self.launched.keys)
-        self._run = cpu.Run([self.launched])
         self._settings: AllSettings | None = None
 
     def prepare(self, chunks: Chunks, settings: AllSettings, scaling: Scaling) -> None:
@@ -73,3 +73,7 @@ class CpuEngine:
     def launch(self, chunks: Chunks, settings: AllSettings, scaling: Scaling) -> None:  # noqa: D102
         self.prepare(chunks, settings, scaling)
         self._run()
+
+    @cached_property
+    def _run(self) -> cpu.Run:
+        return cpu.Run([self.launched])

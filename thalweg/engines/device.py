@@ -39,8 +39,8 @@ class DeviceEngine:
         self._device = members[0].param.device
         self._kernels = {aligned: cuda.step_kernel(spec, aligned) for aligned in (True, False)}
         kind = cuda.kind_of(spec, counter_dtype())
-        self._rows_kernel = cuda.rows_kernel(self._rule, self._rule.choices(members[0].options), kind)
-        self._options: dict[int, Any] = {member.group: member.options for member in members}
+        self._rows_kernel = cuda.rows_kernel(self._rule, members[0].sort.choices, kind)
+        self._options: dict[int, Any] = {member.sort.group: member.sort.options for member in members}
         self._place = {group: place for place, group in enumerate(self._options)}
         self._fixed = self._fixed_tables(members)
         self._shared = members[0].shared
@@ -69,7 +69,7 @@ class DeviceEngine:
 
     def _fixed_tables(self, members: Sequence[Member]) -> dict[str, Tensor]:
         arrays = {
-            "groups": np.array([self._place[m.group] for m in members], np.int64),
+            "groups": np.array([self._place[m.sort.group] for m in members], np.int64),
             "ordinals": self._positions,
         }
         return {name: cuda.to_device(array, self._device) for name, array in arrays.items()}

@@ -144,7 +144,7 @@ class Launch:
 
 
 def _number(value: np.ndarray | int) -> int:
-    return value if isinstance(value, int) else value.ctypes.data
+    return value if isinstance(value, int) else value.__array_interface__["data"][0]
 
 
 _WORDS = (

@@ -172,7 +172,13 @@ place:
   %storage.at = getelementptr i8, ptr %impl, i64 %storage
   %storage.now = load ptr, ptr %storage.at
   %no.storage = icmp eq ptr %storage.now, null
-  br i1 %no.storage, label %done, label %stored
+  %is.filled = icmp ne i64 %numel, 0
+  br i1 %no.storage, label %nowhere, label %stored
+nowhere:
+  ; Only gradients may be such as lie in other tensors.
+  %must.lie = xor i1 %is.grad, true
+  %is.lost = and i1 %must.lie, %is.filled
+  br i1 %is.lost, label %other, label %done
 stored:
   %deleter.at = getelementptr i8, ptr %storage.now, i64 %deleter
   %deleter.now = load i64, ptr %deleter.at
@@ -191,11 +197,10 @@ address:
   %no.base = icmp eq i64 %base, 0
   %found = select i1 %no.base, i64 0, i64 %begin
   ; Elements that were taken away from under a tensor are none to step.
-  %is.filled = icmp ne i64 %numel, 0
   %is.gone = and i1 %no.base, %is.filled
   br i1 %is.gone, label %other, label %done
 done:
-  %at = phi i64 [ 0, %place ], [ %found, %address ]
+  %at = phi i64 [ 0, %nowhere ], [ %found, %address ]
   %nothing = icmp eq i64 %at, 0
   %is.empty = and i1 %nothing, %is.grad
   %answer = select i1 %is.empty, i64 1, i64 %at
@@ -541,6 +546,14 @@ other:
 """
 
 
+_FEW = 8
+"""Rows that are faster written one by one than by numpy."""
+
+
+def _address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
+
+
 class _Walk:
     """The compiled walk. It keeps the GIL: no other thread may take away meanwhile what it looks at."""
 
@@ -584,26 +597,26 @@ class Look:
         self._row_of = {one: 2 * i for i, one in enumerate(watched)}
         owns = [(key, own) for key, own in state.items() if self._is_own(key, own)]
         self.rows = np.zeros((2 * len(watched) + sum(len(own) for _, own in owns), WORDS), np.int64)
-        self._start, self._row_bytes = self.rows.ctypes.data, self.rows.itemsize * WORDS
+        self._start, self._row_bytes = _address(self.rows), self.rows.itemsize * WORDS
         self._note_groups(groups)
         self._note_states(state, owns)
         self._head = np.zeros(len(_HEAD), np.int64)
         known = fields.known()
         assert known is not None, "the caller has asked"
         head = {
-            "groups": self._groups.ctypes.data,
+            "groups": _address(self._groups),
             "group_count": len(groups),
-            "listed": self._listed.ctypes.data,
-            "entries": self._entries.ctypes.data,
-            "states": self._states.ctypes.data,
+            "listed": _address(self._listed),
+            "entries": _address(self._entries),
+            "states": _address(self._states),
             "state_count": len(state),
-            "items": self._items.ctypes.data,
+            "items": _address(self._items),
             "next_row": self._start + 2 * len(watched) * self._row_bytes,
             "fields": known.table,
             "functions": _walk().functions,
         }
         self._head[: len(head)] = list(head.values())
-        self._argument = self._head.ctypes.data
+        self._argument = _address(self._head)
         self._compare = _walk().look
         self.complete = not self._compare(self._argument, groups, state, 1) & Seen.OTHER
         if self.complete:
@@ -692,9 +705,14 @@ class Look:
             rows: theirs.
             cells: int64 (tensors,), the places to write to; a column or row of a table that stays.
         """
-        begin, step = cells.ctypes.data, cells.strides[0]
-        self.rows[rows, Row.CELL] = begin + step * np.arange(len(rows))
-        cells[:] = self.rows[rows, Row.DATA]
+        begin, step = _address(cells), cells.strides[0]
+        if len(rows) > _FEW:
+            self.rows[rows, Row.CELL] = begin + step * np.arange(len(rows))
+            cells[:] = self.rows[rows, Row.DATA]
+            return
+        for i, row in enumerate(rows):
+            self.rows[row, Row.CELL] = begin + step * i
+            cells[i] = self.rows[row, Row.DATA]
 
     def impls(self, rows: Sequence[int]) -> np.ndarray:
         """Return where the rows keep libtorch's tensors, int64 (tensors,)."""

@@ -8,6 +8,7 @@ again: its code depends on all of the block, so it is made in a second pass.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -125,6 +126,12 @@ def scalars(rule: Rule, choices: Mapping[str, bool]) -> Trace:
     found = rule.scalars(_hypers(record, rule, choices), t)
     record.outputs = {name: record.lift(value) for name, value in found.items()}
     return record
+
+
+@cache
+def scalar_names(rule: Rule, choices: tuple[tuple[str, bool], ...]) -> tuple[str, ...]:
+    """Return the names of the scalars of a step."""
+    return tuple(scalars(rule, dict(choices)).outputs)
 
 
 def _counters(record: Trace, rule: Rule) -> SimpleNamespace:
