@@ -1,7 +1,7 @@
-"""A small transformer trained on a GPU as people do: compiled, under autocast and a GradScaler, or as a captured graph.
+"""A small transformer trained on a GPU as people do: compiled, under autocast and a GradScaler, or as graph.
 
-It learns to predict the next byte of Python's own standard library. Printed are the loss after training and the
-time of a training step, for torch's fused AdamW and ours with several storages of the state.
+It learns to predict the next byte of Python's own standard library. Printed are the loss after training and
+the time of a training step, for torch's fused AdamW and ours with several storages of the state.
 
 Run: python benchmarks/gpu_training.py [--steps N]
 """

@@ -18,7 +18,7 @@ from thalweg.chunks import Chunks
 from thalweg.codecs import BlockCodec, HalfCodec, codec_of
 from thalweg.engines import CpuEngine, Keys, engine_for
 from thalweg.layout import has_memory, is_plain, like_home, order
-from thalweg.lowering import passes, reference
+from thalweg.lowering import cpu, passes, reference
 from thalweg.lowering.look import Look
 from thalweg.lowering.spec import Spec
 from thalweg.member import Member
@@ -130,14 +130,14 @@ class DenseBatch(KernelBatch):
         rows = [look.row(member.param) for member in self.members]
         look.tell(rows, self.addresses[0])
         look.tell([row + 1 for row in rows], self.addresses[1])
-        self._positions = [member.position for member in self.members]
+        self._impls = look.impls(rows)
         if isinstance(self.engine, CpuEngine):
-            self.engine.launched.tell(look.impls(rows))
+            self.engine.launched.tell(self._impls)
 
     def run(self, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
         super().run(settings, scaling, state)
         if not isinstance(self.engine, CpuEngine):
-            increment_version([m.param for m, g in zip(self.members, self.addresses[1], strict=True) if g])
+            cpu.tell(self._impls, self.addresses[1])
 
     def has_drawing(self) -> set[int]:  # noqa: D102
         present = self.addresses[1].tolist()

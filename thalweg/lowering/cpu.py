@@ -22,7 +22,7 @@ from thalweg.lowering.assembly import assembly
 from thalweg.lowering.spec import Spec
 from thalweg.rule import Rule
 
-__all__ = ["Launch", "Run", "assembly", "chunk", "kernel", "rows_kernel", "supports"]
+__all__ = ["Launch", "Run", "assembly", "chunk", "kernel", "rows_kernel", "supports", "tell"]
 
 SMALL = 32_768
 """Below this many elements a second thread costs more than it brings."""
@@ -190,12 +190,28 @@ alone:
 
 stepped:
   %nobody = icmp eq ptr %impls, null
-  br i1 %nobody, label %told, label %tensor
+  br i1 %nobody, label %told, label %tell
+
+tell:
+  call void @tell(ptr %impls, ptr %grads, i64 %tensors, ptr %bump)
+  br label %told
+
+told:
+  %l.next = add nuw nsw i64 %l, 1
+  br label %launch
+
+done:
+  ret void
+}}
+
+define void @tell(ptr %impls, ptr %grads, i64 %tensors, ptr %bump) {{
+entry:
+  br label %tensor
 
 tensor:
-  %t = phi i64 [ 0, %stepped ], [ %t.next, %tensor.next ]
+  %t = phi i64 [ 0, %entry ], [ %t.next, %tensor.next ]
   %left = icmp slt i64 %t, %tensors
-  br i1 %left, label %ask, label %told
+  br i1 %left, label %ask, label %done
 
 ask:
   %grad.at = getelementptr i64, ptr %grads, i64 %t
@@ -212,10 +228,6 @@ tell:
 tensor.next:
   %t.next = add nuw nsw i64 %t, 1
   br label %tensor
-
-told:
-  %l.next = add nuw nsw i64 %l, 1
-  br label %launch
 
 done:
   ret void
@@ -234,10 +246,26 @@ def _run_assembly() -> str:
 
 
 @cache
-def _run() -> Callable[..., None]:
-    (address,) = machine.compile_to_address(_run_assembly(), ("run",))
+def _run() -> tuple[Callable[..., None], Callable[..., None]]:
+    run, tell = machine.compile_to_address(_run_assembly(), ("run", "tell"))
     pointer, number = ctypes.c_void_p, ctypes.c_int64
-    return ctypes.CFUNCTYPE(None, pointer, number, number, pointer, pointer)(address)  # releases the GIL
+    # They release the GIL.
+    return (
+        ctypes.CFUNCTYPE(None, pointer, number, number, pointer, pointer)(run),
+        ctypes.CFUNCTYPE(None, pointer, pointer, number, pointer)(tell),
+    )
+
+
+def tell(impls: np.ndarray, grads: np.ndarray) -> None:
+    """Tell autograd what was stepped.
+
+    Args:
+        impls: int64 (tensors,), where libtorch's tensors stand.
+        grads: int64 (tensors,), where gradients lie; what is at 0 was not stepped.
+    """
+    known = fields.known()
+    assert known is not None, "who knows where tensors stand knows libtorch"
+    _run()[1](_number(impls), _number(grads), len(impls), known.bump_version)
 
 
 class Run:
@@ -253,7 +281,7 @@ class Run:
         known = fields.known()
         self._functions = (threads.parallel(), None if known is None else known.bump_version)
         self._arguments = (self._tables.ctypes.data, len(launches))
-        self._call = _run()
+        self._call = _run()[0]
 
     def __call__(self) -> None:
         """Make rows, step all tensors and tell autograd."""
