@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from children import PATIENCE_SECONDS
 from support import leaf, ours, rand
 
 from thalweg.lowering import cpu, machine
@@ -15,8 +18,6 @@ CONFIGURATIONS = [
     ("AdamW", {"lr": 0.5}),
     ("NAdam", {"lr": 0.5, "state": "int8"}),
 ]
-EVERY = {"SGD": 1, "AdamW": 3, "NAdam": 7}
-"""At which calls: at all of them with one, and at a sample with the others, which are much the same."""
 
 
 class Interruption:
@@ -87,23 +88,39 @@ def interrupted(configuration, n, expected):
     return interruption.has_come
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=lambda c: c[0])
-def test_a_first_step_may_be_interrupted_at_any_call(configuration):
+def interrupt_everywhere(index, every, least, forget=False):
+    configuration = CONFIGURATIONS[index]
     expected = trajectory(configuration)
     n = 1
-    while interrupted(configuration, n, expected):
-        n += EVERY[configuration[0]]
-    assert n > 500
+    while True:
+        if forget:
+            forget_kernels()
+        if not interrupted(configuration, n, expected):
+            break
+        n += every
+    assert n > least
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("configuration", CONFIGURATIONS[:1], ids=lambda c: c[0])
-def test_a_first_step_may_be_interrupted_where_kernels_are_made(configuration):
-    expected = trajectory(configuration)
-    n = 1
-    forget_kernels()
-    while interrupted(configuration, n, expected):
-        n += 11
-        forget_kernels()
-    assert n > 1500
+def in_a_process_of_its_own(*arguments):
+    """Interrupt there: locks of Python's and LLVM's that are cut off while they are given back stay taken."""
+    here = str(Path(__file__).parent)
+    script = (
+        f"import sys; sys.path.insert(0, {here!r}); import test_interruption as t; t.interrupt_everywhere"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", f"{script}{arguments}"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+@pytest.mark.parametrize(("index", "every"), [(0, 1), (1, 3), (2, 7)], ids=["SGD", "AdamW", "NAdam"])
+def test_a_first_step_may_be_interrupted_at_any_call(index, every):
+    in_a_process_of_its_own(index, every, 500)
+
+
+def test_a_first_step_may_be_interrupted_where_kernels_are_made():
+    in_a_process_of_its_own(0, 11, 1500, True)

@@ -15,7 +15,7 @@ from thalweg import storage
 from thalweg.codecs.tensors import pack, unpack
 from thalweg.layout import like_home
 from thalweg.rule import Rule, Slot
-from thalweg.state import in_form, put, stored_of, to_counter, values_of
+from thalweg.state import in_form, is_in_plain_form, put, stored_of, to_counter, values_of
 
 EXECUTION = ("foreach", "fused", "capturable", "differentiable", *storage.CHOICES)
 """How a step is carried out is the constructor's choice; a checkpoint says only what was trained."""
@@ -127,6 +127,8 @@ def _state_in_form(
     source: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the state of a parameter from what a checkpoint has of it."""
+    if not storage.DEFAULTS.keys() & group.keys() and is_in_plain_form(rule, param, saved):
+        return dict(saved)
     slots = [slot for slot in rule.slots if stored_of(slot, saved) is not None]
     state = {name: value for name, value in saved.items() if value is not None or not _is_slot(rule, name)}
     for slot in slots:

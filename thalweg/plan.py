@@ -28,7 +28,7 @@ from thalweg.codecs import codec_of
 from thalweg.engines import CpuEngine, engine_for
 from thalweg.layout import span
 from thalweg.lowering import cpu
-from thalweg.lowering.look import Look, Seen, is_watched
+from thalweg.lowering.look import Look, Row, Seen, is_watched
 from thalweg.member import Gradient, Member, Sort
 from thalweg.scaling import Scaling
 from thalweg.settings import AllSettings, Groups
@@ -48,7 +48,9 @@ class Plan:
         self, making: Making, members: Sequence[Member], idle: Sequence[Tensor], settings: AllSettings
     ) -> None:
         self.settings = settings
-        self.members = members
+        self._look: Look | None = None
+        self.members = list(members)
+        self._count = len(members)
         self.unscale = making.unscale
         self.is_differentiable = any(member.sort.choices["differentiable"] for member in members)
         kind_of = {sort: _kind(sort) for sort in {member.sort for member in members}}
@@ -72,8 +74,9 @@ class Plan:
         self.watched = [id(members[i].param) for i in self._kernels]
         """The ids of the parameters that are looked at."""
         self.watched += [id(param) for param in idle if is_watched(param)]
-        self._look: Look | None = None
         self._must_compare_places = True
+        self.owner: object = None
+        """Whose plan it is."""
 
     @property
     def seen(self) -> Look | None:
@@ -86,7 +89,45 @@ class Plan:
         for batch in self.batches:
             batch.connect(look)
         self._look = look
+        self._param_rows = [look.row(self.members[i].param) for i in self._kernels]
         self._must_compare_places = False
+
+    @property
+    def can_be_handed_on(self) -> bool:
+        """Whether it depends on nothing but what is looked at and written anew by `take_over`."""
+        bare = self.is_bare and not (self._drawing or self._others or self._hidden or self.unscale)
+        return bare and self._look is not None and not any(self._layers) and len(self._kernels) > 0
+
+    def prepare_to_be_handed_on(self) -> None:
+        """Forget the parameters: who makes a plan must not keep them from being freed."""
+        self.codecs = [(member.sort.on, member.sort.codecs) for member in self.members]
+        for batch in self.batches:
+            batch.members = []
+        self.members = []
+
+    def take_over(
+        self,
+        owner: object,
+        groups: Groups,
+        state: State,
+        params: Sequence[Tensor],
+        settings: AllSettings,
+        firsts: np.ndarray,
+    ) -> bool:
+        """Become the plan of another optimizer; say whether that could be done."""
+        assert self._look is not None, "can_be_handed_on"
+        self.owner = None
+        if self._look.take_over(groups, state, params) & Seen.OTHER or any(self._find_layers()):
+            return False
+        for batch in self.batches:
+            batch.engine.launched.count_in(firsts)
+        self.settings, self.owner = settings, owner
+        return True
+
+    def release(self) -> None:
+        """Let go of what the last owner has, who is no more."""
+        if self._look is not None:
+            self._look.release()
 
     def note_values(self, groups: Groups) -> None:
         """Take the values that groups have now for those that the plan was made for."""
@@ -141,10 +182,12 @@ class Plan:
         Threads must not step the same memory at once. Parameters may share it without being the same
         tensor; each is then stepped with its own gradient and state, one after the other, as in torch.
         """
-        starts = np.array([self.members[i].param.data_ptr() for i in self._kernels], np.int64)
+        if len(self._kernels) < 2:
+            return [0] * self._count
+        starts = np.array(self._starts(), np.int64)
         ends = starts + np.array(self._sizes, np.int64)
         order = np.argsort(starts, kind="stable")
-        layers = [0] * len(self.members)
+        layers = [0] * self._count
         if not (starts[order][1:] < np.maximum.accumulate(ends[order])[:-1]).any():
             return layers
         taken: list[int] = []
@@ -154,6 +197,12 @@ class Plan:
             layers[self._kernels[place]] = layer
             taken[layer : layer + 1] = [int(ends[place])]
         return layers
+
+    def _starts(self) -> Any:
+        """Return where the memory of each parameter that a kernel steps begins."""
+        if self._look is None:
+            return [self.members[i].param.data_ptr() for i in self._kernels]
+        return self._look.rows[self._param_rows, Row.DATA]
 
 
 class _Compiled:

@@ -64,6 +64,11 @@ class AllSettings:
         return np.array(rows, np.float64).reshape(len(rows), -1)
 
 
+_FEW, _MOST = 16, 256
+_ALL: dict[tuple[Any, ...], AllSettings] = {}
+_KEYS: dict[tuple[Any, ...], int] = {}
+
+
 class SettingsReader:
     """Reads the settings of groups, and remembers them.
 
@@ -75,7 +80,6 @@ class SettingsReader:
         self._rule = rule
         self._names = (*(hyper.name for hyper in rule.hypers), *CHOICES)
         self._all = AllSettings(rule, [], 0)
-        self._keys: dict[tuple[Any, ...], int] = {}
 
     def read(self, groups: Groups) -> AllSettings:
         """Return what `groups` say; those that name some of our keys then name all or none of them."""
@@ -84,18 +88,29 @@ class SettingsReader:
         known = self._all.groups if len(self._all.groups) == len(groups) else [None] * len(groups)
         now = [self._settings(group, last) for group, last in zip(groups, known, strict=True)]
         if not all(map(_is, now, known)):
-            choices = tuple(one.choices for one in now)
-            key = self._keys.setdefault(choices, len(self._keys))
-            self._all = AllSettings(self._rule, now, key, any(one.is_volatile for one in now))
+            self._all = self._put_together(now)
         return self._all
+
+    def _put_together(self, now: list[Settings]) -> AllSettings:
+        """Return all settings; those of few groups are kept, as optimizers that are alike come often."""
+        ids = (self._rule, *map(id, now))
+        found = _ALL.get(ids)
+        if found is None:
+            key = _KEYS.setdefault(tuple(one.choices for one in now), len(_KEYS))
+            found = AllSettings(self._rule, now, key, any(one.is_volatile for one in now))
+            if len(now) <= _FEW and not found.is_volatile:
+                _ALL[ids] = found
+                if len(_ALL) > _MOST:
+                    _ALL.pop(next(iter(_ALL)), None)
+        return found
 
     def _settings(self, group: Mapping[str, Any], known: Settings | None) -> Settings:
         values = [group.get(name) for name in self._names]
         same = known is not None and all(map(_is_equal, values, known.values))
         if known is not None and same and not known.is_volatile:
             return known
-        if not any(map(_is_volatile, values)) and all(map(_is_number, values)):
-            return _settings_of(self._rule, tuple(values), tuple(self._names))
+        if all(map(_is_number, values)):
+            return _settings_of(self._rule, tuple(values), self._names)
         hypers = self._rule.numbers(group)
         if known is not None and same and _are_equal(hypers, known.hypers):
             return known
@@ -144,11 +159,13 @@ def _is_volatile(value: Any) -> bool:
     return value is not None and not isinstance(value, (Number, str, np.generic))
 
 
+_NUMBERS = frozenset((float, int, bool, str, type(None)))
+
+
 def _is_number(value: Any) -> bool:
-    """Say whether a value is one that equals no other kind of value."""
-    if type(value) is tuple:
-        return all(map(_is_number, value))
-    return value is None or type(value) in (float, int, bool, str)
+    """Say whether a value is one that does not change and equals none of another kind."""
+    kind = type(value)
+    return kind in _NUMBERS or (kind is tuple and all(type(part) in _NUMBERS for part in value))
 
 
 def _own(value: Any) -> Any:

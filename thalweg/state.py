@@ -113,6 +113,23 @@ def prepare_plain(
     return first
 
 
+def is_in_plain_form(rule: Rule, param: Tensor, state: Mapping[str, Any]) -> bool:
+    """Say whether `state` is all in form, and numbers of the dtype of `param`, which is plain memory."""
+    if param.dtype not in (torch.float32, torch.float64) or param.device.type != "cpu":
+        return False
+    if not param.is_contiguous():
+        return False
+    counters = {counter.name for counter in rule.counters}
+    slots = {slot.name for slot in rule.slots}
+    for name, value in state.items():
+        if name in counters:
+            if not _is_plain(value, counter_dtype(), torch.Size(())):
+                return False
+        elif name not in slots or not _is_plain(value, param.dtype, param.shape):
+            return False
+    return True
+
+
 def _is_plain(value: Any, dtype: torch.dtype, shape: torch.Size) -> bool:
     plain = type(value) is Tensor and value.dtype == dtype and value.shape == shape
     return plain and value.device.type == "cpu" and value.is_contiguous() and not value.requires_grad

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from thalweg.lowering.cuda import Shared
 from thalweg.lowering.look import Look, Seen, is_watched
 from thalweg.member import Gradient, Member, Sort
 from thalweg.plan import Plan
+from thalweg.pool import POOL, is_as_made, key_of
 from thalweg.rule import Rule
 from thalweg.scaling import Scaling
 from thalweg.settings import AllSettings, Groups, SettingsReader
@@ -46,6 +47,12 @@ class Stepper:
         self._shared = Shared()
         self._settings = SettingsReader(rule)
         self._first_steps = FirstSteps()
+        self._is_new = True
+        self._token = object()
+
+    def __del__(self) -> None:
+        if self._plan is not None and self._plan.owner is self._token:
+            self._plan.release()
 
     def step(self, groups: Groups, state: State, scaling: Scaling) -> None:
         """Step every parameter that has a gradient.
@@ -64,6 +71,7 @@ class Stepper:
         plan = self._plan
         if (
             plan is None
+            or plan.owner is not self._token
             or plan.unscale != unscale
             or _is_dispatching()
             or not self._fits(plan, groups, state)
@@ -106,6 +114,10 @@ class Stepper:
         settings = self._settings.read(groups)
         self._note_gradients()
         is_dispatching = _is_dispatching()
+        common = self._common(groups, state, settings) if not (unscale or is_dispatching) else None
+        if common is not None and self._take_over(common, groups, state, settings):
+            assert self._plan is not None, "it was taken over"
+            return self._plan
         key = (tuple(self._gradients), settings.key, unscale, is_dispatching)
         plan = self._plans.get(key)
         if plan is None or plan is self._plan or not self._fits(plan, groups, state):
@@ -117,8 +129,41 @@ class Stepper:
             if len(self._plans) >= _MOST_PLANS:
                 self._plans.pop(next(iter(self._plans)))
             self._plans[key] = plan
+            plan.owner = self._token
+            if common is not None and plan.can_be_handed_on:
+                plan.prepare_to_be_handed_on()
+                POOL.put(common, plan)
         self._plan = plan
         return plan
+
+    def _common(self, groups: Groups, state: State, settings: AllSettings) -> Hashable | None:
+        """Return what plans are handed on by, of an optimizer that has not been stepped before."""
+        is_new, self._is_new = self._is_new, False
+        complete = None not in self._gradients and all(p.grad is not None for p in self._params)
+        if not (is_new and complete and _can_look(groups, state) and is_as_made(state, self._params)):
+            return None
+        return key_of(self._rule, groups, settings, self._params, self._group_of)
+
+    def _take_over(self, common: Hashable, groups: Groups, state: State, settings: AllSettings) -> bool:
+        """Step on by the plan of another optimizer, if one is offered that fits."""
+        plan = POOL.take(common)
+        if plan is None:
+            return False
+        owns: list[dict[str, Any] | None] = []
+        for i, (param, (on, codecs)) in enumerate(zip(self._params, plan.codecs, strict=True)):
+            own = dict(state.get(param, {}))
+            if len(codecs) > 1 or self._rule.counters:
+                first = prepare_plain(self._rule, on, param, own, groups[self._group_of[i]], codecs)
+                if first is None:
+                    return False
+                self._firsts[i] |= first
+            owns.append(own or None)
+        _publish(self._params, owns, state)
+        if not plan.take_over(self._token, groups, state, self._params, settings, self._firsts):
+            return False
+        self._plan = plan
+        POOL.put(common, plan)
+        return True
 
     def _note_gradients(self) -> None:
         """Take note of what gradients are; of one that is missing, what it was."""
@@ -144,9 +189,9 @@ class Stepper:
         before = {id(param): i for i, param in enumerate(self._params)}
         origins = [before.get(one, -1) for one in places]
         self._shared.rearrange(origins)
-        self._firsts = np.append(self._firsts, np.int32(0))[origins]
-        self._gradients = [*self._gradients, None]
-        self._gradients = [self._gradients[origin] for origin in origins]
+        firsts, gradients = [*self._firsts.tolist(), 0], [*self._gradients, None]
+        self._firsts = np.array([firsts[origin] for origin in origins], np.int32)
+        self._gradients = [gradients[origin] for origin in origins]
         self._params = [param for param, _ in places.values()]
         self._group_of = group_of
         self._plans.clear()
@@ -165,7 +210,11 @@ class Stepper:
                 owns.append(own)
         idle = [p for p, gradient in zip(self._params, self._gradients, strict=True) if gradient is None]
         plan = Plan(Making(self._rule, self._firsts, unscale), members, idle, settings)
-        self._publish(members, owns, state)
+        # Before the state is there: if interrupted in between, it must not pass for one that was stepped.
+        for member in members:
+            if member.first:
+                self._firsts[member.position] = 1
+        _publish([member.param for member in members], owns, state)
         if not may_look:
             return plan
         look = Look(groups, state, plan.watched)
@@ -192,21 +241,16 @@ class Stepper:
                 sort = sorts.of(param, gradient, self._group_of[position], may_have_memory=False)
         return Member(position, param, sort, first, self._shared), own
 
-    def _publish(
-        self, members: Sequence[Member], owns: Sequence[dict[str, Any] | None], state: State
-    ) -> None:
-        # Before the state is there: if interrupted in between, it must not pass for one that was stepped.
-        for member in members:
-            if member.first:
-                self._firsts[member.position] = 1
-        for member, own in zip(members, owns, strict=True):
-            if own is None:
-                continue
-            known = state.setdefault(member.param, {})
-            if len(known) and known.keys() != own.keys():
-                for name in known.keys() - own.keys():
-                    del known[name]
-            known.update(own)
+
+def _publish(params: Sequence[Tensor], owns: Sequence[dict[str, Any] | None], state: State) -> None:
+    for param, own in zip(params, owns, strict=True):
+        if own is None:
+            continue
+        known = state.setdefault(param, {})
+        if len(known) and known.keys() != own.keys():
+            for name in known.keys() - own.keys():
+                del known[name]
+        known.update(own)
 
 
 class _Sorts:

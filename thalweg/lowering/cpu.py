@@ -111,7 +111,8 @@ class Launch:
         self._set("kernel_table", self._steps)
         self._set("tensors", count)
         self._set("grads", addresses[1:2])
-        self._kept = (addresses, groups, positions, firsts, rows, row_of)  # what the tables point to
+        self._kept = (addresses, groups, positions, rows, row_of)  # what the tables point to
+        self._firsts = firsts
         self._chunks: Chunks | None = None
 
     def _set(self, name: str, value: np.ndarray | int) -> None:
@@ -127,6 +128,11 @@ class Launch:
         self._hypers = hypers
         self._rows[scalars.WORDS.index("hypers")] = hypers.ctypes.data
         self._rows[-1:].view(np.float64)[:] = 0.0 if unscale is None else unscale
+
+    def count_in(self, firsts: np.ndarray) -> None:
+        """Read and clear `firsts` from now on."""
+        self._firsts = firsts
+        self._rows[scalars.WORDS.index("firsts")] = _number(firsts)
 
     def tell(self, impls: np.ndarray) -> None:
         """Tell autograd what was stepped: `impls`, int64 (tensors,), is where libtorch's tensors stand."""

@@ -665,6 +665,36 @@ class Look:
         """Return the bits of `Seen` that are other than they were, and tell cells where tensors lie now."""
         return self._compare(self._argument, groups, state, 0)
 
+    def take_over(self, groups: Groups, state: dict[Any, Any], params: Sequence[Tensor]) -> int:
+        """Watch groups and state of as many of everything, and look at them as `again` does.
+
+        Args:
+            groups: the groups.
+            state: the state, in the order of the parameters, each with what another had in its place.
+            params: the parameters, in the order of the rows.
+        """
+        ids = [id(param) for param in params]
+        owns = list(state.values())
+        rows = list(self._state_rows.values())
+        self._keys = [tuple(own) for own in owns]
+        same = [list(known) for known in rows] == [list(keys) for keys in self._keys]
+        if not same or len(self._listed) != len(ids) or len(self._states) != len(owns):
+            return Seen.OTHER
+        self._row_of = {one: 2 * i for i, one in enumerate(ids)}
+        self._state_rows = dict(zip(map(id, state), rows, strict=True))
+        self._listed[:, 0] = ids
+        self._groups[:, 0] = [id(group) for group in groups]
+        self._groups[:, 3] = [id(group["params"]) for group in groups]
+        self._entries[:, 0] = [id(key) for group in groups for key in group]
+        self._states[:, 0] = [id(param) for param in state]
+        self._items[:, 0] = [id(key) for own in owns for key in own]
+        self.note_values(groups)
+        return self.again(groups, state)
+
+    def release(self) -> None:
+        """Give up what is kept for the sake of its address; nothing may be looked at but by `take_over`."""
+        self._kept, self._keys = [], []
+
     def note_values(self, groups: Groups) -> None:
         """Compare with the values that groups have now, under the same keys, from now on."""
         self._kept = [dict(group) for group in groups]
