@@ -10,11 +10,11 @@ INTERPRETER := OMP_NUM_THREADS=1 THALWEG_TEST_TRITON=1
 compare: .venv/ready
 	$(BIN)/thalweg compare digits $(ARGS)
 
-test: check unit interpreted
+test: check unit integrations interpreted
 
 # Two at a time: more would disturb the tests that start processes of their own.
 unit: .venv/ready
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --ignore tests/integrations $(ARGS)
 
 # All tests of the optimizers again, through the GPU's kernels in Triton's interpreter.
 interpreted: .venv/ready

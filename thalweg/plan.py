@@ -7,6 +7,7 @@ across parameter groups. A plan stays for as long as parameters, gradients, stat
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
@@ -77,6 +78,8 @@ class Plan:
         self._must_compare_places = True
         self.owner: object = None
         """Whose plan it is."""
+        self.thread: int | None = None
+        """The only thread that may run it, if it may be handed on, which happens there."""
 
     @property
     def seen(self) -> Look | None:
@@ -100,6 +103,7 @@ class Plan:
 
     def prepare_to_be_handed_on(self) -> None:
         """Forget the parameters: who makes a plan must not keep them from being freed."""
+        self.thread = threading.get_ident()
         self.codecs = [(member.sort.on, member.sort.codecs) for member in self.members]
         for batch in self.batches:
             batch.members = []
@@ -128,6 +132,10 @@ class Plan:
         """Let go of what the last owner has, who is no more."""
         if self._look is not None:
             self._look.release()
+
+    def is_of(self, owner: object) -> bool:
+        """Say whether it is the plan of `owner`, and may be run here."""
+        return self.owner is owner and (self.thread is None or self.thread == threading.get_ident())
 
     def note_values(self, groups: Groups) -> None:
         """Take the values that groups have now for those that the plan was made for."""

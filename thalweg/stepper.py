@@ -71,7 +71,7 @@ class Stepper:
         plan = self._plan
         if (
             plan is None
-            or plan.owner is not self._token
+            or not plan.is_of(self._token)
             or plan.unscale != unscale
             or _is_dispatching()
             or not self._fits(plan, groups, state)

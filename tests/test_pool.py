@@ -1,0 +1,130 @@
+"""Plans that alike optimizers hand on to each other: each steps by its own tensors, whoever comes between."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from threading import Thread
+
+import pytest
+import torch
+from support import ONE_EACH, assert_close, gradients, label, leaf, oracle, ours, rand
+
+import thalweg as tw
+from thalweg.pool import POOL
+
+
+def made(configuration, seed, library=ours):
+    params = [leaf(rand(5, seed=seed)), leaf(rand(3, 2, seed=seed + 100))]
+    for p, g in zip(params, gradients(params, 1, seed)[0], strict=True):
+        p.grad = g
+    return params, library(configuration, params)
+
+
+@pytest.fixture(autouse=True)
+def empty_pool():
+    POOL._plans.clear()
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 0, 1, 2, 2, 2, 1, 0], [0, 0, 1, 0, 1, 1, 0, 2, 2, 2]], ids=str)
+@pytest.mark.parametrize("configuration", ONE_EACH, ids=label)
+def test_optimizers_that_take_turns(configuration, order):
+    mine = [made(configuration, seed) for seed in range(3)]
+    theirs = [made(configuration, seed, oracle) for seed in range(3)]
+    for i in order:
+        mine[i][1].step()
+        theirs[i][1].step()
+    for (params, _), (others, _) in zip(mine, theirs, strict=True):
+        for p, q in zip(params, others, strict=True):
+            assert_close(p, q)
+
+
+def test_a_plan_is_handed_on_and_then_a_new_one_made():
+    configuration = ("AdamW", {})
+    (_, a), (_, b) = made(configuration, 0), made(configuration, 1)
+    a.step()
+    plan = a._stepper._plan
+    b.step()
+    assert b._stepper._plan is plan
+    a.step()
+    assert a._stepper._plan is not plan
+    b.step()
+    assert b._stepper._plan is plan
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"lr": 0.5, "betas": (0.5, 0.5)}, {"weight_decay": 0.0}, {"amsgrad": True}, {"maximize": True}],
+    ids=str,
+)
+def test_what_differs_is_the_other_optimizers_own(other):
+    made(("AdamW", {}), 0)[1].step()
+    (params, a), (others, b) = made(("AdamW", other), 1), made(("AdamW", other), 1, oracle)
+    for optimizer in (a, b, a, b):
+        optimizer.step()
+    for p, q in zip(params, others, strict=True):
+        assert_close(p, q)
+
+
+def test_a_plan_keeps_nobody_alive():
+    params, optimizer = made(("AdamW", {}), 0)
+    optimizer.step()
+    refs = [weakref.ref(p) for p in params] + [weakref.ref(v) for v in optimizer.state[params[0]].values()]
+    del params, optimizer
+    gc.collect()
+    assert all(ref() is None for ref in refs)
+
+
+def test_a_plan_that_does_not_fit_is_not_taken():
+    made(("AdamW", {}), 0)[1].step()
+    params, optimizer = made(("AdamW", {}), 1)
+    params[1].grad = params[1].grad.t().contiguous().t()
+    twins, twin = made(("AdamW", {}), 1, oracle)
+    optimizer.step()
+    twin.step()
+    for p, q in zip(params, twins, strict=True):
+        assert_close(p, q)
+
+
+def test_another_thread_makes_its_own():
+    configuration = ("SGD", {"lr": 0.1, "momentum": 0.9})
+    params, optimizer = made(configuration, 0)
+    twins, twin = made(configuration, 0, oracle)
+    optimizer.step()
+    shared = optimizer._stepper._plan
+    thread = Thread(target=optimizer.step)
+    thread.start()
+    thread.join()
+    assert optimizer._stepper._plan is not shared
+    made(configuration, 1)[1].step()
+    for _ in range(2):
+        twin.step()
+    for p, q in zip(params, twins, strict=True):
+        assert_close(p, q)
+
+
+def test_many_threads_with_many_optimizers():
+    def train(seed):
+        params, optimizer = made(("AdamW", {"lr": 0.1}), seed)
+        for _ in range(5):
+            optimizer.step()
+        return [p.detach() for p in params]
+
+    expected = [train(seed) for seed in range(24)]
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(train, range(24)))
+    for one, other in zip(found, expected, strict=True):
+        assert all(map(torch.equal, one, other))
+
+
+def test_shared_memory_is_not_stepped_by_threads_at_once():
+    made(("SGD", {"lr": 0.1}), 0)[1].step()
+    memory = torch.ones(11, dtype=torch.float64)
+    params = [memory[:5].requires_grad_(), memory[3:9].view(3, 2).detach().requires_grad_()]
+    for p in params:
+        p.grad = torch.ones_like(p)
+    tw.SGD(params, lr=0.1).step()
+    assert torch.allclose(
+        memory, torch.tensor([0.9] * 3 + [0.8] * 2 + [0.9] * 4 + [1.0] * 2, dtype=torch.float64)
+    )
