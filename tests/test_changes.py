@@ -935,7 +935,9 @@ def main() -> None:
     faulthandler.enable()
     if len(sys.argv) > 1:
         return DEADLY[sys.argv[1]]() if sys.argv[1] in DEADLY else run(json.loads(sys.argv[1]))
-    changes = st.lists(st.tuples(st.sampled_from(sorted(CHANGES)), st.integers(0, 999)), max_size=30)
+    changes = st.lists(
+        st.tuples(st.sampled_from(sorted(CHANGES)), st.integers(0, 999)), min_size=5, max_size=30
+    )
     examples = st.tuples(st.sampled_from(sorted(CONFIGURATIONS)), changes)
     end = time.monotonic() + SECONDS
     settings = hypothesis.settings(
@@ -952,7 +954,7 @@ def main() -> None:
     return None
 
 
-EXAMPLES = 350
+EXAMPLES = 450
 
 
 def test_steps_follow_whatever_changes(tmp_path):
@@ -1120,6 +1122,18 @@ def test_an_expanded_gradient_that_the_step_unscales_is_exchanged():
     assert_close(p, rand(4, 3) - 0.2)
     assert_close(p.grad, torch.full((4, 3), 2.0, dtype=p.dtype))
     assert_close(q.grad, torch.full((2,), 2.0, dtype=q.dtype))
+
+
+def test_a_nested_parameter_without_a_gradient_is_nobodys_trouble():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nested tensors are a prototype
+        nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]).requires_grad_()
+    p = leaf(rand(3))
+    p.grad = torch.ones_like(p)
+    optimizer = tw.SGD([p, nested], lr=0.1)
+    for _ in range(2):
+        optimizer.step()
+    assert_close(p, rand(3) - 0.2)
 
 
 @pytest.mark.xfail(
