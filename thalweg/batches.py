@@ -17,7 +17,7 @@ from torch.autograd.graph import increment_version
 from thalweg.chunks import Chunks
 from thalweg.codecs import BlockCodec, HalfCodec, codec_of
 from thalweg.engines import CpuEngine, Keys, engine_for
-from thalweg.layout import has_memory, is_plain, like_home, order
+from thalweg.layout import has_memory, is_plain, like_home, order, overlaps_itself
 from thalweg.lowering import cpu, passes, reference
 from thalweg.lowering.look import Look
 from thalweg.lowering.spec import Spec
@@ -166,7 +166,16 @@ class StagedBatch(KernelBatch):
         ]
         _put_back([param for param, _, _ in taken], [p for _, _, (p, _) in taken])
         if self.unscale:
-            _put_back([grad for _, grad, _ in taken if grad is not None], [g for _, _, (_, g) in taken])
+            self._put_back_gradients(taken)
+
+    def _put_back_gradients(
+        self, taken: Sequence[tuple[Tensor, Tensor | None, tuple[Tensor, Tensor]]]
+    ) -> None:
+        for param, grad, (_, stepped) in taken:
+            if grad is not None and overlaps_itself(grad):
+                param.grad = stepped  # nothing can be written to one place for many
+            elif grad is not None:
+                _put_back([grad], [stepped])
 
 
 def _stage(param: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,9 +203,9 @@ class SparseBatch(KernelBatch):
         if self.unscale:
             for member, grad in zip(self.members, grads, strict=True):
                 member.param.grad = grad  # so that what is unscaled is the gradient, not a copy
-        values = [None if grad is None else grad.values().contiguous() for grad in grads]
+        values = [None if grad is None else _row_major(grad.values()) for grad in grads]
         streams = [self._tensors(member, state) for member in self.members]
-        staged = [[tensor.contiguous() for tensor in tensors] for tensors in streams]
+        staged = [list(map(_row_major, tensors)) for tensors in streams]
         count = len(streams[0])
         table = np.array([[t.data_ptr() for t in tensors] for tensors in staged], np.int64).T
         self.addresses[[0, *range(2, count + 1)]] = table
@@ -216,6 +225,11 @@ class SparseBatch(KernelBatch):
     def _tensors(self, member: Member, state: State) -> list[Tensor]:
         keys = member.sort.stored_keys
         return [member.param, *([state[member.param][key] for key in keys] if keys else [])]
+
+
+def _row_major(tensor: Tensor) -> Tensor:
+    """Return a tensor whose memory holds what it means, row after row; itself, if it does."""
+    return tensor.resolve_conj().resolve_neg().contiguous()
 
 
 def _row_numbers(grad: Tensor | None) -> np.ndarray:
@@ -257,11 +271,7 @@ class ReferenceBatch(Batch):
         is_differentiable = member.sort.choices["differentiable"]
         if on_device or is_differentiable:
             h = self.rule.tensors(member.sort.options)
-        # What a graph has saved must not be written over: a counter with a graph is read as a copy.
-        values = {
-            name: t.clone() if t.requires_grad else t if on_device else t.detach().numpy()[()]
-            for name, t in tensors.items()
-        }
+        values = {name: _read(t, on_device, is_differentiable) for name, t in tensors.items()}
         scalars, after = advance(self.rule, h, values, bool(self.firsts[member.position]))
         reference.step(
             self.rule,
@@ -279,6 +289,12 @@ class ReferenceBatch(Batch):
         with torch.set_grad_enabled(is_differentiable):
             for name, tensor in tensors.items():
                 tensor.copy_(torch.as_tensor(after[name]))
+
+
+def _read(counter: Tensor, on_device: bool, is_differentiable: bool) -> Any:
+    if is_differentiable and counter.requires_grad:
+        return counter.clone()  # what a graph has saved must not be written over
+    return counter if on_device else counter.detach().numpy()[()]
 
 
 def _packed(member: Member, own: Mapping[str, Any]) -> dict[str, reference.Packed]:

@@ -28,7 +28,7 @@ def order(tensor: Tensor) -> tuple[int, ...] | None:
 def has_memory(tensor: Tensor) -> bool:
     """Say whether a tensor is certain to be memory, and not a wrapper around other tensors."""
     plain = type(tensor) in (Tensor, torch.nn.Parameter)
-    return plain and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return plain and not tensor.is_nested and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def span(tensor: Tensor) -> int:
@@ -45,6 +45,8 @@ def is_plain(tensor: Tensor) -> bool:
 
 def overlaps_itself(tensor: Tensor) -> bool:
     """Say whether elements share memory in the way that `expand` makes: by a stride of 0."""
+    if tensor.is_nested:
+        return False  # it has no shape to ask for
     return any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 

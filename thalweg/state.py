@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Number
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,8 +49,9 @@ def prepare(
         Whether a slot was missing, which makes this the slot's first step.
 
     Raises:
-        ValueError: if a slot has another shape than the parameter, or codes without their scales, or if
-            what lies in memory that processes share would have to be converted, and so shared no longer.
+        ValueError: if a slot is no tensor or has another shape than the parameter, or codes without their
+            scales, if a counter is not one number, or if what lies in memory that processes share would
+            have to be converted, and so shared no longer.
         RuntimeError: if a counter requires a gradient in a differentiable step, as in torch.
     """
     first = False
@@ -59,6 +62,7 @@ def prepare(
             raise RuntimeError(
                 f"`requires_grad` is not supported for `{counter.name}` in differentiable mode"
             )
+        _check_counter(counter.name, value)
         formed = to_counter(value, device)
         _check_sharing(counter.name, value, formed)
         state[counter.name] = formed
@@ -195,6 +199,7 @@ def _prepare_correction(codec: Codec, state: dict[str, Any], param: Tensor) -> N
     if codec.side is None:
         return
     value = state.get(CORRECTION)
+    _check_tensor(CORRECTION, value)
     if value is None or value.shape != param.shape or value.dtype != codec.side:
         state[CORRECTION] = like_home(param, codec.side, 0.0)
     else:
@@ -217,8 +222,12 @@ def in_form(slot: Slot, codec: Codec, state: Mapping[str, Any], param: Tensor) -
         return _packed(slot, codec, _at_home(value, param, codec.compute))
     scales = state[scale_of(slot.name)]
     if stored == codec and _is_home(value, param):
-        return {codes_of(slot.name): value, scale_of(slot.name): scales.to(param.device)}
-    return _packed(slot, codec, _at_home(unpack(stored, value, scales), param, codec.compute))
+        return {codes_of(slot.name): value, scale_of(slot.name): scales.to(param.device).contiguous()}
+    # Blocks are of codes that are neighbours in memory. Where there are gaps, their order must be the home's.
+    codes = (
+        value if is_plain(value) and order(value) is not None else like_home(param, value.dtype).copy_(value)
+    )
+    return _packed(slot, codec, _at_home(unpack(stored, codes, scales), param, codec.compute))
 
 
 def stored_codec(slot: Slot, state: Mapping[str, Any]) -> BlockCodec | None:
@@ -236,6 +245,7 @@ def stored_codec(slot: Slot, state: Mapping[str, Any]) -> BlockCodec | None:
     codec = slot_codec("int8", slot.signed)
     assert isinstance(codec, BlockCodec)
     shape = side_shape(codec, value)
+    _check_tensor(scale_of(slot.name), scales)
     if scales is None or scales.dtype != codec.side or tuple(scales.shape) != shape:
         found = None if scales is None else (scales.dtype, tuple(scales.shape))
         raise ValueError(
@@ -263,11 +273,24 @@ def to_counter(value: Any, device: Any) -> Tensor:
     """
     if isinstance(value, Tensor):
         whole = value if value.dim() == 0 else value.reshape(())
-        return whole.to(device=device, dtype=counter_dtype())
+        return whole.resolve_neg().to(device=device, dtype=counter_dtype())
     return torch.full((), float(value), dtype=counter_dtype(), device=device)
 
 
-def _check_shape(name: str, value: Tensor, param: Tensor) -> None:
+def _check_counter(name: str, value: Any) -> None:
+    is_one = value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, (Number, np.generic))
+    if not is_one:
+        said = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise ValueError(f"state {name!r} must be one number, not {said}")
+
+
+def _check_tensor(name: str, value: Any) -> None:
+    if value is not None and not isinstance(value, Tensor):
+        raise ValueError(f"state {name!r} must be a tensor, not {value!r}")
+
+
+def _check_shape(name: str, value: Any, param: Tensor) -> None:
+    _check_tensor(name, value)
     if value.shape != param.shape:
         raise ValueError(
             f"state {name!r} must have the shape of its parameter, {tuple(param.shape)}, "
@@ -280,9 +303,6 @@ def _in_plain_form(value: Tensor, codec: Codec, param: Tensor) -> Tensor:
     dtype = _dtype(codec, param)
     if value.dtype == codec.dtype and not isinstance(codec, BlockCodec):
         dtype = codec.dtype
-    placed = value.device == param.device and value.dtype == dtype
-    if placed and (value.requires_grad or not value.is_leaf):
-        return value  # a differentiable step: the graph behind the state is the user's
     return _at_home(value, param, dtype)
 
 

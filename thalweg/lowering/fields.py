@@ -35,7 +35,6 @@ NAMES = (
     "params",  # the string "params"
     "tensor_type",
     "parameter_type",
-    "dict_type",
 )
 
 TYPE = 8  # bytes from a Python object to the pointer to its type
@@ -87,7 +86,6 @@ class Fields:
             "params": id(_PARAMS),
             "tensor_type": id(Tensor),
             "parameter_type": id(torch.nn.Parameter),
-            "dict_type": id(dict),
         }
         self._table = np.array([values[name] for name in NAMES], np.int64)
         self.table: int = self._table.ctypes.data

@@ -9,7 +9,7 @@ where each of them lies into the tables that kernels read. It holds no tensor: w
     groups   dict, its entries (key, value), its list of parameters
     listed   parameter, its row
     entries  key, value
-    states   key, whether it is a parameter's dict of state
+    states   key, of a parameter's dict of state its type, the number of items, the first of them
     items    key, row
     rows     one for each tensor: what it is, and where (`Row`)
 """
@@ -477,7 +477,6 @@ entry:
 {_function("PyDict_Next")}
 {_function("PyList_Size")}
 {_function("PyList_GetItem")}
-{_field("dict_type", "ptr")}
   store i64 0, ptr %absent.at
   %size = call i64 %PyList_Size(ptr %groups.now)
   %same.size = icmp eq i64 %size, %group_count
@@ -518,14 +517,14 @@ state.key:
 state.kind:
   %value = load ptr, ptr %value.at
   %kind.at = getelementptr i64, ptr %state.cell, i64 1
-  %kind = load i64, ptr %kind.at
-  %is.own = icmp ne i64 %kind, 0
+  %kind = load ptr, ptr %kind.at
+  %is.own = icmp ne ptr %kind, null
   br i1 %is.own, label %state.type, label %state.next
 state.type:
   %type.at = getelementptr i8, ptr %value, i64 {fields.TYPE}
   %type = load ptr, ptr %type.at
-  %is.dict = icmp eq ptr %type, %dict_type
-  br i1 %is.dict, label %state.own, label %other
+  %is.kind = icmp eq ptr %type, %kind
+  br i1 %is.kind, label %state.own, label %other
 state.own:
   %own = call i32 @own(ptr %head, ptr %fields, ptr %functions, ptr %value, ptr %state.cell, i1 %note)
   %own.other = icmp eq i32 %own, {Seen.OTHER}
@@ -618,12 +617,13 @@ class Look:
         self._head[: len(head)] = list(head.values())
         self._argument = _address(self._head)
         self._compare = _walk().look
-        self.complete = not self._compare(self._argument, groups, state, 1) & Seen.OTHER
+        noted = not self._compare(self._argument, groups, state, 1) & Seen.OTHER
+        self.complete = noted and self._is_in_order(groups, state, owns)
         if self.complete:
             self._find_state_rows(owns)
 
     def _is_own(self, key: Any, own: Any) -> bool:
-        return type(own) is dict and id(key) in self._row_of
+        return isinstance(own, dict) and id(key) in self._row_of
 
     def _note_groups(self, groups: Groups) -> None:
         # What an address is compared with is kept: another object could come to lie there.
@@ -648,10 +648,26 @@ class Look:
         self._states = np.zeros((len(state), _STATE), np.int64)
         places = [i for i, (key, own) in enumerate(state.items()) if self._is_own(key, own)]
         counts = np.array([len(own) for own in self._keys], np.int64)
-        self._states[places, 1] = 1
+        self._states[places, 1] = [id(type(own)) for _, own in owns]
         self._states[places, 2] = counts
         self._states[places, 3] = np.cumsum(counts) - counts
         self._items = np.zeros((int(counts.sum()), _ITEM), np.int64)
+
+    def _is_in_order(
+        self, groups: Groups, state: Mapping[Any, Any], owns: Sequence[tuple[Any, dict]]
+    ) -> bool:
+        """Say whether what was noted is what Python sees, in the same order, and no two share their state.
+
+        The walk goes through a dict as it was filled. Classes derived from it may have another order, and
+        then a tensor would be taken for another's.
+        """
+        entries = [id(key) for group in groups for key in group]
+        items = [id(key) for keys in self._keys for key in keys]
+        seen = (self._entries[:, 0], self._states[:, 0], self._items[:, 0])
+        alike = [
+            one.tolist() == ids for one, ids in zip(seen, (entries, list(map(id, state)), items), strict=True)
+        ]
+        return all(alike) and len({id(own) for _, own in owns}) == len(owns)
 
     def _find_state_rows(self, owns: Sequence[tuple[Any, dict]]) -> None:
         rows = np.where(self._items[:, 1], (self._items[:, 1] - self._start) // self._row_bytes, -1).tolist()
