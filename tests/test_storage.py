@@ -61,7 +61,7 @@ def saved(state_dict):
 @pytest.fixture
 def reference_only(monkeypatch):
     def switch():
-        monkeypatch.setattr(plan, "_kind", lambda rule, member: plan.ReferenceBatch)
+        monkeypatch.setattr(plan, "_kind", lambda sort: plan.ReferenceBatch)
 
     return switch
 

@@ -95,7 +95,7 @@ class KernelBatch(Batch):
             p=one.codecs["p"],
             g=codec,
             slots=tuple(codec for name, codec in one.codecs.items() if name != "p"),
-            maximize=one.choices["maximize"],
+            maximize=one.maximizes,
             unscale=self.unscale,
         )
         self.addresses = np.zeros((len(spec.streams) + len(self.rule.counters), len(members)), np.int64)
@@ -268,7 +268,7 @@ class ReferenceBatch(Batch):
     ) -> None:
         tensors = {c.name: own[c.name] for c in self.rule.counters}
         on_device = any(t.device.type != "cpu" or not has_memory(t) for t in tensors.values())
-        is_differentiable = member.sort.choices["differentiable"]
+        is_differentiable = member.sort.is_differentiable
         if on_device or is_differentiable:
             h = self.rule.tensors(member.sort.options)
         values = {name: _read(t, on_device, is_differentiable) for name, t in tensors.items()}
@@ -280,7 +280,7 @@ class ReferenceBatch(Batch):
             grad,
             {name: own[at] for name, at in member.sort.slot_keys.items()},
             scalars,
-            maximize=member.sort.choices["maximize"],
+            maximize=member.sort.maximizes,
             unscale=scaling.inverse,
             differentiable=is_differentiable,
             packed=_packed(member, own),

@@ -100,6 +100,16 @@ class Sort:
         return bool(self.stored_keys or self.rule.counters)
 
     @cached_property
+    def is_differentiable(self) -> bool:
+        """Whether the graph goes through steps."""
+        return bool(self.options.get("differentiable"))
+
+    @cached_property
+    def maximizes(self) -> bool:
+        """Whether gradients are negated."""
+        return bool(self.options.get("maximize"))
+
+    @cached_property
     def draws(self) -> bool:
         """Whether anything is rounded by random words."""
         return any(codec.drawn for codec in self.codecs.values())

@@ -53,7 +53,7 @@ class Plan:
         self.members = list(members)
         self._count = len(members)
         self.unscale = making.unscale
-        self.is_differentiable = any(member.sort.choices["differentiable"] for member in members)
+        self.is_differentiable = any(member.sort.is_differentiable for member in members)
         kind_of = {sort: _kind(sort) for sort in {member.sort for member in members}}
         self._kinds = [kind_of[member.sort] for member in members]
         self._kernels = [i for i, kind in enumerate(self._kinds) if kind is not ReferenceBatch]
@@ -251,7 +251,7 @@ def _kind(sort: Sort) -> type[Batch]:
         and sort.has_memory
         and grad.has_memory
         and grad.device == sort.device
-        and not sort.choices["differentiable"]
+        and not sort.is_differentiable
         and all(engine.supports(codec) for codec in (codec_of(grad.dtype), *sort.codecs.values()))
     )
     if not has_kernel:

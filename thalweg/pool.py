@@ -59,4 +59,8 @@ def key_of(
 
 def is_as_made(state: Mapping[Any, Any], params: Sequence[Tensor]) -> bool:
     """Say whether `state` is that of an optimizer that was just made, or of its parameters in their order."""
-    return not state or list(map(id, state)) == list(map(id, params))
+    if not state:
+        return True
+    owns = list(state.values())
+    plain = all(type(own) is dict for own in owns) and len(set(map(id, owns))) == len(owns)
+    return plain and list(map(id, state)) == list(map(id, params))

@@ -78,7 +78,9 @@ class SettingsReader:
 
     def __init__(self, rule: Rule) -> None:
         self._rule = rule
-        self._names = (*(hyper.name for hyper in rule.hypers), *CHOICES)
+        needed = [hyper.name for hyper in rule.hypers if not hyper.extra]
+        self._names = (*needed, *rule.extras, *CHOICES)
+        self._needed = len(needed)
         self._all = AllSettings(rule, [], 0)
 
     def read(self, groups: Groups) -> AllSettings:
@@ -109,7 +111,7 @@ class SettingsReader:
         same = known is not None and all(map(_is_equal, values, known.values))
         if known is not None and same and not known.is_volatile:
             return known
-        if all(map(_is_number, values)):
+        if all(map(_is_number, values)) and None not in values[: self._needed]:
             return _settings_of(self._rule, tuple(values), self._names)
         hypers = self._rule.numbers(group)
         if known is not None and same and _are_equal(hypers, known.hypers):

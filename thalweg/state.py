@@ -127,7 +127,9 @@ def is_in_plain_form(rule: Rule, param: Tensor, state: Mapping[str, Any]) -> boo
     slots = {slot.name for slot in rule.slots}
     for name, value in state.items():
         if name in counters:
-            if not _is_plain(value, counter_dtype(), torch.Size(())):
+            # Others than the step torch brings into the dtype of the parameter, as it would a slot.
+            converted = name != "step" and value.dtype != param.dtype
+            if converted or not _is_plain(value, counter_dtype(), torch.Size(())):
                 return False
         elif name not in slots or not _is_plain(value, param.dtype, param.shape):
             return False
