@@ -213,7 +213,7 @@ def test_a_gradient_that_nobody_knows_is_seen():
     p.grad = grad
     assert look.again(scene.groups, scene.state) == OTHER
     p.grad = None
-    look.expect(scene.look)  # which has seen it
+    look.expect(scene.look, {id(p)})  # which has seen it
     p.grad = grad
     assert look.again(scene.groups, scene.state) == SAME
 

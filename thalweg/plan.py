@@ -58,12 +58,15 @@ class Plan:
         self._kinds = [kind_of[member.sort] for member in members]
         self._kernels = [i for i, kind in enumerate(self._kinds) if kind is not ReferenceBatch]
         self._sizes = [_bytes(members[i]) for i in self._kernels]
+        self.gradients = {id(member.param): member.sort.gradient for member in members}
+        """What it was made for, by the ids of the parameters."""
         self._layers = self._find_layers()
         divided: dict[Any, list[Member]] = {}
         for member, kind, layer in zip(members, self._kinds, self._layers, strict=True):
             key = (kind, layer, member.sort.alike)
             divided.setdefault(key, []).append(member)
-        self.batches = [key[0](making, batch) for key, batch in divided.items()]
+        in_layers = sorted(divided.items(), key=lambda item: item[0][1])
+        self.batches = [key[0](making, batch) for key, batch in in_layers]
         self._parts = list(_together(self.batches))
         self.skips = all(isinstance(b, KernelBatch) and b.engine.skips for b in self.batches)
         """Whether all of it asks on its device whether gradients overflowed."""
@@ -107,7 +110,7 @@ class Plan:
         self.codecs = [(member.sort.on, member.sort.codecs) for member in self.members]
         for batch in self.batches:
             batch.members = []
-        self.members = []
+        self.members, self.gradients = [], {}
 
     def take_over(
         self,
@@ -174,6 +177,32 @@ class Plan:
             return sorted(self._drawing)
         return sorted(set().union(*(batch.has_drawing() for batch in self.batches)))
 
+    @property
+    def can_be_repeated(self) -> bool:
+        """Whether the next step, if nothing has changed, is this one again and nothing else."""
+        return self.is_bare and not (
+            self._drawing or self._others or self._hidden or self.settings.is_volatile
+        )
+
+    def run_if_same(self, groups: Groups, state: State, scaling: Scaling | None = None) -> bool:
+        """Look, and step everything if nothing has changed, in one call; say whether that was so.
+
+        Args:
+            groups: the groups.
+            state: the state.
+            scaling: what is to be read anew of GradScaler and of the settings; nothing, if None.
+        """
+        if not self._parts:
+            return self._look is None or not self._look.again(groups, state)
+        (part,) = self._parts
+        if scaling is not None:
+            part.prepare(self.settings, scaling)
+        assert self._look is not None, "a plan that is bare is looked at"
+        seen = part.run_after(self._look, groups, state)
+        if seen:
+            self._must_compare_places = True
+        return not seen
+
     def run(self, scaling: Scaling, state: State) -> None:
         """Step everything that has been looked at, unless `scaling` says that it overflowed.
 
@@ -185,10 +214,10 @@ class Plan:
             part.run(self.settings, scaling, state)
 
     def _find_layers(self) -> list[int]:
-        """Return 0 for each member, and 1, 2 ... for those that share memory with one of a lower layer.
+        """Return 0 for each member, and 1, 2 ... for those that share memory with one before them.
 
         Threads must not step the same memory at once. Parameters may share it without being the same
-        tensor; each is then stepped with its own gradient and state, one after the other, as in torch.
+        tensor; each is then stepped with its own gradient and state, one after the other, as listed.
         """
         if len(self._kernels) < 2:
             return [0] * self._count
@@ -198,12 +227,10 @@ class Plan:
         layers = [0] * self._count
         if not (starts[order][1:] < np.maximum.accumulate(ends[order])[:-1]).any():
             return layers
-        taken: list[int] = []
-        for place in order.tolist():
-            free = (layer for layer, end in enumerate(taken) if end <= starts[place])
-            layer = next(free, len(taken))
-            layers[self._kernels[place]] = layer
-            taken[layer : layer + 1] = [int(ends[place])]
+        for place, i in enumerate(self._kernels):
+            shared = (starts[:place] < ends[place]) & (starts[place] < ends[:place])
+            below = [layers[self._kernels[j]] for j in np.flatnonzero(shared).tolist()]
+            layers[i] = 1 + max(below, default=-1)
         return layers
 
     def _starts(self) -> Any:
@@ -218,12 +245,30 @@ class _Compiled:
 
     def __init__(self, batches: Sequence[Batch]) -> None:
         self._ready = [(b.chunks, b.engine.prepare) for b in batches]  # type: ignore[attr-defined]
+        for batch in batches:
+            batch.engine.launched.divide(batch.chunks)  # type: ignore[attr-defined]
         self._run = cpu.Run([b.engine.launched for b in batches])  # type: ignore[attr-defined]
 
-    def run(self, settings: AllSettings, scaling: Scaling, state: State) -> None:
+    def prepare(self, settings: AllSettings, scaling: Scaling) -> None:
         for chunks, prepare in self._ready:
             prepare(chunks, settings, scaling)
+
+    def run(self, settings: AllSettings, scaling: Scaling, state: State) -> None:
+        self.prepare(settings, scaling)
         self._run()
+
+    def run_after(self, look: Look, groups: Groups, state: State) -> int:
+        kept = _all_tensors(groups, state) if self._run.is_long else None
+        seen = self._run.after(look, groups, state)
+        del kept
+        return seen
+
+
+def _all_tensors(groups: Groups, state: State) -> list[Any]:
+    """Return what must not be freed while it is stepped, whatever other threads do."""
+    params = [param for group in groups for param in group["params"]]
+    own = [list(one.values()) for one in state.values() if isinstance(one, dict)]
+    return [params, [param.grad for param in params], own]
 
 
 def _together(batches: Sequence[Batch]) -> Any:

@@ -58,6 +58,10 @@ class FirstSteps:
                 self._done.add(index)
         return found
 
+    def is_done(self, groups: Sequence[Mapping[str, Any]]) -> bool:
+        """Say whether there is nothing more to look at."""
+        return len(self._done) == len(groups)
+
     def again(self, found: Mapping[int, list[_Seen]]) -> None:
         """Look again at the next step: this one was not taken."""
         self._done -= found.keys()

@@ -102,7 +102,7 @@ def prepare_plain(
     first, dtype, shape = False, counter_dtype(), param.shape
     for counter in rule.counters:
         value = state.get(counter.name)
-        if value is None:
+        if counter.name not in state:
             state[counter.name] = torch.full((), counter.initial, dtype=dtype)
         elif not _is_plain(value, dtype, torch.Size(())):
             return None
@@ -138,7 +138,8 @@ def is_in_plain_form(rule: Rule, param: Tensor, state: Mapping[str, Any]) -> boo
 
 def _is_plain(value: Any, dtype: torch.dtype, shape: torch.Size) -> bool:
     plain = type(value) is Tensor and value.dtype == dtype and value.shape == shape
-    return plain and value.device.type == "cpu" and value.is_contiguous() and not value.requires_grad
+    placed = plain and value.device.type == "cpu" and value.is_contiguous()
+    return placed and is_plain(value) and not value.requires_grad
 
 
 def _is_leaf_with_grad(value: Any) -> bool:

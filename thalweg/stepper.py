@@ -19,7 +19,7 @@ from thalweg.member import Gradient, Member, Sort
 from thalweg.plan import Plan
 from thalweg.pool import POOL, is_as_made, key_of
 from thalweg.rule import Rule
-from thalweg.scaling import Scaling
+from thalweg.scaling import NO_SCALING, Scaling
 from thalweg.settings import AllSettings, Groups, SettingsReader
 from thalweg.stall import FirstSteps
 from thalweg.state import prepare, prepare_plain
@@ -48,6 +48,7 @@ class Stepper:
         self._settings = SettingsReader(rule)
         self._first_steps = FirstSteps()
         self._is_new = True
+        self._repeats = False
         self._token = object()
 
     def __del__(self) -> None:
@@ -67,24 +68,20 @@ class Stepper:
                 changed then.
         """
         groups = groups if type(groups) is list else list(groups)
-        unscale = scaling.scale is not None
-        plan = self._plan
-        if (
-            plan is None
-            or not plan.is_of(self._token)
-            or plan.unscale != unscale
-            or _is_dispatching()
-            or not self._fits(plan, groups, state)
-        ):
-            plan = self._find(groups, state, unscale)
-        if not plan.skips and scaling.overflowed:
+        if self._repeats and scaling is NO_SCALING and self._repeat(groups, state):
             return
-        first = self._first_steps.before(groups)
-        if plan.is_bare:
-            plan.run(scaling, state)
-        else:
-            with torch.set_grad_enabled(plan.is_differentiable):
-                plan.run(scaling, state)
+        unscale = scaling.scale is not None
+        while True:
+            plan = self._plan
+            if plan is None or not self._is_usable(plan, unscale) or not self._fits(plan, groups, state):
+                plan = self._find(groups, state, unscale)
+            if not plan.skips and scaling.overflowed:
+                return
+            first = self._first_steps.before(groups)
+            if self._run(plan, groups, state, scaling):
+                break
+            # Another thread has changed something since it was looked at.
+            self._first_steps.again(first)
         if first and scaling.overflowed:
             self._first_steps.again(first)
         else:
@@ -92,6 +89,25 @@ class Stepper:
         drawing = plan.drawing()
         if drawing and _count_draws([groups[index] for index in drawing], scaling):
             plan.note_values(groups)
+        self._repeats = plan.can_be_repeated and self._first_steps.is_done(groups)
+
+    def _repeat(self, groups: Groups, state: State) -> bool:
+        """Take the last step again, if nothing has changed since; say whether that is so."""
+        plan = self._plan
+        usable = plan is not None and self._is_usable(plan, False)
+        return usable and plan.run_if_same(groups, state)  # type: ignore[union-attr]
+
+    def _is_usable(self, plan: Plan, unscale: bool) -> bool:
+        return plan.is_of(self._token) and plan.unscale == unscale and not _is_dispatching()
+
+    @staticmethod
+    def _run(plan: Plan, groups: Groups, state: State, scaling: Scaling) -> bool:
+        """Run a plan that fits, unless something has changed since that was seen; say whether it ran."""
+        if plan.is_bare:
+            return plan.run_if_same(groups, state, scaling)
+        with torch.set_grad_enabled(plan.is_differentiable):
+            plan.run(scaling, state)
+        return True
 
     def _fits(self, plan: Plan, groups: Groups, state: State) -> bool:
         """Say whether a plan fits this step; it then has the settings of now."""
@@ -221,7 +237,9 @@ class Stepper:
         if not look.complete:
             return self._make(groups, state, settings, unscale, may_look=False)
         if self._plan is not None and self._plan.seen is not None:
-            look.expect(self._plan.seen)
+            before = self._plan.gradients
+            alike = {id(m.param) for m in members if before.get(id(m.param)) == m.sort.gradient}
+            look.expect(self._plan.seen, alike)
         plan.connect(look, state)
         if plan.fits(groups, state) & Seen.OTHER:
             raise RuntimeError("a new plan does not fit the tensors that it was made for")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from thalweg.chunks import SIZE, Chunks
 from thalweg.codecs import BlockCodec, Codec
 from thalweg.lowering import fields, machine, scalars, threads
 from thalweg.lowering.assembly import assembly
+from thalweg.lowering.look import Look
 from thalweg.lowering.spec import Spec
 from thalweg.rule import Rule
 
@@ -26,6 +28,10 @@ __all__ = ["Launch", "Run", "assembly", "chunk", "kernel", "rows_kernel", "suppo
 
 SMALL = 32_768
 """Below this many elements a second thread costs more than it brings."""
+
+LONG, LONG_TENSOR = 1 << 20, 500
+"""Above so many elements, and so many of each tensor, Python's lock is given up and tensors are kept alive one
+by one: the lock takes other threads their time, and to keep a tensor takes some for each."""
 
 LARGEST = 262_144
 """Most elements of a chunk. What a processor fetches ahead of one is in vain at its end."""
@@ -114,6 +120,8 @@ class Launch:
         self._kept = (addresses, groups, positions, rows, row_of)  # what the tables point to
         self._firsts = firsts
         self._chunks: Chunks | None = None
+        self.is_long = True
+        """Whether it takes so long that other threads should not wait for Python's lock meanwhile."""
 
     def _set(self, name: str, value: np.ndarray | int) -> None:
         self.table[_WORDS.index(name)] = _number(value)
@@ -146,6 +154,7 @@ class Launch:
         self._steps[1:4] = [len(chunks.tasks) - 1, _number(chunks.tasks), _number(chunks.table)]
         self._set("tasks", len(chunks.tasks) - 1)
         self._set("small", int(chunks.elements <= SMALL))
+        self.is_long = chunks.elements > max(LONG, LONG_TENSOR * int(self.table[_WORDS.index("tensors")]))
         self._chunks = chunks  # last: what is interrupted before is done again
 
 
@@ -238,6 +247,32 @@ tensor.next:
 done:
   ret void
 }}
+
+; Look, and run if everything is as it was. A function that gives up Python's lock has it given up meanwhile.
+define i32 @step(ptr %head, ptr %groups, ptr %state, ptr %look, ptr %launches, i64 %count, i64 %threads,
+    ptr %parallel, ptr %bump, ptr %save, ptr %restore) {{
+entry:
+  %seen = call i32 %look(ptr %head, ptr %groups, ptr %state, i32 0)
+  %same = icmp eq i32 %seen, 0
+  br i1 %same, label %go, label %out
+
+go:
+  %keeps = icmp eq ptr %save, null
+  br i1 %keeps, label %locked, label %unlocked
+
+locked:
+  call void @run(ptr %launches, i64 %count, i64 %threads, ptr %parallel, ptr %bump)
+  ret i32 0
+
+unlocked:
+  %thread = call ptr %save()
+  call void @run(ptr %launches, i64 %count, i64 %threads, ptr %parallel, ptr %bump)
+  call void %restore(ptr %thread)
+  ret i32 0
+
+out:
+  ret i32 %seen
+}}
 """
 
 
@@ -251,14 +286,23 @@ def _run_assembly() -> str:
     return _RUN.format(words=words)
 
 
+class _Functions(NamedTuple):
+    run: Callable[..., None]
+    tell: Callable[..., None]
+    step: Callable[..., int]
+
+
 @cache
-def _run() -> tuple[Callable[..., None], Callable[..., None]]:
-    run, tell = machine.compile_to_address(_run_assembly(), ("run", "tell"))
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
-    # They release the GIL.
-    return (
+def _run() -> _Functions:
+    run, tell, step = machine.compile_to_address(_run_assembly(), ("run", "tell", "step"))
+    pointer, number, thing = ctypes.c_void_p, ctypes.c_int64, ctypes.py_object
+    return _Functions(
+        # These release the GIL, and the last keeps it, or releases it itself.
         ctypes.CFUNCTYPE(None, pointer, number, number, pointer, pointer)(run),
         ctypes.CFUNCTYPE(None, pointer, pointer, number, pointer)(tell),
+        ctypes.PYFUNCTYPE(
+            ctypes.c_int32, pointer, thing, thing, pointer, pointer, number, number, *[pointer] * 4
+        )(step),
     )
 
 
@@ -271,7 +315,7 @@ def tell(impls: np.ndarray, grads: np.ndarray) -> None:
     """
     known = fields.known()
     assert known is not None, "who knows where tensors stand knows libtorch"
-    _run()[1](_number(impls), _number(grads), len(impls), known.bump_version)
+    _run().tell(_number(impls), _number(grads), len(impls), known.bump_version)
 
 
 class Run:
@@ -287,8 +331,24 @@ class Run:
         known = fields.known()
         self._functions = (threads.parallel(), None if known is None else known.bump_version)
         self._arguments = (self._tables.ctypes.data, len(launches))
-        self._call = _run()[0]
+        self._compiled = _run()
+        lock = (ctypes.pythonapi.PyEval_SaveThread, ctypes.pythonapi.PyEval_RestoreThread)
+        self._lock = tuple(int(address) for address in machine.addresses_of(lock))
+        self.is_long = not threads.is_native() or any(launch.is_long for launch in launches)
+        """Whether it takes so long that other threads should not wait for Python's lock meanwhile."""
 
     def __call__(self) -> None:
         """Make rows, step all tensors and tell autograd."""
-        self._call(*self._arguments, threads.count(), *self._functions)
+        self._compiled.run(*self._arguments, threads.count(), *self._functions)
+
+    def after(self, look: Look, groups: list[dict[str, Any]], state: dict[Any, Any]) -> int:
+        """Look, and if nothing has changed do the same, in one call: return the bits of what has changed.
+
+        Nobody can take away in between what was looked at. If it `is_long`, the caller keeps it alive.
+        """
+        walk, head = look.walk
+        lock = self._lock if self.is_long else (None, None)
+        count = threads.count()
+        return self._compiled.step(
+            head, groups, state, walk, *self._arguments, count, *self._functions, *lock
+        )

@@ -17,7 +17,7 @@ where each of them lies into the tables that kernels read. It holds no tensor: w
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from enum import IntEnum
 from functools import cache
 from typing import Any
@@ -560,9 +560,9 @@ class _Walk:
         functions = [getattr(ctypes.pythonapi, name) for name in _FUNCTIONS]
         self._functions = machine.addresses_of(functions)
         self.functions = self._functions.ctypes.data
-        (address,) = machine.compile_to_address(_ASSEMBLY, ("look",))
+        (self.address,) = machine.compile_to_address(_ASSEMBLY, ("look",))
         thing, pointer, integer = ctypes.py_object, ctypes.c_void_p, ctypes.c_int32
-        self.look = ctypes.PYFUNCTYPE(integer, pointer, thing, thing, integer)(address)
+        self.look = ctypes.PYFUNCTYPE(integer, pointer, thing, thing, integer)(self.address)
 
 
 @cache
@@ -717,6 +717,11 @@ class Look:
         self._entries[:, 1] = [id(value) for group in groups for value in group.values()]
 
     @property
+    def walk(self) -> tuple[int, int]:
+        """The addresses of the compiled walk and of its table, for a call that looks before it does more."""
+        return _walk().address, self._argument
+
+    @property
     def absent(self) -> int:
         """How many of the watched parameters had no gradient."""
         return int(self._head[_HEAD.index("absent")])
@@ -733,11 +738,16 @@ class Look:
         """
         return self._state_rows[id(param)][name]
 
-    def expect(self, other: Look) -> None:
-        """Of gradients that are missing, expect what another look has seen of them."""
+    def expect(self, other: Look, alike: Container[int]) -> None:
+        """Of gradients that are missing, expect what another look has seen of them.
+
+        Args:
+            other: the other look.
+            alike: the ids of the parameters whose gradients are to be what they were then.
+        """
         for one, row in self._row_of.items():
             before = other._row_of.get(one)
-            if self.rows[row + 1, Row.DIMS] >= 0 or before is None:
+            if self.rows[row + 1, Row.DIMS] >= 0 or before is None or one not in alike:
                 continue
             shape = [Row.DIMS, Row.NUMEL, *range(Row.SIZES, Row.STRIDES)]
             if (self.rows[row, shape] == other.rows[before, shape]).all():

@@ -47,6 +47,13 @@ def _on_pool() -> Any:
     return _KEPT[-1]
 
 
+@cache
+def is_native() -> bool:
+    """Say whether threads are OpenMP's, and not Python's, which would wait for the lock of their caller."""
+    parallel()
+    return not _KEPT
+
+
 def count() -> int:
     """Return on how many threads to run: torch's number, and 1 in a process that was forked.
 
