@@ -12,6 +12,7 @@ from children import PATIENCE_SECONDS
 from support import leaf, ours, rand
 
 from thalweg.lowering import cpu, machine
+from thalweg.pool import POOL
 
 CONFIGURATIONS = [
     ("SGD", {"lr": 0.5, "momentum": 0.5, "dampening": 0.5}),
@@ -67,6 +68,7 @@ def forget_kernels():
     for function in (cpu.kernel, cpu._rows_kernel, cpu._run):
         function.cache_clear()
     machine._ADDRESSES.clear()
+    POOL._plans.clear()
 
 
 def interrupted(configuration, n, expected):
@@ -88,13 +90,15 @@ def interrupted(configuration, n, expected):
     return interruption.has_come
 
 
-def interrupt_everywhere(index, every, least, forget=False):
+def interrupt_everywhere(index, every, least, forget=False, alone=False):
     configuration = CONFIGURATIONS[index]
     expected = trajectory(configuration)
     n = 1
     while True:
         if forget:
             forget_kernels()
+        if alone:
+            POOL._plans.clear()  # nobody hands on a plan
         if not interrupted(configuration, n, expected):
             break
         n += every
@@ -119,7 +123,11 @@ def in_a_process_of_its_own(*arguments):
 
 @pytest.mark.parametrize(("index", "every"), [(0, 1), (1, 3), (2, 7)], ids=["SGD", "AdamW", "NAdam"])
 def test_a_first_step_may_be_interrupted_at_any_call(index, every):
-    in_a_process_of_its_own(index, every, 500)
+    in_a_process_of_its_own(index, every, 500, False, True)
+
+
+def test_a_first_step_by_anothers_plan_may_be_interrupted_at_any_call():
+    in_a_process_of_its_own(1, 1, 100)
 
 
 def test_a_first_step_may_be_interrupted_where_kernels_are_made():

@@ -37,9 +37,11 @@ class Stepper:
     """
 
     def __init__(self, rule: Rule) -> None:
+        # First: what is interrupted before the end is released all the same.
+        self._plan: Plan | None = None
+        self._token = object()
         self._rule = rule
         self._plans: dict[Any, Plan] = {}
-        self._plan: Plan | None = None
         self._params: list[Tensor] = []
         self._group_of: list[int] = []
         self._gradients: list[Gradient | None] = []
@@ -49,11 +51,11 @@ class Stepper:
         self._first_steps = FirstSteps()
         self._is_new = True
         self._repeats = False
-        self._token = object()
 
     def __del__(self) -> None:
-        if self._plan is not None and self._plan.owner is self._token:
-            self._plan.release()
+        plan = vars(self).get("_plan")
+        if plan is not None and plan.owner is vars(self).get("_token"):
+            plan.release()
 
     def step(self, groups: Groups, state: State, scaling: Scaling) -> None:
         """Step every parameter that has a gradient.

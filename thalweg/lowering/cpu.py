@@ -30,8 +30,8 @@ SMALL = 32_768
 """Below this many elements a second thread costs more than it brings."""
 
 LONG, LONG_TENSOR = 1 << 20, 500
-"""Above so many elements, and so many of each tensor, Python's lock is given up and tensors are kept alive one
-by one: the lock takes other threads their time, and to keep a tensor takes some for each."""
+"""Above so many elements, and so many of each tensor, Python's lock is given up and tensors are kept alive:
+the lock takes other threads their time, and to keep a tensor takes some for each."""
 
 LARGEST = 262_144
 """Most elements of a chunk. What a processor fetches ahead of one is in vain at its end."""
