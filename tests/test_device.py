@@ -18,8 +18,8 @@ from thalweg import engines
 from thalweg.chunks import Chunks
 from thalweg.codecs import FLOAT16, FLOAT32, FLOAT64, codec_of, draws, slot_codec, weight_codec
 from thalweg.lowering import cuda, tiles
+from thalweg.lowering.passes import scalar_names
 from thalweg.lowering.spec import Spec
-from thalweg.rows import scalar_names
 from thalweg.scaling import Scaling
 
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="needs THALWEG_TEST_TRITON=1")
@@ -34,7 +34,7 @@ def spec_of(configuration, state=FLOAT32, p=FLOAT32, g=None, unscale=False):
     slots = tuple(
         slot_codec(state, slot.signed) if isinstance(state, str) else state for slot in rule.slots_on(on)
     )
-    names = scalar_names(rule, group)
+    names = scalar_names(rule, rule.choices(group))
     g = g or codec_of(p.dtype)
     return Spec(rule, tuple(on.items()), names, p, g, slots, False, unscale), rule.choices(group)
 

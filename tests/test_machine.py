@@ -18,8 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import thalweg as tw
 from thalweg.codecs import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, slot_codec
 from thalweg.lowering import cpu, fields, machine, threads
+from thalweg.lowering.passes import scalar_names
 from thalweg.lowering.spec import Spec
-from thalweg.rows import scalar_names
 
 SCRIPT = """
 import torch, thalweg as tw
@@ -166,7 +166,7 @@ def spec(cls=tw.AdamW, p=FLOAT32, g=FLOAT32, **kwargs):
     return Spec(
         rule=cls.rule,
         on=tuple(on.items()),
-        scalars=scalar_names(cls.rule, group),
+        scalars=scalar_names(cls.rule, cls.rule.choices(group)),
         p=p,
         g=g,
         slots=(state,) * len(cls.rule.slots_on(on)),

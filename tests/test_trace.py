@@ -9,8 +9,9 @@ import pytest
 from support import CONFIGURATIONS, label, leaf, ours, rand
 
 from thalweg.lowering.fusion import fused
+from thalweg.lowering.passes import scalar_names
 from thalweg.lowering.trace import Integer, Symbol, Trace, trace
-from thalweg.rows import advance, scalar_names
+from thalweg.rows import advance
 from thalweg.rule import Rule, Slot, where
 
 OPERATIONS = {
@@ -52,7 +53,7 @@ def test_a_trace_computes_the_rule(configuration):
     counters = {c.name: c.initial for c in rule.counters}
     scalars, _ = advance(rule, h, counters, first=False)
     slots = {slot.name: 0.3 + i for i, slot in enumerate(rule.slots_on(on))}
-    record = trace(rule, on, scalar_names(rule, group))
+    record = trace(rule, on, scalar_names(rule, rule.choices(group)))
     inputs = {"p": 1.5, "g": -0.75, **slots, **{f"s.{k}": v for k, v in scalars.items()}}
     s, flags = SimpleNamespace(**scalars), SimpleNamespace(**on)
     p, new = rule.apply(1.5, -0.75, slots, s, flags)

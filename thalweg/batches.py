@@ -91,7 +91,7 @@ class KernelBatch(Batch):
         spec = Spec(
             rule=self.rule,
             on=tuple(one.on.items()),
-            scalars=passes.scalar_names(self.rule, tuple(one.choices.items())),
+            scalars=passes.scalar_names(self.rule, one.choices),
             p=one.codecs["p"],
             g=codec,
             slots=tuple(codec for name, codec in one.codecs.items() if name != "p"),

@@ -210,8 +210,11 @@ class Plan:
             scaling: GradScaler's; its scale is there if the plan was made with `unscale`.
             state: the optimizer's.
         """
+        # What another thread takes away meanwhile stays alive as long as it is stepped.
+        kept = [[m.param.grad for m in self.members], _values(state)]
         for part in self._parts:
             part.run(self.settings, scaling, state)
+        del kept
 
     def _find_layers(self) -> list[int]:
         """Return 0 for each member, and 1, 2 ... for those that share memory with one before them.
@@ -267,8 +270,11 @@ class _Compiled:
 def _all_tensors(groups: Groups, state: State) -> list[Any]:
     """Return what must not be freed while it is stepped, whatever other threads do."""
     params = [param for group in groups for param in group["params"]]
-    own = [list(one.values()) for one in state.values() if isinstance(one, dict)]
-    return [params, [param.grad for param in params], own]
+    return [params, [param.grad for param in params], _values(state)]
+
+
+def _values(state: State) -> list[Any]:
+    return [list(own.values()) for own in state.values() if isinstance(own, dict)]
 
 
 def _together(batches: Sequence[Batch]) -> Any:

@@ -35,9 +35,3 @@ def _exact(value: Any) -> Any:
 def _alike(value: Any, before: Any) -> Any:
     plain = isinstance(before, np.generic) and not isinstance(value, Tensor)
     return type(before)(value) if plain else value
-
-
-def scalar_names(rule: Rule, h: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of the scalars, the columns of a row."""
-    counters = {counter.name: counter.initial for counter in rule.counters}
-    return tuple(advance(rule, rule.numbers(h), counters, first=True)[0])

@@ -128,9 +128,13 @@ def scalars(rule: Rule, choices: Mapping[str, bool]) -> Trace:
     return record
 
 
+def scalar_names(rule: Rule, choices: Mapping[str, bool]) -> tuple[str, ...]:
+    """Return the names of the scalars of a step, the columns of a row."""
+    return _scalar_names(rule, tuple(choices.items()))
+
+
 @cache
-def scalar_names(rule: Rule, choices: tuple[tuple[str, bool], ...]) -> tuple[str, ...]:
-    """Return the names of the scalars of a step."""
+def _scalar_names(rule: Rule, choices: tuple[tuple[str, bool], ...]) -> tuple[str, ...]:
     return tuple(scalars(rule, dict(choices)).outputs)
 
 
