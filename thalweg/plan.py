@@ -112,6 +112,12 @@ class Plan:
             batch.members = []
         self.members, self.gradients = [], {}
 
+    def prepare_to_take_over(self) -> None:
+        """Do what may fail, or be interrupted, before anything of the new owner's is there."""
+        self.owner = None
+        for batch in self.batches:
+            batch.engine.launched.ask_for_kernel()
+
     def take_over(
         self,
         owner: object,
@@ -123,7 +129,6 @@ class Plan:
     ) -> bool:
         """Become the plan of another optimizer; say whether that could be done."""
         assert self._look is not None, "can_be_handed_on"
-        self.owner = None
         if self._look.take_over(groups, state, params) & Seen.OTHER or any(self._find_layers()):
             return False
         for batch in self.batches:

@@ -167,6 +167,7 @@ class Stepper:
         plan = POOL.take(common)
         if plan is None:
             return False
+        plan.prepare_to_take_over()
         owns: list[dict[str, Any] | None] = []
         for i, (param, (on, codecs)) in enumerate(zip(self._params, plan.codecs, strict=True)):
             own = dict(state.get(param, {}))

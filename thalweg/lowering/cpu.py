@@ -113,7 +113,8 @@ class Launch:
         """What `run` takes."""
         self._set("rows", rows_kernel(spec.rule, choices, kind))
         self._set("rows_table", self._rows)
-        self._set("kernel", kernel(spec))
+        self._spec = spec
+        self.ask_for_kernel()
         self._set("kernel_table", self._steps)
         self._set("tensors", count)
         self._set("grads", addresses[1:2])
@@ -136,6 +137,10 @@ class Launch:
         self._hypers = hypers
         self._rows[scalars.WORDS.index("hypers")] = hypers.ctypes.data
         self._rows[-1:].view(np.float64)[:] = 0.0 if unscale is None else unscale
+
+    def ask_for_kernel(self) -> None:
+        """Take the kernel of the spec, as it is now."""
+        self._set("kernel", kernel(self._spec))
 
     def count_in(self, firsts: np.ndarray) -> None:
         """Read and clear `firsts` from now on."""
