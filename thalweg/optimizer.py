@@ -78,8 +78,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group, as in torch; hyperparameters are checked first."""
-        if isinstance(param_group, dict):
-            self._check({**self.defaults, **param_group})
+        if isinstance(param_group, dict) and not self.defaults.keys().isdisjoint(param_group):
+            self._check({**self.defaults, **param_group})  # the defaults alone have been checked
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         checkpoint.without_defaults(self.rule, group)
@@ -217,7 +217,10 @@ class Optimizer(torch.optim.Optimizer):
             changed = pre_hook(self, state_dict)
             state_dict = state_dict if changed is None else dict(changed)
         state, groups = checkpoint.load(self.rule, self.param_groups, state_dict)
+        stepper = self._stepper
         self.__setstate__({"state": state, "param_groups": groups})
+        if stepper is not None and stepper.follow_a_checkpoint():
+            self._stepper = stepper
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 

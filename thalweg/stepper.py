@@ -136,6 +136,9 @@ class Stepper:
         if common is not None and self._take_over(common, groups, state, settings):
             assert self._plan is not None, "it was taken over"
             return self._plan
+        if not (unscale or is_dispatching) and self._aim_anew(groups, state, settings):
+            assert self._plan is not None, "it was aimed anew"
+            return self._plan
         key = (tuple(self._gradients), settings.key, unscale, is_dispatching)
         plan = self._plans.get(key)
         if plan is None or plan is self._plan or not self._fits(plan, groups, state):
@@ -153,6 +156,22 @@ class Stepper:
                 POOL.put(common, plan)
         self._plan = plan
         return plan
+
+    def follow_a_checkpoint(self) -> bool:
+        """Take note that all state was loaded, and is not new; say whether the plan may serve on."""
+        self._firsts[:] = 0
+        self._repeats = False
+        return self._plan is not None and self._plan.is_of(self._token) and self._plan.can_be_handed_on
+
+    def _aim_anew(self, groups: Groups, state: State, settings: AllSettings) -> bool:
+        """Go on by the plan, if groups and state are other objects, but alike; say whether that is so."""
+        plan = self._plan
+        if plan is None or not (plan.is_of(self._token) and plan.can_be_handed_on):
+            return False
+        same = plan.settings.key == settings.key and None not in self._gradients
+        if not (same and _can_look(groups, state) and is_as_made(state, self._params)):
+            return False
+        return plan.take_over(self._token, groups, state, self._params, settings, self._firsts)
 
     def _common(self, groups: Groups, state: State, settings: AllSettings) -> Hashable | None:
         """Return what plans are handed on by, of an optimizer that has not been stepped before."""
