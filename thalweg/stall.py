@@ -44,17 +44,20 @@ class FirstSteps:
 
     def before(self, groups: Sequence[Mapping[str, Any]]) -> dict[int, list[_Seen]]:
         """Remember some weights of the groups that are stepped for the first time."""
-        if len(self._done) == len(groups) or _any_is_captured(groups):
+        if len(self._done) == len(groups):
+            return {}
+        left = [index for index in range(len(groups)) if index not in self._done]
+        wanted = [index for index in left if _may_lose(groups[index])]
+        self._done.update(set(left) - set(wanted))
+        if not wanted or _any_is_captured(groups):
             return {}
         self._looked += 1
         found = {}
-        for index in set(range(len(groups))) - self._done:
-            group = groups[index]
-            kept = group.get("weight_bits") or not any(map(_is_half, group["params"]))
-            seen = [] if kept else _look(group["params"])
+        for index in wanted:
+            seen = _look(groups[index]["params"])
             if seen:
                 found[index] = seen
-            if seen or kept or self._looked >= LOOKS:
+            if seen or self._looked >= LOOKS:
                 self._done.add(index)
         return found
 
@@ -73,6 +76,11 @@ class FirstSteps:
             stuck = sum(int((one.pulled & (_sample(one.param) == one.before)).sum()) for one in seen)
             if stuck > MOST_LOST * pulled and groups[index]["lr"] != 0:
                 _warn(index, groups[index], stuck / pulled, seen[0].before.dtype)
+
+
+def _may_lose(group: Mapping[str, Any]) -> bool:
+    """Say whether a group has 16-bit weights that are rounded to nearest."""
+    return not group.get("weight_bits") and any(map(_is_half, group["params"]))
 
 
 def _any_is_captured(groups: Sequence[Mapping[str, Any]]) -> bool:

@@ -152,6 +152,8 @@ class Look:
         rows = list(self._state_rows.values())
         self._keys = [tuple(own) for own in owns]
         same = [list(known) for known in rows] == [list(keys) for keys in self._keys]
+        sizes = [[len(group), len(group["params"])] for group in groups]
+        same = same and sizes == self._groups[:, [1, 4]].tolist()
         if not same or len(self._listed) != len(ids) or len(self._states) != len(owns):
             return Seen.OTHER
         self._row_of = {one: 2 * i for i, one in enumerate(ids)}
