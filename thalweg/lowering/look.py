@@ -60,6 +60,7 @@ class Look:
         self._head = np.zeros(len(HEAD), np.int64)
         known = fields.known()
         assert known is not None, "the caller has asked"
+        self._fields = known  # whose table is pointed to
         head = {
             "groups": _address(self._groups),
             "group_count": len(groups),
