@@ -128,3 +128,17 @@ def test_shared_memory_is_not_stepped_by_threads_at_once():
     assert torch.allclose(
         memory, torch.tensor([0.9] * 3 + [0.8] * 2 + [0.9] * 4 + [1.0] * 2, dtype=torch.float64)
     )
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_gradients_that_come_after_steps_without_any(kind):
+    # Groups whose parameters are no list cannot be looked at: nothing may pass for unchanged there.
+    param = leaf(rand(5))
+    before = param.detach().clone()
+    optimizer = tw.SGD([param], lr=0.5)
+    optimizer.param_groups[0]["params"] = kind(optimizer.param_groups[0]["params"])
+    for _ in range(2):
+        optimizer.step()
+    param.grad = torch.ones_like(param)
+    optimizer.step()
+    assert_close(param.detach(), before - 0.5)
