@@ -3,7 +3,7 @@
 Ends within 8 minutes on an H100: what is not measured by then is said in the table. `thalweg/bench/gpu.py`
 says what is measured and how.
 
-Run: python benchmarks/gpu.py [--seconds S] [--quick] [--out FILE]
+Run: python benchmarks/gpu.py [--seconds S] [--quick] [--storage NAME] [--out FILE]
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 
 import thalweg
 from thalweg.bench import gpu
+from thalweg.bench.rivals import STORAGES
 from thalweg.files import prepare_folder, write_atomically
 
 SECONDS = 420.0
@@ -43,6 +44,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for all of the table")
     parser.add_argument("--quick", action="store_true", help="a smoke run: float32, 30 seconds")
+    parser.add_argument("--storage", choices=[s.name for s in STORAGES], help="only how this is stored")
     parser.add_argument("--out", type=Path, help="a file for the figures as JSON")
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -57,7 +59,8 @@ def main() -> int:
     print(f"{card}, " + ", ".join(f"{name} {number}" for name, number in used.items()))
     print(gpu.HEADER)
     rows = []
-    for row in gpu.measure(gpu.cases(quick=options.quick), gpu.CudaMeter(), seconds, time.perf_counter):
+    chosen = [c for c in gpu.cases(quick=options.quick) if options.storage in (None, c.storage.name)]
+    for row in gpu.measure(chosen, gpu.CudaMeter(), seconds, time.perf_counter):
         rows.append(row)
         print(gpu.line(row), flush=True)
     if options.out is not None:
