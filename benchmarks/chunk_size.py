@@ -10,7 +10,7 @@ import torch
 
 import thalweg
 from thalweg.bench.shapes import SETS
-from thalweg.engines import CpuEngine
+from thalweg.stepping.engines import CpuEngine
 
 SIZES = [2**k for k in range(10, 21, 2)]
 TURNS = 15

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from thalweg.codecs import BLOCK, slot_codec
-from thalweg.codecs.draws import keys, word
-from thalweg.codecs.tensors import pack, unpack
 from thalweg.lab.workloads import WORKLOADS, find
+from thalweg.storage.codecs import BLOCK, slot_codec
+from thalweg.storage.codecs.draws import keys, word
+from thalweg.storage.codecs.tensors import pack, unpack
 
 BETAS, EPS, LR = (0.9, 0.999), 1e-8, 3e-3
 LOOKED_AT = (10, 50, 150, 350)

@@ -22,7 +22,7 @@ import torch
 import thalweg
 from thalweg.bench import gpu
 from thalweg.bench.rivals import STORAGES
-from thalweg.files import prepare_folder, write_atomically
+from thalweg.lowering.files import prepare_folder, write_atomically
 
 SECONDS = 420.0
 """For all cases. A case that has begun ends; the slowest first step compiles for some seconds."""

@@ -24,7 +24,8 @@ if INTERPRETED:
     import numpy
 
     numpy.seterr(all="ignore")  # in kernels 0 ** t and overflows are no news
-    from thalweg.lowering import cuda, tiles
+    from thalweg.lowering.gpu import tables as cuda
+    from thalweg.lowering.gpu import tiles
 
     cuda.SERVED.add("cpu")
     # An operation takes the interpreter the same time whatever the size of a tile.

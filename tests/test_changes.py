@@ -35,7 +35,7 @@ from support import assert_close, leaf, rand
 from torch import Tensor
 
 import thalweg as tw
-from thalweg.lowering.look import Look
+from thalweg.lowering.look.look import Look
 
 SECONDS = float(os.environ.get("THALWEG_CHANGES_SECONDS", "0"))
 JOURNAL = "THALWEG_CHANGES_JOURNAL"

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thalweg.chunks import COST, SIZE, Chunks
-from thalweg.layout import home_order, is_plain, like_home, order, overlaps_itself
-from thalweg.lowering import cpu
+from thalweg.lowering.chunks import COST, SIZE, Chunks
+from thalweg.lowering.cpu import kernels as cpu
+from thalweg.storage.layout import home_order, is_plain, like_home, order, overlaps_itself
 
 quick = hypothesis.settings(max_examples=150, deadline=None, derandomize=True, database=None)
 

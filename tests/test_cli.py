@@ -162,7 +162,7 @@ def test_files_that_cannot_be_written_do_not_cost_the_answer(capsys, tmp_path, m
     class Brief(Digits):
         steps = 22
 
-    monkeypatch.setattr("thalweg.files.write_atomically", full)
+    monkeypatch.setattr("thalweg.lowering.files.write_atomically", full)
     monkeypatch.setattr("thalweg.lab.workloads.find", lambda name, data: Brief())
     options = {"--trials": "1", "--seeds": "1", "--workers": "1", "--out": str(tmp_path)}
     with pytest.raises(SystemExit) as exit_:

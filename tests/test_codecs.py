@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from thalweg.codecs import BLOCK, slot_codec, weight_codec
-from thalweg.codecs.draws import RUN, distance, keys, nearest, word
-from thalweg.codecs.tensors import pack, side_shape, unpack
+from thalweg.storage.codecs import BLOCK, slot_codec, weight_codec
+from thalweg.storage.codecs.draws import RUN, distance, keys, nearest, word
+from thalweg.storage.codecs.tensors import pack, side_shape, unpack
 
 SIGNED, UNSIGNED = slot_codec("int8", True), slot_codec("int8", False)
 BLOCKS = pytest.mark.parametrize("codec", [SIGNED, UNSIGNED], ids=["signed", "unsigned"])

@@ -14,13 +14,14 @@ from interpreter import INTERPRETED
 from support import ONE_EACH, gradients, label, leaf, ours, rand
 
 import thalweg as tw
-from thalweg import engines
-from thalweg.chunks import Chunks
-from thalweg.codecs import FLOAT16, FLOAT32, FLOAT64, codec_of, draws, slot_codec, weight_codec
-from thalweg.lowering import cuda, tiles
+from thalweg.lowering.chunks import Chunks
+from thalweg.lowering.gpu import tables as cuda
+from thalweg.lowering.gpu import tiles
 from thalweg.lowering.passes import scalar_names
 from thalweg.lowering.spec import Spec
-from thalweg.scaling import Scaling
+from thalweg.stepping import engines
+from thalweg.stepping.scaling import Scaling
+from thalweg.storage.codecs import FLOAT16, FLOAT32, FLOAT64, codec_of, draws, slot_codec, weight_codec
 
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="needs THALWEG_TEST_TRITON=1")
 compiled = pytest.mark.skipif(INTERPRETED or find_spec("triton") is None, reason="needs Triton's compiler")

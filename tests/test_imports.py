@@ -12,34 +12,45 @@ import thalweg as tw
 
 ROOT = Path(tw.__file__).parent
 
-LAYERS = [
+ROOMS = [
     {"cli"},
     {"lab", "bench"},
-    {"footprint"},
     {"algorithms"},
     {"optimizer"},
-    {"checkpoint", "stepper"},
-    {"pool"},
-    {"plan"},
-    {"batches"},
-    {"engines"},
-    {"member", "settings", "state", "rows", "stall"},
+    {"stepping"},
     {"lowering"},
-    {"chunks", "storage"},
-    {"codecs"},
-    {"rule", "files", "scaling", "layout"},
+    {"storage"},
+    {"additions"},
+    {"rule"},
 ]
-"""From the top down. A module imports from layers below its own, and a package from itself."""
+"""From the top down. A module imports from rooms below its own, and in its own by `ORDER`."""
 
-LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
+ORDER = {
+    "stepping": ["stepper", "pool", "plan", "batches", "engines", "member settings state stall", "scaling"],
+    "lowering": [
+        "gpu reference cpu",
+        "look",
+        "passes",
+        "spec fusion",
+        "trace",
+        "machine",
+        "chunks files",
+    ],
+    "storage": ["choices", "codecs layout"],
+    "optimizer": ["base", "checkpoint"],
+    "rule": ["rule", "hyper", "maths"],
+}
+"""Within a room, likewise; what stands in one line knows nothing of its neighbours."""
+
+LEVEL = {name: level for level, room in enumerate(ROOMS) for name in room}
 
 
-def name_of(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+def path_of(path: Path) -> tuple[str, ...]:
+    return path.relative_to(ROOT).with_suffix("").parts
 
 
-def imported(path: Path) -> set[str]:
-    """Return the names directly under `thalweg` that a file imports, wherever in the file."""
+def imported(path: Path) -> set[tuple[str, ...]]:
+    """Return what a file imports of `thalweg`, wherever in the file, as paths below it."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         modules = []
@@ -48,31 +59,50 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively"
             modules = [f"{node.module}.{alias.name}" for alias in node.names]
-            if node.module != "thalweg":
-                modules = [node.module]
-        found |= {m.split(".")[1] for m in modules if m.startswith("thalweg.")}
+        found |= {tuple(m.split(".")[1:]) for m in modules if m.startswith("thalweg.")}
     return found
+
+
+def place(room: str, module: str) -> int:
+    found = [i for i, names in enumerate(ORDER[room]) if module in names.split()]
+    assert found, f"{module} has no place in {room}"
+    return found[0]
 
 
 FILES = [path for path in sorted(ROOT.rglob("*.py")) if path.parent != ROOT or path.stem[0] != "_"]
 
 
+def test_the_ground_floor_is_rooms():
+    entries = {path.name for path in ROOT.iterdir() if path.name not in ("__pycache__", "py.typed")}
+    assert len(entries - {"__init__.py", "_version.py", "cli.py"}) <= 10
+
+
+@pytest.mark.parametrize(
+    "room", sorted(path.name for path in ROOT.iterdir() if (path / "__init__.py").exists())
+)
+def test_every_room_says_what_it_is(room):
+    text = (ROOT / room / "README.md").read_text()
+    assert len(text.splitlines()) <= 14
+    for said in ("Lives here", "May import", "To add"):
+        assert said in text
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_run_down(path):
-    own = name_of(path)
-    assert own in LEVEL, f"{own} has no place in the order of layers"
-    package = (ROOT / own).is_dir()
-    for other in imported(path):
-        if other.startswith("_version") or (other == own and package):
-            continue
-        if own in ("cli", "lab", "bench") and other in tw.__all__:
+    own, *inside = path_of(path)
+    assert own in LEVEL, f"{own} has no place in the order of rooms"
+    for other, *rest in imported(path):
+        if other.startswith("_version") or (own in ("cli", "lab", "bench") and other in tw.__all__):
             continue  # they use the public names
-        assert LEVEL[own] < LEVEL[other], f"{own} imports {other}"
+        if other != own:
+            assert LEVEL[own] < LEVEL[other], f"{own} imports {other}"
+        elif own in ORDER and inside != ["__init__"] and rest[0] != inside[0]:
+            assert place(own, inside[0]) < place(own, rest[0]), f"{inside[0]} imports {rest[0]}"
 
 
 def test_algorithms_see_the_optimizer_and_the_vocabulary_only():
     for path in (ROOT / "algorithms").glob("*.py"):
-        assert imported(path) <= {"optimizer", "rule", "algorithms"}, path.name
+        assert {room for room, *_ in imported(path)} <= {"optimizer", "rule", "algorithms"}, path.name
 
 
 def test_algorithms_know_no_storage():
@@ -83,12 +113,12 @@ def test_algorithms_know_no_storage():
 
 def test_what_is_below_knows_no_algorithm_by_name():
     names = {name.lower() for name in tw.__all__ if name[0].isupper()} - {"optimizer"}
-    for layer in LAYERS[LEVEL["optimizer"] :]:
-        for path in FILES:
-            if name_of(path) in layer and name_of(path) != "rule":
-                code = ast.unparse(without_docstrings(ast.parse(path.read_text())))
-                words = set(re.findall(r"[a-z]+", code.lower()))
-                assert not words & names, f"{path.name} names {words & names}"
+    below = {name for name in LEVEL if LEVEL[name] >= LEVEL["optimizer"]} - {"rule"}
+    for path in FILES:
+        if path_of(path)[0] in below:
+            code = ast.unparse(without_docstrings(ast.parse(path.read_text())))
+            words = set(re.findall(r"[a-z]+", code.lower()))
+            assert not words & names, f"{path.name} names {words & names}"
 
 
 def without_docstrings(tree: ast.AST) -> ast.AST:

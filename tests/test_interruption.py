@@ -11,8 +11,9 @@ import torch
 from children import PATIENCE_SECONDS
 from support import leaf, ours, rand
 
-from thalweg.lowering import cpu, machine
-from thalweg.pool import POOL
+from thalweg.lowering import machine
+from thalweg.lowering.cpu import kernels as cpu
+from thalweg.stepping.pool import POOL
 
 CONFIGURATIONS = [
     ("SGD", {"lr": 0.5, "momentum": 0.5, "dampening": 0.5}),

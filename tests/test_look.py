@@ -6,7 +6,7 @@ import pytest
 import torch
 from support import leaf, rand
 
-from thalweg.lowering.look import Look, Seen
+from thalweg.lowering.look.look import Look, Seen
 
 SAME, OTHER, MOVED, VALUES = 0, Seen.OTHER, Seen.MOVED, Seen.VALUES
 

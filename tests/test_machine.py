@@ -16,10 +16,13 @@ from support import ONE_EACH, assert_close, follow, gradients, label, leaf, ours
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import thalweg as tw
-from thalweg.codecs import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, slot_codec
-from thalweg.lowering import cpu, fields, machine, threads
+from thalweg.lowering import machine
+from thalweg.lowering.cpu import threads
+from thalweg.lowering.cpu import kernels as cpu
+from thalweg.lowering.look import fields
 from thalweg.lowering.passes import scalar_names
 from thalweg.lowering.spec import Spec
+from thalweg.storage.codecs import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, slot_codec
 
 SCRIPT = """
 import torch, thalweg as tw

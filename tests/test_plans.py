@@ -12,7 +12,7 @@ import torch
 from support import ONE_EACH, assert_close, gradients, label, leaf, oracle, ours, rand
 
 import thalweg as tw
-from thalweg.pool import POOL
+from thalweg.stepping.pool import POOL
 
 
 def made(configuration, seed, library=ours):

@@ -16,11 +16,11 @@ from support import leaf, rand
 from test_trace import evaluate
 
 import thalweg as tw
-from thalweg import storage
 from thalweg.lowering.passes import scalar_names
+from thalweg.lowering.reference.rows import advance
 from thalweg.lowering.trace import Trace
-from thalweg.rows import advance
 from thalweg.rule import Hyper, lerp, maximum, sign, sqrt, where
+from thalweg.storage import choices as storage
 
 quick = hypothesis.settings(max_examples=60, deadline=None, derandomize=True, database=None)
 CLASSES = [getattr(tw, name) for name in tw.__all__ if name[0].isupper() and name != "Optimizer"]

@@ -14,10 +14,10 @@ from support import NAMES, ONE_EACH, follow, give, gradients, label, leaf, oracl
 from torch import Tensor
 
 import thalweg as tw
-from thalweg import plan
-from thalweg.codecs.tensors import pack
-from thalweg.engines import engine_for
-from thalweg.storage import CORRECTION, SMALL, WEIGHT_BITS
+from thalweg.stepping import plan
+from thalweg.stepping.engines import engine_for
+from thalweg.storage.choices import CORRECTION, SMALL, WEIGHT_BITS
+from thalweg.storage.codecs.tensors import pack
 
 WITH_STATE = [one for one in ONE_EACH if one != ("SGD", {"lr": 0.1})] + [("Lion", {"lr": 0.01})]
 with_state = pytest.mark.parametrize("configuration", WITH_STATE, ids=label)
@@ -435,7 +435,7 @@ def test_full_precision_weights_go_out_and_in():
 
 
 def pack_number(weights: Tensor) -> Tensor:
-    from thalweg.codecs import weight_codec
+    from thalweg.storage.codecs import weight_codec
 
     return pack(weight_codec(torch.bfloat16, 32), weights)[0]
 

@@ -10,8 +10,8 @@ from support import CONFIGURATIONS, label, leaf, ours, rand
 
 from thalweg.lowering.fusion import fused
 from thalweg.lowering.passes import scalar_names
+from thalweg.lowering.reference.rows import advance
 from thalweg.lowering.trace import Integer, Symbol, Trace, trace
-from thalweg.rows import advance
 from thalweg.rule import Rule, Slot, where
 
 OPERATIONS = {

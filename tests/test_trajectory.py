@@ -29,8 +29,8 @@ from support import (
 from torch import Tensor
 
 import thalweg as tw
-from thalweg.lowering import reference
-from thalweg.rows import advance
+from thalweg.lowering.reference import steps as reference
+from thalweg.lowering.reference.rows import advance
 
 EPS = torch.finfo(torch.float32).eps
 PLAIN = [(name, {}) for name in NAMES]

@@ -7,7 +7,7 @@ import torch
 from interpreter import INTERPRETED
 
 from thalweg import rule
-from thalweg.scaling import Scaling
+from thalweg.stepping.scaling import Scaling
 
 HAS_GPU = torch.cuda.is_available() and not INTERPRETED
 

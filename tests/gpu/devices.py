@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from thalweg import stepper
-from thalweg.lowering import cuda
+from thalweg.lowering.gpu import tables as cuda
+from thalweg.stepping import stepper
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from support import (
     ours,
 )
 
-from thalweg.storage import CORRECTION, WEIGHT_BITS
+from thalweg.storage.choices import CORRECTION, WEIGHT_BITS
 
 WITH_STATE = [one for one in ONE_EACH if one != ("SGD", {"lr": 0.1})] + [("Lion", {"lr": 0.01})]
 with_state = pytest.mark.parametrize("configuration", WITH_STATE, ids=label)

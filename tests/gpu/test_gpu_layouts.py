@@ -20,7 +20,7 @@ from support import (
 )
 
 import thalweg as tw
-from thalweg.lowering import cuda as lowering
+from thalweg.lowering.gpu import tables as lowering
 
 one_each = pytest.mark.parametrize("configuration", ONE_EACH, ids=label)
 STATES = pytest.mark.parametrize("state", ["float32", "bfloat16", "int8"])

@@ -24,7 +24,7 @@ from support import (
 from torch import nn
 
 import thalweg as tw
-from thalweg.lowering.tiles import TILE
+from thalweg.lowering.gpu.tiles import TILE
 
 one_each = pytest.mark.parametrize("configuration", ONE_EACH, ids=label)
 

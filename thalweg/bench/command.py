@@ -14,7 +14,7 @@ import torch
 
 import thalweg
 from thalweg.bench import startup, steps, training
-from thalweg.files import prepare_folder, write_atomically
+from thalweg.lowering.files import prepare_folder, write_atomically
 
 PARTS = ("steps", "training", "startup")
 

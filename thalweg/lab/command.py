@@ -5,8 +5,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from thalweg import files
 from thalweg.lab.pool import MOST_BY_DEFAULT, Pool, available_cores
+from thalweg.lowering import files
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import platformdirs
 
-from thalweg import files
+from thalweg.lowering import files
 
 TIMEOUT = 30.0
 """Seconds that a server may be silent."""

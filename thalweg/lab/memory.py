@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from thalweg import files, footprint
-from thalweg.codecs import STATE
-from thalweg.codecs.plain import dtype_name
-from thalweg.footprint import Parts, Row, Setting
+from thalweg.lab import footprint
+from thalweg.lab.footprint import Parts, Row, Setting
 from thalweg.lab.optimizers import Optimizer, dtype_of, settings
 from thalweg.lab.quantities import byte_unit, size
+from thalweg.lowering import files
+from thalweg.storage.codecs import STATE
+from thalweg.storage.codecs.plain import dtype_name
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -6,12 +6,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from thalweg import files
 from thalweg.lab import models
 from thalweg.lab.console import NARROWEST, show_written
 from thalweg.lab.memory import ITS_OWN, Memory, measure
 from thalweg.lab.optimizers import dtype_of, settings
 from thalweg.lab.quantities import NBSP, size
+from thalweg.lowering import files
 
 CALLED = {
     "optimizers": "--optimizers",

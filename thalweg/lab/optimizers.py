@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 import thalweg
-from thalweg.codecs import STATE
-from thalweg.footprint import Setting
+from thalweg.lab.footprint import Setting
 from thalweg.lab.spaces import SPACES, located
-from thalweg.storage import WEIGHT_BITS
+from thalweg.storage.choices import WEIGHT_BITS
+from thalweg.storage.codecs import STATE
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from thalweg import files
 from thalweg.lab import figures, measures, report, results
 from thalweg.lab.record import Record
 from thalweg.lab.results import Provenance
@@ -17,6 +16,7 @@ from thalweg.lab.spaces import code
 from thalweg.lab.statistics import Row
 from thalweg.lab.study import Study
 from thalweg.lab.verdict import Verdict
+from thalweg.lowering import files
 
 FRAME_HEIGHT = 900
 """Pixels of the window in which a notebook shows a result."""

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from thalweg.files import write_atomically
+from thalweg.lowering.files import write_atomically
 
 _OPTIONS = "O3 v1"
 

@@ -12,11 +12,11 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
-from thalweg.codecs import BlockCodec, Codec, HalfCodec
-from thalweg.codecs.draws import first_word, numbers
 from thalweg.lowering.fusion import fused
 from thalweg.lowering.trace import Integer, Symbol, Trace, record_rule
 from thalweg.rule import Rule
+from thalweg.storage.codecs import BlockCodec, Codec, HalfCodec
+from thalweg.storage.codecs.draws import first_word, numbers
 
 
 def element(rule: Rule, on: Mapping[str, bool], scalars: Sequence[str], codecs: Mapping[str, Codec]) -> Trace:

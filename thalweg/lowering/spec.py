@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import torch
 
-from thalweg.codecs import BLOCK, BlockCodec, Codec
-from thalweg.codecs.plain import dtype_name
 from thalweg.rule import Rule
+from thalweg.storage.codecs import BLOCK, BlockCodec, Codec
+from thalweg.storage.codecs.plain import dtype_name
 
 
 class Stream(NamedTuple):

@@ -150,7 +150,7 @@ class Symbol:
 
 
 class Integer:
-    """An int32 of the trace, as `thalweg.codecs.bits` uses it; arithmetic on it is recorded."""
+    """An int32 of the trace, as `thalweg.storage.codecs.bits` uses it; arithmetic on it is recorded."""
 
     __slots__ = ("line", "trace")
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from thalweg import files
+from thalweg.lowering import files
 
 SOURCE = Path(__file__).with_name("my_task.py")
 

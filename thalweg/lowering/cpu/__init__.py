@@ -1,0 +1,1 @@
+"""The lowering to LLVM, and the threads that run it."""

@@ -1,0 +1,529 @@
+"""A kernel's text: the passes of `passes.py` in a fixed skeleton of loops over tasks, chunks and elements.
+
+Where something is rounded by random words or stored in blocks, the loop over elements is a function of a
+run, which is also a block. A second function packs what is stored in blocks. Both are inlined for whole
+runs, whose length is then a constant, and for the last one. The first has gone over a span of runs when
+the second begins, so that the processor need not wait for the largest element of each block.
+"""
+
+from __future__ import annotations
+
+from itertools import starmap
+
+from thalweg.lowering import passes
+from thalweg.lowering.cpu.instructions import (
+    BYTES,
+    DECLARATIONS,
+    TYPES,
+    arithmetic,
+    cut_to_stored,
+    from_stored,
+    to_stored,
+)
+from thalweg.lowering.spec import Spec
+from thalweg.storage.codecs import BLOCK, BlockCodec, HalfCodec
+from thalweg.storage.codecs.bits import INFINITY
+from thalweg.storage.codecs.draws import RUN, distance, numbers
+from thalweg.storage.codecs.plain import dtype_name
+
+# The access group promises the vectorizer that elements do not depend on each other, which spares it
+# a check of all pairs of streams before every chunk.
+_PARALLEL = "!llvm.access.group !0"
+
+
+SPAN = 4 * RUN
+"""Elements between the passes: what the slots hold of them stays in the processor's nearest cache."""
+
+AHEAD = 6 * RUN
+"""Elements from what the second pass packs to what it asks memory for. It reads none itself, and what the
+processor fetches of its own accord does not reach over the pause."""
+
+_LINE = 64  # bytes that memory gives at once
+
+
+def _real(spec: Spec) -> str:
+    """Return LLVM's type of the numbers that are computed with."""
+    return TYPES[dtype_name(spec.compute)]
+
+
+def _streams(spec: Spec) -> list[tuple[str, str, int]]:
+    """Return name, LLVM's type and how many elements share one, in the order of the table of addresses."""
+    return [(name, TYPES[stored], shared) for name, stored, shared in spec.streams]
+
+
+def assembly(spec: Spec) -> str:
+    """Return the kernel of `spec` as LLVM assembly."""
+    text = _STEP.format(
+        rule=spec.rule.name,
+        declarations=DECLARATIONS,
+        real=_real(spec),
+        columns=len(spec.columns),
+        buffers="\n".join(line for name in spec.blocks for line in _buffers(name)),
+        chunk="\n".join([*_load_row(spec), *_load_bases(spec)]),
+        elements=_loops_over_runs(spec) if spec.draws else _loop(spec, "tensor.row", "finish"),
+    )
+    if spec.draws:
+        text += _first_function(spec)
+    if spec.blocks:
+        text += _second_function(spec)
+    return text + _METADATA
+
+
+def _buffers(name: str) -> list[str]:
+    return [
+        f"  %{name}.buffers = alloca [{SPAN} x float], align 64",
+        f"  %{name}.mosts = alloca [{SPAN // BLOCK} x i32], align 64",
+    ]
+
+
+def _load_row(spec: Spec) -> list[str]:
+    return [
+        line
+        for i, name in enumerate(spec.columns)
+        for line in (
+            f"  %s.{name}.at = getelementptr {_real(spec)}, ptr %row, i64 {i}",
+            f"  %s.{name} = load {_real(spec)}, ptr %s.{name}.at",
+        )
+    ]
+
+
+def _load_bases(spec: Spec) -> list[str]:
+    lines = []
+    for i, (name, kind, shared) in enumerate(_streams(spec)):
+        offset = "%offset.g" if name == "g" else "%offset"
+        lines += [
+            f"  %{name}.cell.index = mul i64 %tensors, {i}",
+            f"  %{name}.cell.tensor = add i64 %{name}.cell.index, %tensor",
+            f"  %{name}.cell = getelementptr ptr, ptr %addresses, i64 %{name}.cell.tensor",
+            f"  %{name}.start = load ptr, ptr %{name}.cell",
+            f"  %{name}.offset = udiv i64 {offset}, {shared}",
+            f"  %{name}.base = getelementptr {kind}, ptr %{name}.start, i64 %{name}.offset",
+        ]
+    return lines
+
+
+def _loop(spec: Spec, before: str, after: str) -> str:
+    """Return the loop of the first pass over %length elements."""
+    phis, next_ = [], []
+    for number, size in _words(spec, in_blocks=False).items():
+        phis.append(_word_phi(number, before, "element"))
+        next_.append(_next_word(number, size))
+    for name in spec.blocks:
+        phis.append(f"  %{name}.most = phi i32 [ 0, %{before} ], [ %{name}.most.next, %element ]")
+        operands = f"i32 %{name}.most, i32 %{name}.size.new"
+        next_.append(f"  %{name}.most.next = call i32 @llvm.smax.i32({operands})")
+    record = passes.element(spec.rule, dict(spec.on), spec.scalars, spec.codecs)
+    body = [
+        *_load_elements(spec),
+        *_prepare_gradient(spec),
+        *arithmetic(record, _real(spec), _input),
+        *_store_elements(spec),
+        *next_,
+    ]
+    return _LOOP.format(before=before, after=after, phis="\n".join(phis), body="\n".join(body))
+
+
+def _words(spec: Spec, in_blocks: bool) -> dict[int, int]:
+    """Return by number the size of the words that the first pass (not in blocks) or the second rounds by."""
+    found = ((number, spec.codecs[name]) for name, number in numbers(spec.codecs).items())
+    return {number: codec.drawn for number, codec in found if isinstance(codec, BlockCodec) == in_blocks}
+
+
+def _word_phi(number: int, before: str, loop: str) -> str:
+    word = f"%word.{number}"
+    return f"  {word} = phi i32 [ {word}.first, %{before} ], [ {word}.next, %{loop} ]"
+
+
+def _next_word(number: int, size: int) -> str:
+    return f"  %word.{number}.next = add i32 %word.{number}, {distance(number, size)}"
+
+
+def _input(name: str) -> str:
+    if name == "g":
+        return "%g.used"
+    if name.endswith(".unit"):
+        return f"%{name}.old"
+    return f"%{name}" if "." in name else f"%{name}.in"
+
+
+def _load_elements(spec: Spec) -> list[str]:
+    lines = []
+    for name, codec in spec.stored.items():
+        kind = TYPES[codec.name]
+        lines += [
+            f"  %{name}.at = getelementptr {kind}, ptr %{name}.base, i64 %i",
+            f"  %{name}.raw = load {kind}, ptr %{name}.at, {_PARALLEL}",
+        ]
+        if isinstance(codec, BlockCodec):
+            extend = "sext" if codec.signed else "zext"
+            lines.append(f"  %{name}.code = {extend} i8 %{name}.raw to i32")
+            continue
+        lines += from_stored(f"%{name}.raw", f"%{name}.in", codec, _real(spec))
+        if codec.side is not None:
+            kind = TYPES[dtype_name(codec.side)]
+            lines += [
+                f"  %{name}.side.at = getelementptr {kind}, ptr %{name}.side.base, i64 %i",
+                f"  %{name}.side.raw = load {kind}, ptr %{name}.side.at, {_PARALLEL}",
+                f"  %{name}.side = sext {kind} %{name}.side.raw to i32",
+            ]
+    return lines
+
+
+def _prepare_gradient(spec: Spec) -> list[str]:
+    lines, g = [], "%g.in"
+    if spec.unscale:
+        lines.append(f"  %g.unscaled = fmul {_real(spec)} {g}, %s.unscale")
+        lines += to_stored("%g.unscaled", "%g.out", spec.g, _real(spec))
+        lines.append(f"  store {TYPES[spec.g.name]} %g.out, ptr %g.at, {_PARALLEL}")
+        g = "%g.unscaled"
+    sign = "fneg" if spec.maximize else "bitcast"
+    lines.append(f"  %g.used = {sign} {_real(spec)} {g}" + ("" if spec.maximize else f" to {_real(spec)}"))
+    return lines
+
+
+def _store_elements(spec: Spec) -> list[str]:
+    lines = []
+    for name, codec in spec.codecs.items():
+        if isinstance(codec, BlockCodec):
+            lines += [
+                f"  %{name}.buffer.at = getelementptr float, ptr %{name}.buffer, i64 %i",
+                f"  store float %{name}.new, ptr %{name}.buffer.at, {_PARALLEL}",
+            ]
+            continue
+        store = cut_to_stored if isinstance(codec, HalfCodec) else to_stored
+        lines += store(f"%{name}.new", f"%{name}.out", codec, _real(spec))
+        lines.append(f"  store {TYPES[codec.name]} %{name}.out, ptr %{name}.at, {_PARALLEL}")
+        if isinstance(codec, HalfCodec) and codec.side is not None:
+            kind = TYPES[dtype_name(codec.side)]
+            lines += [
+                f"  %{name}.side.out = trunc i32 %{name}.side.new to {kind}",
+                f"  store {kind} %{name}.side.out, ptr %{name}.side.at, {_PARALLEL}",
+            ]
+    return lines
+
+
+def _arguments(spec: Spec, suffix: str = "") -> list[str]:
+    """Return, with their types, what the passes take of a run beside its length."""
+    return [
+        "i32 %key",
+        f"i32 %start{suffix}",
+        *(f"{_real(spec)} %s.{name}" for name in spec.columns),
+        *(f"ptr %{name}.base{suffix}" for name, _, _ in _streams(spec)),
+        *(f"ptr %{name}.{part}{suffix}" for name in spec.blocks for part in ("buffer", "most.at")),
+    ]
+
+
+def _loops_over_runs(spec: Spec) -> str:
+    passes_ = ["first", "second"] if spec.blocks else ["first"]
+    ends = [*(f"begin.{name}" for name in passes_[1:]), "spans.end"]
+    loops = [_loop_over_runs(spec, name, end) for name, end in zip(passes_, ends, strict=True)]
+    return _SPANS.format(span=SPAN, loops="\n".join(loops))
+
+
+def _loop_over_runs(spec: Spec, pass_: str, after: str) -> str:
+    """Return the loop that calls the function `pass_` for each run of a span."""
+    moves = []
+    for name, kind, shared in _streams(spec):
+        index = f"%at.{pass_}" if shared == 1 else f"%block.at.{pass_}"
+        moves.append(f"  %{name}.base.{pass_} = getelementptr {kind}, ptr %{name}.base, i64 {index}")
+    for name in spec.blocks:
+        moves += [
+            f"  %{name}.buffer.{pass_} = getelementptr float, ptr %{name}.buffers, i64 %r.{pass_}",
+            f"  %{name}.most.at.{pass_} = getelementptr i32, ptr %{name}.mosts, i64 %block.{pass_}",
+        ]
+    arguments = ", ".join(_arguments(spec, f".{pass_}"))
+    return _RUNS.format(name=pass_, run=RUN, moves="\n".join(moves), arguments=arguments, after=after)
+
+
+def _first_function(spec: Spec) -> str:
+    blocks = spec.blocks
+    begin = _first_words(spec)
+    for name, codec in blocks.items():
+        begin += [
+            f"  %{name}.scale.raw = load i8, ptr %{name}.side.base",
+            f"  %{name}.scale = zext i8 %{name}.scale.raw to i32",
+            *arithmetic(passes.unit(name, codec), "float", "%{}".format, prefix=f"{name}.u", suffix="old"),
+        ]
+    return _FIRST.format(
+        parameters=", ".join(["i64 %length", *_arguments(spec)]),
+        begin="\n".join(begin),
+        elements=_loop(spec, "begin", "return"),
+        end="\n".join(f"  store i32 %{name}.most.next, ptr %{name}.most.at" for name in blocks),
+    )
+
+
+def _first_words(spec: Spec) -> list[str]:
+    return arithmetic(passes.words(spec.codecs), "float", "%{}".format, prefix="w", suffix="first")
+
+
+def _second_function(spec: Spec) -> str:
+    words = _words(spec, in_blocks=True)
+    begin, wild, search, anchors = [*_prefetches(spec), *_first_words(spec)], "false", [], []
+    for name in spec.blocks:
+        begin += [
+            f"  %{name}.most = load i32, ptr %{name}.most.at",
+            f"  %{name}.wild = icmp uge i32 %{name}.most, {INFINITY}",
+            f"  %{name}.or.wild = or i1 %{name}.wild, {wild}",
+        ]
+        wild = f"%{name}.or.wild"
+        search.append(f"  %{name}.found = call i32 @largest.{name}(ptr %{name}.buffer, i64 %length)")
+        origins = f"[ %{name}.most, %begin ], [ %{name}.found, %search ]"
+        anchors.append(f"  %{name}.largest = phi i32 {origins}")
+    for name, codec in spec.blocks.items():
+        anchors += _store_anchor(name, codec)
+    text = _SECOND.format(
+        parameters=", ".join(["i64 %length", *_arguments(spec)]),
+        begin="\n".join(begin),
+        wild=wild,
+        search="\n".join(search),
+        anchors="\n".join(anchors),
+        words="\n".join(_word_phi(number, "anchors", "pack") for number in words),
+        elements="\n".join([*_pack_elements(spec), *starmap(_next_word, words.items())]),
+    )
+    return text + "".join(_search_function(name, codec) for name, codec in spec.blocks.items())
+
+
+def _prefetches(spec: Spec) -> list[str]:
+    lines = []
+    for name, kind, shared in _streams(spec):
+        bytes_of_run = RUN * BYTES[kind] if shared == 1 else 0
+        for line in range(0, bytes_of_run, _LINE):
+            at = AHEAD * BYTES[kind] + line
+            lines += [
+                f"  %{name}.ahead.{line} = getelementptr i8, ptr %{name}.base, i64 {at}",
+                f"  call void @llvm.prefetch.p0(ptr %{name}.ahead.{line}, i32 0, i32 3, i32 1)",
+            ]
+    return lines
+
+
+def _store_anchor(name: str, codec: BlockCodec) -> list[str]:
+    record = passes.new_anchor(name, codec)
+    return [
+        *arithmetic(record, "float", "%{}".format, prefix=f"{name}.n", suffix="made"),
+        # Opaque, or else LLVM finds a sum in it and adds a part of that to every element.
+        f'  %{name}.anchor.packed = call i32 asm "", "=r,0"(i32 %{name}.anchor.made)',
+        f"  %{name}.scale.byte = trunc i32 %{name}.scale.made to i8",
+        f"  store i8 %{name}.scale.byte, ptr %{name}.side.base",
+    ]
+
+
+def _pack_elements(spec: Spec) -> list[str]:
+    lines = []
+    for name in spec.blocks:
+        lines += [
+            f"  %{name}.packed.from = getelementptr float, ptr %{name}.buffer, i64 %j",
+            f"  %{name}.packed = load float, ptr %{name}.packed.from, {_PARALLEL}",
+        ]
+    lines += arithmetic(passes.pack(spec.codecs), "float", _packed_input, prefix="k", suffix="out")
+    for name in spec.blocks:
+        lines += [
+            f"  %{name}.code.byte = trunc i32 %{name}.code.out to i8",
+            f"  %{name}.code.at = getelementptr i8, ptr %{name}.base, i64 %j",
+            f"  store i8 %{name}.code.byte, ptr %{name}.code.at, {_PARALLEL}",
+        ]
+    return lines
+
+
+def _packed_input(name: str) -> str:
+    return f"%{name}" if name.startswith("word.") else f"%{name}.packed"
+
+
+def _search_function(name: str, codec: BlockCodec) -> str:
+    size = arithmetic(passes.finite_size(codec), "float", "%{}".format)
+    return _SEARCH.format(name=name, size="\n".join(size))
+
+
+_LOOP = """\
+  br label %element
+
+element:
+  %i = phi i64 [ 0, %{before} ], [ %i.next, %element ]
+{phis}
+{body}
+  %i.next = add nuw nsw i64 %i, 1
+  %end = icmp eq i64 %i.next, %length
+  br i1 %end, label %{after}, label %element, !llvm.loop !1
+"""
+
+_SPANS = """\
+  %key.at = getelementptr i32, ptr %keys, i64 %tensor
+  %key = load i32, ptr %key.at
+  br label %spans
+
+spans:
+  %s = phi i64 [ 0, %tensor.row ], [ %s.next, %spans.end ]
+  %s.left = sub i64 %length, %s
+  %span = call i64 @llvm.umin.i64(i64 %s.left, i64 {span})
+  br label %begin.first
+{loops}
+spans.end:
+  %s.next = add nuw nsw i64 %s, {span}
+  %more.spans = icmp ult i64 %s.next, %length
+  br i1 %more.spans, label %spans, label %finish
+"""
+
+_RUNS = """
+begin.{name}:
+  br label %runs.{name}
+
+runs.{name}:
+  %r.{name} = phi i64 [ 0, %begin.{name} ], [ %r.next.{name}, %whole.{name} ]
+  %at.{name} = add i64 %s, %r.{name}
+  %block.{name} = udiv i64 %r.{name}, {run}
+  %block.at.{name} = udiv i64 %at.{name}, {run}
+  %index.{name} = add i64 %offset, %at.{name}
+  %start.{name} = trunc i64 %index.{name} to i32
+{moves}
+  %rest.{name} = sub i64 %span, %r.{name}
+  %is.whole.{name} = icmp uge i64 %rest.{name}, {run}
+  br i1 %is.whole.{name}, label %whole.{name}, label %last.{name}
+
+whole.{name}:
+  call void @{name}(i64 {run}, {arguments})
+  %r.next.{name} = add nuw nsw i64 %r.{name}, {run}
+  %more.{name} = icmp ult i64 %r.next.{name}, %span
+  br i1 %more.{name}, label %runs.{name}, label %{after}
+
+last.{name}:
+  call void @{name}(i64 %rest.{name}, {arguments})
+  br label %{after}
+"""
+
+_FIRST = """
+define internal void @first({parameters}) alwaysinline {{
+begin:
+{begin}
+{elements}
+return:
+{end}
+  ret void
+}}
+"""
+
+# Sixteen codes at a time fill the registers that they are narrowed in.
+# What is not finite is rare, and looking for the largest of what is costs more than looking for the
+# largest, so it is looked for again where it has to be.
+_SECOND = """
+define internal void @second({parameters}) alwaysinline {{
+begin:
+{begin}
+  br i1 {wild}, label %search, label %anchors
+
+search:
+{search}
+  br label %anchors
+
+anchors:
+{anchors}
+  br label %pack
+
+pack:
+  %j = phi i64 [ 0, %anchors ], [ %j.next, %pack ]
+{words}
+{elements}
+  %j.next = add nuw nsw i64 %j, 1
+  %packed = icmp eq i64 %j.next, %length
+  br i1 %packed, label %return, label %pack, !llvm.loop !4
+
+return:
+  ret void
+}}
+"""
+
+_SEARCH = """
+define internal i32 @largest.{name}(ptr %buffer, i64 %length) noinline cold {{
+begin:
+  br label %element
+
+element:
+  %i = phi i64 [ 0, %begin ], [ %i.next, %element ]
+  %most = phi i32 [ 0, %begin ], [ %most.next, %element ]
+  %at = getelementptr float, ptr %buffer, i64 %i
+  %value = load float, ptr %at
+{size}
+  %most.next = call i32 @llvm.smax.i32(i32 %most, i32 %size.new)
+  %i.next = add nuw nsw i64 %i, 1
+  %end = icmp eq i64 %i.next, %length
+  br i1 %end, label %return, label %element
+
+return:
+  ret i32 %most.next
+}}
+"""
+
+_STEP = """\
+; {rule}
+{declarations}
+define void @step(ptr %descriptor) {{
+entry:
+{buffers}
+  %tasks.count.at = getelementptr i64, ptr %descriptor, i64 1
+  %tasks.count = load i64, ptr %tasks.count.at
+  %tasks.at = getelementptr i64, ptr %descriptor, i64 2
+  %tasks = load ptr, ptr %tasks.at
+  %chunks.at = getelementptr i64, ptr %descriptor, i64 3
+  %chunks = load ptr, ptr %chunks.at
+  %addresses.at = getelementptr i64, ptr %descriptor, i64 4
+  %addresses = load ptr, ptr %addresses.at
+  %tensors.at = getelementptr i64, ptr %descriptor, i64 5
+  %tensors = load i64, ptr %tensors.at
+  %rows.at = getelementptr i64, ptr %descriptor, i64 6
+  %rows = load ptr, ptr %rows.at
+  %row.of.at = getelementptr i64, ptr %descriptor, i64 7
+  %row.of = load ptr, ptr %row.of.at
+  %keys.at = getelementptr i64, ptr %descriptor, i64 8
+  %keys = load ptr, ptr %keys.at
+  br label %claim
+
+claim:
+  %task = atomicrmw add ptr %descriptor, i64 1 monotonic
+  %left = icmp slt i64 %task, %tasks.count
+  br i1 %left, label %begin, label %done
+
+begin:
+  %first.at = getelementptr i64, ptr %tasks, i64 %task
+  %first = load i64, ptr %first.at
+  %last.at = getelementptr i64, ptr %first.at, i64 1
+  %last.chunk = load i64, ptr %last.at
+  br label %chunk
+
+chunk:
+  %c = phi i64 [ %first, %begin ], [ %c.next, %finish ]
+  %fields = getelementptr [4 x i64], ptr %chunks, i64 %c
+  %tensor = load i64, ptr %fields
+  %offset.at = getelementptr i64, ptr %fields, i64 1
+  %offset = load i64, ptr %offset.at
+  %offset.g.at = getelementptr i64, ptr %fields, i64 2
+  %offset.g = load i64, ptr %offset.g.at
+  %length.at = getelementptr i64, ptr %fields, i64 3
+  %length = load i64, ptr %length.at
+  %grad.cell.index = add i64 %tensors, %tensor
+  %grad.cell = getelementptr i64, ptr %addresses, i64 %grad.cell.index
+  %grad.number = load i64, ptr %grad.cell
+  %is.absent = icmp eq i64 %grad.number, 0
+  br i1 %is.absent, label %finish, label %tensor.row
+
+tensor.row:
+  %row.index.at = getelementptr i64, ptr %row.of, i64 %tensor
+  %row.index = load i64, ptr %row.index.at
+  %row = getelementptr [{columns} x {real}], ptr %rows, i64 %row.index
+{chunk}
+{elements}
+finish:
+  %c.next = add nuw nsw i64 %c, 1
+  %chunks.left = icmp slt i64 %c.next, %last.chunk
+  br i1 %chunks.left, label %chunk, label %claim
+
+done:
+  ret void
+}}
+"""
+
+_METADATA = """
+!0 = distinct !{}
+!1 = distinct !{!1, !2, !3}
+!2 = !{!"llvm.loop.parallel_accesses", !0}
+!3 = !{!"llvm.loop.vectorize.enable", i1 true}
+!4 = distinct !{!4, !2, !3, !5}
+!5 = !{!"llvm.loop.vectorize.width", i32 16}
+"""

@@ -1,0 +1,1 @@
+"""The lowering to Triton, and the tables that its kernels read."""

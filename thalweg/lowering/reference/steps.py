@@ -1,0 +1,144 @@
+"""The torch lowering: the rule run on whole tensors, on any device, dtype and tensor subclass.
+
+It is the oracle of the kernels, serves where there is no kernel, and is differentiable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thalweg.rule import Rule
+from thalweg.storage.codecs import Codec, codec_of
+from thalweg.storage.codecs.draws import numbers, word
+from thalweg.storage.codecs.tensors import in_memory_order, pack, unpack
+from thalweg.storage.layout import like_home
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A tensor that is not stored as plain numbers.
+
+    Args:
+        codec: how it is stored.
+        main: the stored tensor.
+        side: its second tensor, if the codec has one.
+    """
+
+    codec: Codec
+    main: Tensor
+    side: Tensor | None
+
+    def read(self) -> Tensor:
+        """Return the values."""
+        return unpack(self.codec, self.main, self.side)
+
+    def write(self, values: Tensor, words: Tensor | None) -> None:
+        """Store values, rounded by `words`, which lie in memory as the parameter's state does."""
+        order = self.main if words is None else words
+        main, side = pack(self.codec, torch.empty_like(order, dtype=values.dtype).copy_(values), words)
+        self.main.copy_(main)
+        if self.side is not None and side is not None:
+            self.side.copy_(side)
+
+
+def step(
+    rule: Rule,
+    on: Mapping[str, bool],
+    param: Tensor,
+    grad: Tensor,
+    slots: Mapping[str, Tensor],
+    scalars: Mapping[str, Any],
+    *,
+    maximize: bool = False,
+    unscale: float | None = None,
+    differentiable: bool = False,
+    packed: Mapping[str, Packed] | None = None,
+    key: int = 0,
+) -> None:
+    """Step one tensor in place.
+
+    Args:
+        rule: the update rule.
+        on: its flags.
+        param: any shape, strides, device and floating or complex dtype.
+        grad: of the same shape; any floating dtype.
+        slots: the state by name, each of the shape of `param`.
+        scalars: the values of this step by name, numbers or 0-dim tensors.
+        maximize: negate the gradient.
+        unscale: multiply the gradient by this first, and write it back.
+        differentiable: keep the graph: read copies, so that what backward saved is not overwritten.
+        packed: how `p` and the slots are stored, by name, in the rule's order; plainly, where absent.
+        key: of the random words of this step and parameter.
+    """
+    packed = packed or {}
+    compute = _compute_dtype(param)
+    inputs = {"p": param, **slots}
+    values = {
+        name: packed[name].read() if name in packed else _real(value).to(compute)
+        for name, value in inputs.items()
+    }
+    if differentiable:
+        values = {name: value.clone() for name, value in values.items()}
+    sparse = grad.layout == torch.sparse_coo
+    if sparse:
+        grad = grad.coalesce()
+    stepped = grad.values() if sparse else grad
+    g = _real(stepped).to(compute)
+    if unscale is not None:
+        g = g * unscale
+        stepped.copy_(torch.view_as_complex(g) if stepped.is_complex() else g)
+    where = tuple(grad.indices()) if sparse else None
+    new = _apply(rule, on, values, -g if maximize else g, scalars, where)
+    words = _words(param, packed, key, grad.values()[0].numel() if sparse and grad._nnz() else None)
+    for name, value in new.items():
+        if name in packed:
+            packed[name].write(value, words.get(name))
+        else:
+            inputs[name].copy_(torch.view_as_complex(value) if inputs[name].is_complex() else value)
+
+
+def _apply(
+    rule: Rule,
+    on: Mapping[str, bool],
+    values: Mapping[str, Tensor],
+    g: Tensor,
+    scalars: Mapping[str, Any],
+    where: tuple[Tensor, ...] | None,
+) -> dict[str, Tensor]:
+    """Return the new values of `p` and the slots; only of the rows `where`, if they are given."""
+    taken = {name: value if where is None else value[where] for name, value in values.items()}
+    p = taken.pop("p")
+    new_p, new = rule.apply(p, g, taken, SimpleNamespace(**scalars), SimpleNamespace(**on))
+    new = {"p": new_p, **new}
+    if where is None:
+        return new
+    return {name: values[name].clone().index_put_(where, value) for name, value in new.items()}
+
+
+def _words(param: Tensor, packed: Mapping[str, Packed], key: int, row: int | None) -> dict[str, Tensor]:
+    """Return the random words that each of the packed values is rounded by, in rows of a length if given."""
+    codecs = {name: one.codec for name, one in packed.items()}
+    found = {}
+    for name, number in numbers(codecs).items():
+        words = like_home(param, torch.int32)
+        index = torch.arange(param.numel(), dtype=torch.int32, device=param.device)
+        in_memory_order(words).copy_(word(key, index, number, codecs[name].drawn, row))
+        found[name] = words
+    return found
+
+
+def _real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def _compute_dtype(param: Tensor) -> torch.dtype:
+    codec = codec_of(param.dtype)
+    if codec is None:
+        raise TypeError(f"parameters must be floating point or complex, not {param.dtype}")
+    return codec.compute

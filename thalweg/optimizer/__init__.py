@@ -1,0 +1,5 @@
+"""What torch asks of an optimizer: groups, state, hooks and checkpoints, for all rules in one place."""
+
+from thalweg.optimizer.base import Optimizer, Params, Storage
+
+__all__ = ["Optimizer", "Params", "Storage"]

@@ -1,0 +1,245 @@
+"""The contract with torch: groups, state, hooks, AMP and checkpoints, for all rules in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
+
+import torch
+from torch import Tensor
+
+from thalweg.optimizer import checkpoint
+from thalweg.rule import Rule
+from thalweg.stepping.scaling import NO_SCALING, Scaling
+from thalweg.stepping.state import prepare
+from thalweg.storage import choices as storage
+from thalweg.storage.choices import Storage
+from thalweg.storage.codecs import codec_of
+
+if TYPE_CHECKING:
+    from thalweg.stepping.stepper import Stepper
+
+__all__ = ["Optimizer", "Params", "Storage"]
+
+Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+
+
+class Optimizer(torch.optim.Optimizer):
+    """A `torch.optim.Optimizer` that steps all parameters of all groups by its `rule`.
+
+    Subclasses name their rule and a constructor.
+
+    Args:
+        params: parameters, named parameters, or groups, as in torch.
+        defaults: the hyperparameters of groups that do not say otherwise.
+        stored: how state and weights are stored, likewise: `state`, `weight_bits` and `seed`, which every
+            optimizer takes and `thalweg.storage.Storage` describes.
+
+    Raises:
+        ValueError, TypeError: if a hyperparameter is not allowed; the message says what is.
+    """
+
+    rule: ClassVar[Rule]
+    _stepper: Stepper | None
+
+    def __init__(self, params: Params, defaults: dict[str, Any], **stored: Unpack[Storage]) -> None:
+        unknown = stored.keys() - Storage.__annotations__
+        if unknown:
+            raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {min(unknown)!r}")
+        defaults = {**defaults, **storage.DEFAULTS, **stored}
+        self._check(defaults)
+        _check_fused(defaults)
+        self._stepper = None
+        super().__init__(params, defaults)
+        self._claim_scaling()
+
+    def _check(self, group: Mapping[str, Any]) -> None:
+        self.rule.check(group)
+        storage.check(self.rule, group)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._stepper = None
+        unsaid = {*storage.DEFAULTS, *self.rule.extras}
+        for group in self.param_groups:
+            for name in self.defaults.keys() - unsaid:
+                group.setdefault(name, self.defaults[name])
+            checkpoint.without_defaults(self.rule, group)
+        self._claim_scaling()
+
+    def _claim_scaling(self) -> None:
+        """Have GradScaler leave unscaling and skipping to `step`, if `fused=True` was asked for, as in torch.
+
+        Every `step` can do that. But whoever finds the attribute takes gradients to be scaled still: trainers
+        refuse to clip them, or do not learn of skipped steps.
+        """
+        if self.defaults.get("fused"):
+            # Again after deepcopy and pickle, which drop attributes, but not over what a user has set since.
+            vars(self).setdefault("_step_supports_amp_scaling", True)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group, as in torch; hyperparameters are checked first."""
+        if isinstance(param_group, dict) and not self.defaults.keys().isdisjoint(param_group):
+            self._check({**self.defaults, **param_group})  # the defaults alone have been checked
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        checkpoint.without_defaults(self.rule, group)
+        if self.rule.eager:
+            on = self.rule.flags(self.rule.numbers(group))
+            for param in filter(_has_state, group["params"]):
+                prepare(self.rule, on, param, self.state[param], group)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Step every parameter that has a gradient.
+
+        A `torch.amp.GradScaler` unscales gradients before, and calls no step on an overflow. With
+        `fused=True` it leaves both to the step, as in torch: gradients are unscaled on the way, and an
+        overflow, of which only a device may know, leaves parameters and state as they are.
+
+        Args:
+            closure: evaluates the model again and returns the loss.
+
+        Returns:
+            What `closure` returned, else None.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        # Under torch.compile a step is a graph break, as its work is no torch graph. To say so costs a
+        # microsecond or two, so it is said only where somebody compiles.
+        if torch.compiler.is_dynamo_compiling() or _frames_are_compiled():
+            self._step_uncompiled()
+        else:
+            self._step()
+        return loss
+
+    @torch._disable_dynamo
+    def _step_uncompiled(self) -> None:
+        self._step()
+
+    def _step(self) -> None:
+        scaling = self._scaling()
+        if scaling.overflowed_on_host:
+            return
+        if self._stepper is None:
+            # The machinery of a step is imported with the first one: `import thalweg` stays light.
+            from thalweg.stepping.stepper import Stepper
+
+            self._stepper = Stepper(self.rule)
+        self._stepper.step(self.param_groups, self.state, scaling)
+
+    def _scaling(self) -> Scaling:
+        scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        return NO_SCALING if scale is None and found_inf is None else Scaling(scale, found_inf)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return state and groups in torch's layout.
+
+        As in torch, its tensors are those of the optimizer and not copies of them: later steps change them,
+        and who wants them as they are now saves them or copies them (`copy.deepcopy`). It has torch's keys
+        and no others, but where something is asked for that torch has not: codes of `state="int8"` lie under
+        names of their own (`docs/storage.md`), which `torch.optim` refuses.
+        """
+        saved = super().state_dict()
+        for group in saved.get("param_groups", ()):
+            if isinstance(group.get("rounding_step"), Tensor):
+                group["rounding_step"] = int(group["rounding_step"])  # a GPU has counted
+            checkpoint.without_defaults(self.rule, group)
+        return saved
+
+    def full_precision_state_dict(self) -> dict[str, Any]:
+        """Return state and groups as `state_dict` does, with all slots in full precision, for `torch.optim`.
+
+        Codes and bfloat16 are read as float32, into new tensors; scales, corrections and the settings of
+        storage are left out. `load_state_dict` takes it too, and stores it as this optimizer is set to.
+        """
+        return checkpoint.in_full_precision(self.rule, self.state_dict())
+
+    def full_precision_weights(self) -> dict[Any, Tensor]:
+        """Return the weights as this optimizer keeps them, with what `weight_bits` holds beside them.
+
+        Returns:
+            For each parameter, by name where each was given with a name of its own and else (without names,
+            or where several models bring the same ones) by position, a new tensor: float32 of bfloat16 and
+            float16 parameters, else of the parameter's dtype.
+        """
+        return {
+            key: checkpoint.full_weights(param, self.state.get(param, {}), group)
+            for key, param, group in self._keyed()
+        }
+
+    def load_full_precision_weights(self, weights: Mapping[Any, Tensor]) -> None:
+        """Set the weights, and what `weight_bits` holds beside them, rounded to nearest.
+
+        Args:
+            weights: for each parameter, as `full_precision_weights` returns them; any floating dtype.
+
+        Raises:
+            ValueError: if parameters are missing or others are there, or a shape is not the parameter's.
+                Nothing has been changed then.
+        """
+        keyed = list(self._keyed())
+        checkpoint.check_weights({key: param for key, param, _ in keyed}, weights)
+        with torch.no_grad():
+            for key, param, group in keyed:
+                checkpoint.set_weights(param, weights[key], self.state, group)
+
+    def _keyed(self) -> Iterable[tuple[Any, Tensor, dict[str, Any]]]:
+        names = checkpoint.names_of(self.param_groups)
+        position = 0
+        for index, group in enumerate(self.param_groups):
+            for i, param in enumerate(group["params"]):
+                yield position if names is None else names[index][i], param, group
+                position += 1
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Load a checkpoint of this optimizer, of its `torch.optim` namesake, or of one with the same state.
+
+        Parameters are matched by name where both sides were given the same names, one for each, in
+        whatever order or groups, and else by position. State takes the form that this optimizer keeps it in.
+        Hyperparameters come from the checkpoint, and flags that it does not name are off; `state`,
+        `weight_bits`, `foreach`, `fused`, `capturable` and `differentiable` stay as they were constructed.
+
+        As in torch, tensors of state that need no conversion are not copied: after
+        `a.load_state_dict(b.state_dict())` both step the same ones, unless the dict was saved, or copied
+        (`copy.deepcopy`), in between.
+
+        Args:
+            state_dict: what `state_dict` or `full_precision_state_dict` returned.
+
+        Raises:
+            ValueError: if parameters cannot be matched, a hyperparameter is not allowed, or the checkpoint
+                is that of another algorithm: a hyperparameter, or state that every parameter has there, is
+                missing. The optimizer is then as it was.
+        """
+        state_dict = dict(state_dict)
+        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
+            changed = pre_hook(self, state_dict)
+            state_dict = state_dict if changed is None else dict(changed)
+        state, groups = checkpoint.load(self.rule, self.param_groups, state_dict)
+        stepper = self._stepper
+        self.__setstate__({"state": state, "param_groups": groups})
+        if stepper is not None and stepper.follow_a_checkpoint():
+            self._stepper = stepper
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
+
+
+def _frames_are_compiled() -> bool:
+    return torch._C._dynamo.eval_frame.get_eval_frame_callback() is not None
+
+
+def _check_fused(defaults: Mapping[str, Any]) -> None:
+    """Refuse with `fused` what torch refuses with it, although it has no effect here."""
+    if not defaults.get("fused"):
+        return
+    if defaults.get("differentiable"):
+        raise RuntimeError("`fused` does not support `differentiable`")
+    if defaults.get("foreach"):
+        raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+
+
+def _has_state(param: Tensor) -> bool:
+    """Say whether a parameter can be stepped; a step refuses the others, and says why."""
+    return codec_of(param.dtype) is not None

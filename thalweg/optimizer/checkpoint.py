@@ -1,0 +1,315 @@
+"""Checkpoints: what is saved, and loading what we or torch have saved."""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thalweg.rule import Rule, Slot
+from thalweg.stepping.state import in_form, is_in_plain_form, put, stored_of, to_counter, values_of
+from thalweg.storage import choices as storage
+from thalweg.storage.codecs.tensors import pack, unpack
+from thalweg.storage.layout import like_home
+
+EXECUTION = ("foreach", "fused", "capturable", "differentiable", *storage.CHOICES)
+"""How a step is carried out is the constructor's choice; a checkpoint says only what was trained."""
+
+Groups = list[dict[str, Any]]
+State = defaultdict[Any, dict[str, Any]]
+
+
+def without_defaults(rule: Rule, group: dict[str, Any]) -> None:
+    """Take from `group` what torch's group does not have, where it says what holds anyway.
+
+    Args:
+        rule: the update rule.
+        group: a parameter group, checked; it is changed.
+    """
+    for name in rule.extras:
+        if name in group and not group[name]:
+            del group[name]
+    storage.settle(group)
+
+
+def load(
+    rule: Rule, groups: Sequence[Mapping[str, Any]], state_dict: Mapping[str, Any]
+) -> tuple[State, Groups]:
+    """Return the state and the groups that `state_dict` means for the parameters of `groups`.
+
+    Parameters are matched by name where both sides have the same names, and else by position, as in
+    torch. Hyperparameters come from the checkpoint, `EXECUTION` from `groups`. Tensors are shared with the
+    checkpoint where torch would share them, and are else copied once.
+
+    Raises:
+        ValueError: if parameters cannot be matched, a hyperparameter is not allowed, or the checkpoint is
+            that of another algorithm. Nothing has been changed then.
+    """
+    saved = state_dict["param_groups"]
+    sources = _sources_by_name(rule, groups, saved) or _sources_by_position(groups, saved)
+    param_of: dict[Any, Tensor] = {}
+    group_of: dict[Any, tuple[dict[str, Any], dict[str, Any]]] = {}
+    loaded: Groups = []
+    copies: dict[int, Any] = {}
+    for index, (group, (source, ids)) in enumerate(zip(groups, sources, strict=True)):
+        _check_hyperparameters(rule, index, source)
+        param_of.update(zip(ids, group["params"], strict=True))
+        loaded.append(_group_in_form(rule, group, source, copies))
+        group_of.update((param_id, (loaded[-1], source)) for param_id in ids)
+    state: State = defaultdict(dict)
+    for key, value in state_dict["state"].items():
+        if key not in param_of:
+            state[key] = value
+        elif isinstance(value, Mapping):
+            _check_state(rule, key, value)
+            state[param_of[key]] = _state_in_form(rule, param_of[key], value, *group_of[key])
+        else:
+            state[param_of[key]] = _moved(value, param_of[key])
+    return state, loaded
+
+
+def _group_in_form(
+    rule: Rule, group: Mapping[str, Any], source: Mapping[str, Any], copies: dict[int, Any]
+) -> dict[str, Any]:
+    """Return the group that `source`, of a checkpoint, means in the place of `group`.
+
+    A flag that the checkpoint does not name was off: torch had no such flag when it was saved, or has none.
+    """
+    kept = {"params", *EXECUTION} | ({"param_names"} if "param_names" in group else set())
+    values = {key: deepcopy(value, copies) for key, value in source.items() if key not in kept}
+    if isinstance(values.get("rounding_step"), Tensor):
+        values["rounding_step"] = int(values["rounding_step"])
+    ours = {hyper.name for hyper in rule.hypers} | storage.DEFAULTS.keys() | kept
+    flags = {hyper.name: False for hyper in rule.hypers if hyper.flag and hyper.name not in kept}
+    new = {**{key: value for key, value in group.items() if key in ours}, **flags, **values}
+    rule.check(new)
+    storage.check(rule, new)
+    without_defaults(rule, new)
+    return new
+
+
+def _check_hyperparameters(rule: Rule, index: int, source: Mapping[str, Any]) -> None:
+    names = [hyper.name for hyper in rule.hypers if not hyper.flag]
+    missing = [name for name in names if name not in source]
+    if missing:
+        raise ValueError(
+            f"the checkpoint is not of {rule.name}: its parameter group {index} has no {_listed(missing)}"
+        )
+
+
+def _check_state(rule: Rule, key: Any, saved: Mapping[str, Any]) -> None:
+    """Raise if a parameter has state, and lacks what every state of the algorithm has."""
+    found = [name for name, value in saved.items() if value is not None and name != storage.CORRECTION]
+    needed = [counter.name for counter in rule.counters]
+    needed += [slot.name for slot in rule.slots if slot.when is None]
+    missing = [name for name in needed if name not in found and storage.codes_of(name) not in found]
+    if found and missing:
+        raise ValueError(
+            f"the checkpoint is not of {rule.name}: its state of parameter {key} has {_listed(found)}, "
+            f"and no {_listed(missing)}"
+        )
+
+
+def _listed(names: Iterable[Any]) -> str:
+    return ", ".join(map(repr, names))
+
+
+def _state_in_form(
+    rule: Rule,
+    param: Tensor,
+    saved: Mapping[str, Any],
+    group: Mapping[str, Any],
+    source: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the state of a parameter from what a checkpoint has of it."""
+    if not storage.DEFAULTS.keys() & group.keys() and is_in_plain_form(rule, param, saved):
+        return dict(saved)
+    slots = [slot for slot in rule.slots if stored_of(slot, saved) is not None]
+    state = {name: value for name, value in saved.items() if value is not None or not _is_slot(rule, name)}
+    for slot in slots:
+        sparse = _was_sparse(rule, slot, stored_of(slot, state), param, source)
+        put(slot, state, in_form(slot, storage.codec_of_slot(slot, param, group, sparse), state, param))
+    for counter in rule.counters:
+        if counter.name in state:
+            state[counter.name] = to_counter(_own(counter.name, state[counter.name], param), "cpu")
+    formed = {name for slot in slots for name in (slot.name, storage.codes_of(slot.name))}
+    known = {id(value) for value in saved.values()}
+    for name, value in state.items():
+        if name in formed:
+            state[name] = _own(name, value, param) if id(value) in known else value
+        elif not any(name == counter.name for counter in rule.counters):
+            state[name] = _moved(value, param)
+    return state
+
+
+def _is_slot(rule: Rule, name: Any) -> bool:
+    # torch's SGD saves None as the momentum that it does not have.
+    return any(name == slot.name for slot in rule.slots)
+
+
+def _own(name: Any, value: Any, param: Tensor) -> Any:
+    """Return `value`, or a copy of it where torch, loading it, would have had to make one."""
+    if not isinstance(value, Tensor):
+        return value
+    as_it_is = name == "step" or not param.is_floating_point() or value.dtype == param.dtype
+    return value if as_it_is else value.detach().clone()
+
+
+def _moved(value: Any, param: Tensor) -> Any:
+    """Return the user's own state on the device of its parameter; its dtype is the user's."""
+    if isinstance(value, Tensor):
+        return _own(None, value, param) if value.device == param.device else value.to(param.device)
+    if type(value) in (list, tuple):
+        return type(value)(_moved(item, param) for item in value)
+    if isinstance(value, dict):
+        return {key: _moved(item, param) for key, item in value.items()}
+    return value
+
+
+def _was_sparse(rule: Rule, slot: Slot, value: Tensor, param: Tensor, source: Mapping[str, Any]) -> bool:
+    """Say whether a slot is in float32 although its group wanted less: then its gradients were sparse.
+
+    Packing it here would lose what the next step, which knows the gradient, would want back.
+    """
+    return value.dtype == torch.float32 and storage.codec_of_slot(slot, param, source, False).drawn > 0
+
+
+def in_full_precision(rule: Rule, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Return a state dict with all slots as numbers that torch computes with; `state_dict` stays as it is."""
+    state = {key: _unpacked(rule, own) for key, own in state_dict["state"].items()}
+    groups = [
+        {name: value for name, value in group.items() if name not in storage.DEFAULTS}
+        for group in state_dict["param_groups"]
+    ]
+    return {**state_dict, "state": state, "param_groups": groups}
+
+
+def _unpacked(rule: Rule, own: Any) -> Any:
+    if not isinstance(own, dict):
+        return own
+    slots = {slot.name: slot for slot in rule.slots}
+    sides = {storage.CORRECTION, *map(storage.scale_of, slots)}
+    full = {}
+    for key, value in own.items():
+        slot = slots.get(storage.slot_of(key)) if isinstance(key, str) else None
+        if slot is not None and value is not None:
+            full[slot.name] = values_of(slot, own)
+        elif key not in sides:
+            full[key] = value
+    return full
+
+
+def full_weights(param: Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor:
+    """Return the values of a parameter with its correction, float32 if it is of 16 bits."""
+    codec = storage.codec_of_weights(param, group)
+    value = param.detach()
+    if value.is_complex() or codec.compute == value.dtype:
+        return value.clone()
+    return unpack(codec, value, state.get(storage.CORRECTION))
+
+
+def check_weights(params: Mapping[Any, Tensor], weights: Mapping[Any, Tensor]) -> None:
+    """Raise ValueError if `weights` are not those of `params`."""
+    if params.keys() != weights.keys():
+        different = sorted(map(str, params.keys() ^ weights.keys()))
+        raise ValueError(f"weights must be those of the optimizer's parameters; not in both: {different[:6]}")
+    for key, param in params.items():
+        if weights[key].shape != param.shape:
+            raise ValueError(
+                f"weights[{key!r}] must have the shape {tuple(param.shape)}, not {tuple(weights[key].shape)}"
+            )
+
+
+def set_weights(param: Tensor, weights: Tensor, state: State, group: Mapping[str, Any]) -> None:
+    """Set a parameter and its correction to `weights`, to nearest."""
+    codec = storage.codec_of_weights(param, group)
+    if codec.side is None:
+        param.copy_(weights)
+        return
+    main, side = pack(codec, like_home(param, codec.compute).copy_(weights))
+    param.copy_(main)
+    state[param][storage.CORRECTION] = side
+
+
+Sources = list[tuple[dict[str, Any], list[Any]]]
+"""For each group, the checkpoint's group that it takes its values from, and its parameters' ids there."""
+
+
+def _sources_by_position(groups: Sequence[Mapping[str, Any]], saved: Groups) -> Sources:
+    if len(groups) != len(saved):
+        raise ValueError(f"the checkpoint has {len(saved)} parameter groups, the optimizer has {len(groups)}")
+    for i, (group, source) in enumerate(zip(groups, saved, strict=True)):
+        if len(group["params"]) != len(source["params"]):
+            raise ValueError(
+                f"parameter group {i} has {len(source['params'])} parameters in the checkpoint "
+                f"and {len(group['params'])} in the optimizer"
+            )
+    return [(source, source["params"]) for source in saved]
+
+
+def names_of(groups: Sequence[Mapping[str, Any]]) -> list[list[str]] | None:
+    """Return the parameters' names, group by group; None where there is not one name for each of them.
+
+    Several models in one optimizer may bring the same names, and then names tell nothing apart.
+    """
+    names = [group.get("param_names") for group in groups]
+    for group, own in zip(groups, names, strict=True):
+        if not isinstance(own, (list, tuple)) or len(own) != len(group["params"]):
+            return None
+    every = [name for own in names for name in own or ()]
+    if not all(isinstance(name, str) for name in every) or len(set(every)) != len(every):
+        return None
+    return [list(own or ()) for own in names]
+
+
+def _sources_by_name(rule: Rule, groups: Sequence[Mapping[str, Any]], saved: Groups) -> Sources | None:
+    """Match by name; None where there are no names on one side, or not the same ones."""
+    mine, theirs = names_of(groups), names_of(saved)
+    if mine is None or theirs is None:
+        return None
+    place = {
+        name: (i, param_id)
+        for i, (source, names) in enumerate(zip(saved, theirs, strict=True))
+        for name, param_id in zip(names, source["params"], strict=True)
+    }
+    own = {name for names in mine for name in names}
+    if own != place.keys():
+        warnings.warn(
+            "the checkpoint's parameter names differ from the optimizer's, so parameters are "
+            f"matched by position; only in one of them: {sorted(own ^ place.keys())[:6]}",
+            stacklevel=4,
+        )
+        return None
+    sources: Sources = []
+    for i, (group, names) in enumerate(zip(groups, mine, strict=True)):
+        places = [place[name] for name in names]
+        origins = [saved[j] for j in sorted({j for j, _ in places})] or [dict(group)]
+        _check_agreement(rule, i, origins)
+        sources.append((origins[0], [param_id for _, param_id in places]))
+    return sources
+
+
+def _check_agreement(rule: Rule, index: int, origins: Groups) -> None:
+    unsaid = {**storage.DEFAULTS, **dict.fromkeys(rule.extras, False)}
+    first = {**unsaid, **origins[0]}
+    for origin in origins[1:]:
+        other = {**unsaid, **origin}
+        for key in (first.keys() | other.keys()) - {"params", "param_names", *EXECUTION}:
+            if not _are_alike(first.get(key), other.get(key)):
+                raise ValueError(
+                    f"parameter group {index} takes its parameters from several groups of the "
+                    f"checkpoint, which differ in {key!r}: {first.get(key)!r} and {other.get(key)!r}"
+                )
+
+
+def _are_alike(one: Any, other: Any) -> bool:
+    """Say whether values are equal; what cannot be compared is not."""
+    try:
+        return one is other or bool(one == other)
+    except Exception:  # the user's own values may raise anything
+        return False

@@ -1,0 +1,58 @@
+"""The vocabulary in which update rules are written.
+
+An update rule is an ordinary function of scalars. The same function is run on torch tensors (the
+reference), traced into machine code (the kernels) and run on Python floats (the scalars of a step), so
+its arithmetic uses operators and the few functions of `maths`, which mean the same on all three.
+"""
+
+from thalweg.rule.hyper import (
+    BETAS,
+    CAPTURABLE,
+    DIFFERENTIABLE,
+    EPS,
+    LR,
+    MAXIMIZE,
+    WEIGHT_DECAY,
+    Hyper,
+)
+from thalweg.rule.maths import (
+    Scalar,
+    decay,
+    decay_flags,
+    decay_scalars,
+    lerp,
+    maximum,
+    sign,
+    sqrt,
+    times,
+    two_parts,
+    where,
+)
+from thalweg.rule.rule import STEP, Counter, Rule, Slot, count
+
+__all__ = [
+    "BETAS",
+    "CAPTURABLE",
+    "DIFFERENTIABLE",
+    "EPS",
+    "LR",
+    "MAXIMIZE",
+    "STEP",
+    "WEIGHT_DECAY",
+    "Counter",
+    "Hyper",
+    "Rule",
+    "Scalar",
+    "Slot",
+    "count",
+    "decay",
+    "decay_flags",
+    "decay_scalars",
+    "lerp",
+    "maximum",
+    "sign",
+    "sqrt",
+    "times",
+    "two_parts",
+    "where",
+]

@@ -1,0 +1,151 @@
+"""Hyperparameters: what they may be, and what a group says of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """One hyperparameter: its name and the values it may take.
+
+    Args:
+        name: the constructor's argument and the parameter group's key.
+        low: smallest value allowed.
+        high: bound above; `open_high` says that it is not itself allowed.
+        pair: whether the value is a pair, such as Adam's betas.
+        flag: whether the value is on or off, by its truth.
+        extra: whether it is a flag that torch's optimizer of this name lacks. A group then names it only
+            where it is on, so that groups and checkpoints have torch's keys and no others.
+    """
+
+    name: str
+    low: float = 0.0
+    high: float = math.inf
+    open_high: bool = False
+    pair: bool = False
+    flag: bool = False
+    extra: bool = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the numbers that it is: none of a flag, with `.0` and `.1` of a pair."""
+        if self.flag:
+            return ()
+        return (f"{self.name}.0", f"{self.name}.1") if self.pair else (self.name,)
+
+    @property
+    def allowed(self) -> str:
+        """The allowed values in words, as errors and tables show them."""
+        if self.flag:
+            return "True or False"
+        if self.high == math.inf:
+            interval = f"at least {self.low:g}"
+        else:
+            interval = f"in [{self.low:g}, {self.high:g}{')' if self.open_high else ']'}"
+        return f"two numbers {interval}" if self.pair else f"a number {interval}"
+
+    def check(self, value: Any) -> None:
+        """Raise ValueError or TypeError, naming argument, value and what is allowed."""
+        found = self.read(value)
+        if self.flag:
+            return
+        for number in found if self.pair else (found,):
+            x = float(number.detach() if isinstance(number, torch.Tensor) else number)
+            inside = self.low <= x < self.high if self.open_high else self.low <= x <= self.high
+            if not inside or not math.isfinite(x):
+                raise ValueError(self._refusal(value))
+
+    def of(self, group: Mapping[str, Any], keep: bool = False) -> Any:
+        """Return what `group` says, as `read` returns it.
+
+        Raises:
+            KeyError: if it does not say, and the hyperparameter is not `extra`.
+        """
+        return self.read(group.get(self.name, False) if self.extra else group[self.name], keep)
+
+    def read(self, value: Any, keep: bool = False) -> Any:
+        """Return a value as steps compute with it: a bool, a float, or two of them.
+
+        A tensor is read out, unless it is on a GPU, which would have to be waited for, or `keep` says to
+        leave it, 0-dim, for the sake of its graph.
+
+        Raises:
+            TypeError, ValueError: if it is nothing of the kind, whatever its size.
+        """
+        if self.flag:
+            return self._truth(value)
+        if not self.pair:
+            return self._number(value, value, keep)
+        first, second = self._parts(value)
+        return self._number(first, value, keep), self._number(second, value, keep)
+
+    def _truth(self, value: Any) -> bool:
+        try:
+            return bool(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"{self._refusal(value)}: {error}") from None
+
+    def _parts(self, value: Any) -> Sequence[Any]:
+        """Return the two values of anything that has a first and a second, and no third."""
+        if isinstance(value, (tuple, list)) and len(value) == 2:
+            return value
+        if isinstance(value, (str, bytes, Mapping)):
+            raise TypeError(self._refusal(value))
+        try:
+            length, parts = len(value), (value[0], value[1])
+        except IndexError:
+            raise ValueError(self._refusal(value)) from None
+        except (TypeError, KeyError):
+            raise TypeError(self._refusal(value)) from None
+        if length != 2:
+            raise ValueError(self._refusal(value))
+        return parts
+
+    def _number(self, number: Any, value: Any, keep: bool) -> Any:
+        """Return `number`, which is `value` or one of a pair that `value` is."""
+        if type(number) is float:
+            return number
+        if isinstance(number, torch.Tensor):
+            if number.numel() != 1:
+                raise ValueError(f"Tensor {self.name} must be 1-element, not {tuple(number.shape)}")
+            if (keep or not _is_at_hand(number)) and not number.is_complex():
+                return number.reshape(()) if keep else number
+            number = number.detach().item()
+        try:
+            if getattr(number, "shape", ()) != ():
+                raise TypeError
+            # What cannot be multiplied by a float, such as a string or a Decimal, is no number to torch.
+            return float(number * 1.0)
+        except (TypeError, ValueError):
+            raise TypeError(self._refusal(value) + _hint(number)) from None
+
+    def _refusal(self, value: Any) -> str:
+        return f"{self.name} must be {self.allowed}, not {value!r}"
+
+
+def _is_at_hand(tensor: torch.Tensor) -> bool:
+    """Say whether a tensor can be read without waiting for a device."""
+    return tensor.device.type == "cpu"
+
+
+def _hint(number: Any) -> str:
+    try:
+        is_written_out = isinstance(number, str) and math.isfinite(float(number))
+    except ValueError:
+        return ""
+    return ", a string; YAML 1.1 reads 1e-3 as one, and 1.0e-3 as a number" if is_written_out else ""
+
+
+LR = Hyper("lr")
+EPS = Hyper("eps")
+WEIGHT_DECAY = Hyper("weight_decay")
+BETAS = Hyper("betas", high=1.0, open_high=True, pair=True)
+MAXIMIZE = Hyper("maximize", flag=True)
+CAPTURABLE = Hyper("capturable", flag=True)
+DIFFERENTIABLE = Hyper("differentiable", flag=True)

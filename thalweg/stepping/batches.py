@@ -1,0 +1,309 @@
+"""Batches: what is stepped by one launch, by the ways that gradients come.
+
+A batch is a table of addresses, a list of chunks, and an engine that steps them on its device. Of its members
+some may have no gradient in a step; they rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from thalweg.lowering import passes
+from thalweg.lowering.chunks import Chunks
+from thalweg.lowering.cpu import kernels as cpu
+from thalweg.lowering.look.look import Look
+from thalweg.lowering.reference import steps as reference
+from thalweg.lowering.reference.rows import advance
+from thalweg.lowering.spec import Spec
+from thalweg.rule import Rule
+from thalweg.stepping.engines import CpuEngine, Keys, engine_for
+from thalweg.stepping.member import Member
+from thalweg.stepping.scaling import Scaling
+from thalweg.stepping.settings import AllSettings
+from thalweg.storage.codecs import BlockCodec, HalfCodec, codec_of
+from thalweg.storage.layout import has_memory, is_plain, like_home, order, overlaps_itself
+
+State = dict[Any, dict[str, Any]]
+
+
+class Making(NamedTuple):
+    """What batches are made of beside their members.
+
+    Args:
+        rule: the update rule.
+        firsts: int32, whether a parameter's state is new, by its position.
+        unscale: whether gradients carry GradScaler's scale.
+    """
+
+    rule: Rule
+    firsts: np.ndarray
+    unscale: bool
+
+
+class Batch:
+    """What is stepped by one launch.
+
+    Args:
+        making: what all batches are made of.
+        members: alike in storage and flags.
+    """
+
+    def __init__(self, making: Making, members: list[Member]) -> None:
+        self.rule, self.firsts, self.unscale = making
+        self.members = members
+
+    def connect(self, look: Look) -> None:
+        """Have `look` write where tensors lie, which it will have done before each run."""
+
+    def run(self, settings: AllSettings, scaling: Scaling, state: State) -> None:
+        """Step what has a gradient.
+
+        Args:
+            settings: of the groups.
+            scaling: GradScaler's.
+            state: the optimizer's.
+        """
+        raise NotImplementedError
+
+    def has_drawing(self) -> set[int]:
+        """Return the indices of the groups in which something is rounded by random words in this step."""
+        return {m.sort.group for m in self.members if m.sort.draws and m.grad is not None}
+
+
+class KernelBatch(Batch):
+    """A batch for the kernel of its rule, flags and storage.
+
+    Attributes:
+        addresses: int64 (streams, members), where the first elements of `p`, `g`, each slot, each side
+            tensor and each counter lie; that of a missing gradient is 0.
+        chunks: the work.
+    """
+
+    def __init__(self, making: Making, members: list[Member]) -> None:
+        super().__init__(making, members)
+        one = members[0].sort
+        codec = codec_of(one.gradient.dtype)
+        assert codec is not None, "the plan has sent other dtypes to the reference"
+        spec = Spec(
+            rule=self.rule,
+            on=tuple(one.on.items()),
+            scalars=passes.scalar_names(self.rule, one.choices),
+            p=one.codecs["p"],
+            g=codec,
+            slots=tuple(codec for name, codec in one.codecs.items() if name != "p"),
+            maximize=one.maximizes,
+            unscale=self.unscale,
+        )
+        self.addresses = np.zeros((len(spec.streams) + len(self.rule.counters), len(members)), np.int64)
+        engine = engine_for(one.device)
+        assert engine is not None, "the plan has sent other devices to the reference"
+        self.engine = engine(spec, members, self.addresses, self.firsts)
+        lengths = [_reals(member.param) for member in members]
+        self.chunks = Chunks.dense(lengths, self.engine.chunk(sum(lengths)))
+
+    def connect(self, look: Look) -> None:  # noqa: D102
+        self._connect_state(look, [m.sort.stored_keys for m in self.members], 2)
+        self._connect_counters(look)
+
+    def _connect_counters(self, look: Look) -> None:
+        names = [counter.name for counter in self.rule.counters]
+        self._connect_state(look, [names] * len(self.members), len(self.addresses) - len(names))
+
+    def _connect_state(self, look: Look, keys: list[list[str]], begin: int) -> None:
+        for i in range(len(keys[0])):
+            rows = [look.state_row(m.param, own[i]) for m, own in zip(self.members, keys, strict=True)]
+            look.tell(rows, self.addresses[begin + i])
+
+    def run(self, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
+        self.engine.launch(self.chunks, settings, scaling)
+
+
+class DenseBatch(KernelBatch):
+    """Contiguous parameters with contiguous gradients: the way of nearly all tensors, kept short."""
+
+    def connect(self, look: Look) -> None:  # noqa: D102
+        super().connect(look)
+        rows = [look.row(member.param) for member in self.members]
+        look.tell(rows, self.addresses[0])
+        look.tell([row + 1 for row in rows], self.addresses[1])
+        self._impls = look.impls(rows)
+        if isinstance(self.engine, CpuEngine):
+            self.engine.launched.tell(self._impls)
+
+    def run(self, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
+        super().run(settings, scaling, state)
+        if not isinstance(self.engine, CpuEngine):
+            cpu.tell(self._impls, self.addresses[1])
+
+    def has_drawing(self) -> set[int]:  # noqa: D102
+        present = self.addresses[1].tolist()
+        pairs = zip(self.members, present, strict=True)
+        return {m.sort.group for m, grad in pairs if m.sort.draws and grad}
+
+
+class StagedBatch(KernelBatch):
+    """Dense gradients and parameters of any strides.
+
+    Tensors with the same memory order go through as they are, whatever the order. What differs is
+    copied into the order of the state, and parameters are copied back.
+    """
+
+    def run(self, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
+        # Not earlier: another batch may step the same memory first.
+        grads = [member.grad for member in self.members]
+        pairs = zip(self.members, grads, strict=True)
+        staged = [None if grad is None else _stage(member.param, grad) for member, grad in pairs]
+        self.addresses[0] = [0 if one is None else one[0].data_ptr() for one in staged]
+        # Of an empty tensor no memory is read; it is there all the same.
+        self.addresses[1] = [0 if one is None else one[1].data_ptr() or 1 for one in staged]
+        super().run(settings, scaling, state)
+        taken = [
+            (m.param, grad, one) for m, grad, one in zip(self.members, grads, staged, strict=True) if one
+        ]
+        _put_back([param for param, _, _ in taken], [p for _, _, (p, _) in taken])
+        if self.unscale:
+            self._put_back_gradients(taken)
+
+    def _put_back_gradients(
+        self, taken: Sequence[tuple[Tensor, Tensor | None, tuple[Tensor, Tensor]]]
+    ) -> None:
+        for param, grad, (_, stepped) in taken:
+            if grad is not None and overlaps_itself(grad):
+                param.grad = stepped  # nothing can be written to one place for many
+            elif grad is not None:
+                _put_back([grad], [stepped])
+
+
+def _stage(param: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    own = order(param) if is_plain(param) else None
+    p = param if own is not None else like_home(param, param.dtype).copy_(param)
+    alike = is_plain(grad) and order(grad) == order(p)
+    return p, grad if alike else like_home(p, grad.dtype).copy_(grad)
+
+
+def _put_back(tensors: Sequence[Tensor], stepped: Sequence[Tensor]) -> None:
+    for tensor, copy in zip(tensors, stepped, strict=True):
+        if copy is not tensor:
+            tensor.copy_(copy)
+    increment_version(tensors)
+
+
+class SparseBatch(KernelBatch):
+    """Row-sparse (COO) gradients: each row that the gradient names is a chunk, and no other moves."""
+
+    def connect(self, look: Look) -> None:  # noqa: D102
+        self._connect_counters(look)
+
+    def run(self, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
+        grads = [None if m.grad is None else m.grad.coalesce() for m in self.members]
+        if self.unscale:
+            for member, grad in zip(self.members, grads, strict=True):
+                member.param.grad = grad  # so that what is unscaled is the gradient, not a copy
+        values = [None if grad is None else _row_major(grad.values()) for grad in grads]
+        streams = [self._tensors(member, state) for member in self.members]
+        staged = [list(map(_row_major, tensors)) for tensors in streams]
+        count = len(streams[0])
+        table = np.array([[t.data_ptr() for t in tensors] for tensors in staged], np.int64).T
+        self.addresses[[0, *range(2, count + 1)]] = table
+        self.addresses[1] = [0 if v is None else v.data_ptr() or 1 for v in values]
+        lengths = [0 if v is None else _reals(v) for v in values]
+        counts = [0 if v is None else len(v) for v in values]
+        self.chunks = Chunks.rows(
+            [_row_numbers(grad) for grad in grads],
+            [length // max(rows, 1) for length, rows in zip(lengths, counts, strict=True)],
+            self.engine.chunk(sum(lengths)),
+        )
+        super().run(settings, scaling, state)
+        for grad, tensors, own in zip(grads, streams, staged, strict=True):
+            if grad is not None:
+                _put_back(tensors, own)
+
+    def _tensors(self, member: Member, state: State) -> list[Tensor]:
+        keys = member.sort.stored_keys
+        return [member.param, *([state[member.param][key] for key in keys] if keys else [])]
+
+
+def _row_major(tensor: Tensor) -> Tensor:
+    """Return a tensor whose memory holds what it means, row after row; itself, if it does."""
+    return tensor.resolve_conj().resolve_neg().contiguous()
+
+
+def _row_numbers(grad: Tensor | None) -> np.ndarray:
+    """Return which row each of the values is, counting over all sparse dimensions."""
+    if grad is None:
+        return np.empty(0, np.int64)
+    number = torch.zeros(grad._nnz(), dtype=torch.int64, device=grad.device)
+    for size, index in zip(grad.shape, grad.indices(), strict=False):
+        number = number * size + index
+    return number.cpu().numpy()
+
+
+def _reals(tensor: Tensor) -> int:
+    return tensor.numel() * (2 if tensor.is_complex() else 1)
+
+
+class ReferenceBatch(Batch):
+    """What has no kernel, tensor by tensor: other devices, tensor subclasses, differentiable steps."""
+
+    def __init__(self, making: Making, members: list[Member]) -> None:
+        super().__init__(making, members)
+        self._values = np.zeros(len(members), np.int32)
+        self._keys = Keys(members, self._values)
+
+    def run(self, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
+        self._keys.draw()
+        for member, key in zip(self.members, self._values.tolist(), strict=True):
+            grad = member.grad
+            if grad is not None:
+                own = state[member.param] if member.sort.has_state else {}
+                self._step(member, grad, own, settings.hypers[member.sort.group], scaling, key)
+                self.firsts[member.position] = 0
+
+    def _step(
+        self, member: Member, grad: Tensor, own: dict[str, Any], h: Any, scaling: Scaling, key: int
+    ) -> None:
+        tensors = {c.name: own[c.name] for c in self.rule.counters}
+        on_device = any(t.device.type != "cpu" or not has_memory(t) for t in tensors.values())
+        is_differentiable = member.sort.is_differentiable
+        if on_device or is_differentiable:
+            h = self.rule.tensors(member.sort.options)
+        values = {name: _read(t, on_device, is_differentiable) for name, t in tensors.items()}
+        scalars, after = advance(self.rule, h, values, bool(self.firsts[member.position]))
+        reference.step(
+            self.rule,
+            member.sort.on,
+            member.param,
+            grad,
+            {name: own[at] for name, at in member.sort.slot_keys.items()},
+            scalars,
+            maximize=member.sort.maximizes,
+            unscale=scaling.inverse,
+            differentiable=is_differentiable,
+            packed=_packed(member, own),
+            key=key,
+        )
+        with torch.set_grad_enabled(is_differentiable):
+            for name, tensor in tensors.items():
+                tensor.copy_(torch.as_tensor(after[name]))
+
+
+def _read(counter: Tensor, on_device: bool, is_differentiable: bool) -> Any:
+    if is_differentiable and counter.requires_grad:
+        return counter.clone()  # what a graph has saved must not be written over
+    return counter if on_device else counter.detach().numpy()[()]
+
+
+def _packed(member: Member, own: Mapping[str, Any]) -> dict[str, reference.Packed]:
+    tensors = {"p": member.param, **{name: own[at] for name, at in member.sort.slot_keys.items()}}
+    sides = {name: own[at] for name, at in member.sort.side_keys.items()}
+    return {
+        name: reference.Packed(codec, tensors[name], sides.get(name))
+        for name, codec in member.sort.codecs.items()
+        if isinstance(codec, (BlockCodec, HalfCodec))
+    }

@@ -1,0 +1,81 @@
+"""Engines: how a batch is stepped on its device."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from typing import ClassVar, Protocol
+
+import numpy as np
+import torch
+
+from thalweg.lowering.chunks import Chunks
+from thalweg.lowering.gpu import tables as cuda
+from thalweg.lowering.spec import Spec
+from thalweg.stepping.engines.cpu import CpuEngine, Keys
+from thalweg.stepping.engines.device import DeviceEngine
+from thalweg.stepping.member import Member
+from thalweg.stepping.scaling import Scaling
+from thalweg.stepping.settings import AllSettings
+from thalweg.storage.codecs import Codec
+
+__all__ = ["CpuEngine", "DeviceEngine", "Engine", "Keys", "engine_for"]
+
+
+class Engine(Protocol):
+    """Steps the tensors of a batch.
+
+    Attributes:
+        skips: whether it asks on its device whether gradients overflowed.
+    """
+
+    skips: ClassVar[bool]
+
+    def __init__(
+        self, spec: Spec, members: Sequence[Member], addresses: np.ndarray, firsts: np.ndarray
+    ) -> None:
+        """Make ready to step `members`.
+
+        Args:
+            spec: what is done with them.
+            members: theirs.
+            addresses: int64 (streams, members), where memory begins: of `p`, `g`, the slots, the sides and
+                the counters. Read at every launch. A gradient that is missing is at 0.
+            firsts: int32, whether the state of a parameter is new, by its position; cleared by steps.
+        """
+        ...
+
+    @staticmethod
+    def supports(codec: Codec | None) -> bool:
+        """Say whether kernels of this engine read and write `codec`."""
+        ...
+
+    @staticmethod
+    def chunk(elements: int) -> int:
+        """Return the most elements of a chunk where a step takes `elements` of them."""
+        ...
+
+    def launch(self, chunks: Chunks, settings: AllSettings, scaling: Scaling) -> None:
+        """Step all tensors that have gradients.
+
+        Args:
+            chunks: the work.
+            settings: of the groups.
+            scaling: GradScaler's.
+        """
+        ...
+
+
+def engine_for(device: torch.device) -> type[CpuEngine] | type[DeviceEngine] | None:
+    """Return what steps tensors on `device`, if there is anything but the reference."""
+    if cuda.serves(device):
+        return DeviceEngine
+    if device.type in cuda.SERVED:
+        _tell_once(f"{cuda.obstacle(device)}: the reference steps tensors there, one by one, which is slow")
+    return CpuEngine if device.type == "cpu" else None
+
+
+@cache
+def _tell_once(message: str) -> None:
+    warnings.warn(message, stacklevel=2)

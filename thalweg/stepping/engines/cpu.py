@@ -1,0 +1,79 @@
+"""The CPU's engine: compiled kernels on torch's threads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from thalweg.lowering.chunks import Chunks
+from thalweg.lowering.cpu import kernels as cpu
+from thalweg.lowering.spec import Spec
+from thalweg.stepping.member import Member
+from thalweg.stepping.scaling import Scaling
+from thalweg.stepping.settings import AllSettings
+from thalweg.stepping.state import counter_dtype
+from thalweg.storage.codecs.draws import keys
+
+
+class Keys:
+    """The keys of the random words of a batch.
+
+    Args:
+        members: the members of the batch.
+        values: int32 (members,), where to write them.
+    """
+
+    def __init__(self, members: Sequence[Member], values: np.ndarray) -> None:
+        self._values = values
+        self._groups: list[tuple[Mapping[str, Any], np.ndarray, np.ndarray]] = []
+        for index in {member.sort.group for member in members if member.sort.draws}:
+            places = [i for i, member in enumerate(members) if member.sort.group == index]
+            ordinals = np.array([members[i].position for i in places], np.int64)
+            self._groups.append((members[places[0]].sort.options, np.array(places), ordinals))
+
+    def draw(self) -> None:
+        """Work out the keys of this step, if any are needed."""
+        for group, places, ordinals in self._groups:
+            self._values[places] = keys(group["seed"], int(group["rounding_step"]), ordinals)
+
+
+class CpuEngine:
+    """Compiled kernels on torch's threads; scalars and keys are worked out on the way."""
+
+    skips = False
+    supports = staticmethod(cpu.supports)
+    chunk = staticmethod(cpu.chunk)
+
+    def __init__(
+        self, spec: Spec, members: Sequence[Member], addresses: np.ndarray, firsts: np.ndarray
+    ) -> None:
+        self.launched = cpu.Launch(
+            spec,
+            members[0].sort.choices,
+            addresses,
+            np.array([member.sort.group for member in members], np.int64),
+            np.array([member.position for member in members], np.int64),
+            firsts,
+            counter_dtype(),
+        )
+        self._keys = Keys(members, self.launched.keys)
+        self._settings: AllSettings | None = None
+
+    def prepare(self, chunks: Chunks, settings: AllSettings, scaling: Scaling) -> None:
+        """Make ready what a launch reads."""
+        self.launched.divide(chunks)
+        if settings is not self._settings or scaling.scale is not None:
+            self.launched.read(settings.table, scaling.inverse)
+            self._settings = settings
+        self._keys.draw()
+
+    def launch(self, chunks: Chunks, settings: AllSettings, scaling: Scaling) -> None:  # noqa: D102
+        self.prepare(chunks, settings, scaling)
+        self._run()
+
+    @cached_property
+    def _run(self) -> cpu.Run:
+        return cpu.Run([self.launched])

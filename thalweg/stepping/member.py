@@ -1,0 +1,145 @@
+"""A parameter that is stepped, with all that belongs to its step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from thalweg.lowering.gpu.tables import Shared
+from thalweg.rule import Rule
+from thalweg.storage.choices import CORRECTION, key_of, scale_of
+from thalweg.storage.codecs import Codec
+from thalweg.storage.layout import has_memory, is_plain
+
+
+class Gradient(NamedTuple):
+    """What a gradient is, but for its shape and where it lies.
+
+    Args:
+        dtype, layout, device: as torch has them.
+        is_dense: whether it is a contiguous block of memory.
+        has_memory: whether it is memory, and not a subclass around other tensors.
+    """
+
+    dtype: torch.dtype
+    layout: torch.layout
+    device: torch.device
+    is_dense: bool
+    has_memory: bool
+
+    @classmethod
+    def of(cls, grad: Tensor) -> Gradient:
+        """Return what `grad` is."""
+        memory = has_memory(grad)
+        dense = memory and grad.layout == torch.strided and is_plain(grad) and grad.is_contiguous()
+        return cls(grad.dtype, grad.layout, grad.device, dense, memory)
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether it names rows."""
+        return self.layout == torch.sparse_coo
+
+
+@dataclass(eq=False)
+class Sort:
+    """What parameters have in common that are alike in all but shape and place, worked out once.
+
+    Args:
+        rule: the update rule.
+        gradient: what their gradients are.
+        group: the index of their group.
+        on: the group's flags.
+        options: the group, for what is not a matter of the rule (`maximize`, `differentiable` ...).
+        choices: the group's hyperparameters that are flags.
+        is_contiguous: whether they are contiguous, and hold what they mean, without lazy signs.
+        has_memory: whether they and their state are plain memory that is known to lie there.
+        codecs: how `p` and each slot are stored, by name, in the rule's order.
+        dtype, device: the parameters'.
+    """
+
+    rule: Rule
+    gradient: Gradient
+    group: int
+    on: Mapping[str, bool]
+    options: Mapping[str, Any]
+    choices: Mapping[str, bool]
+    is_contiguous: bool
+    has_memory: bool
+    codecs: Mapping[str, Codec]
+    dtype: torch.dtype
+    device: torch.device
+
+    @cached_property
+    def slot_keys(self) -> dict[str, str]:
+        """Where the state has each slot, by the slots' names in the rule's order."""
+        names = [slot.name for slot in self.rule.slots_on(self.on)]
+        return {name: key_of(name, self.codecs[name]) for name in names}
+
+    @cached_property
+    def side_keys(self) -> dict[str, str]:
+        """Where the state has the second tensor of what has one, by the name of the first."""
+        return {
+            name: CORRECTION if name == "p" else scale_of(name)
+            for name, codec in self.codecs.items()
+            if codec.side is not None
+        }
+
+    @cached_property
+    def stored_keys(self) -> list[str]:
+        """Where the state has what a kernel reads and writes, slots and then sides."""
+        return [*self.slot_keys.values(), *self.side_keys.values()]
+
+    @cached_property
+    def has_state(self) -> bool:
+        """Whether there is any state at all."""
+        return bool(self.stored_keys or self.rule.counters)
+
+    @cached_property
+    def is_differentiable(self) -> bool:
+        """Whether the graph goes through steps."""
+        return bool(self.options.get("differentiable"))
+
+    @cached_property
+    def maximizes(self) -> bool:
+        """Whether gradients are negated."""
+        return bool(self.options.get("maximize"))
+
+    @cached_property
+    def draws(self) -> bool:
+        """Whether anything is rounded by random words."""
+        return any(codec.drawn for codec in self.codecs.values())
+
+    @cached_property
+    def alike(self) -> tuple[Any, ...]:
+        """What the members of a batch have in common, also across groups."""
+        storage = (self.device, self.dtype, self.gradient, *self.codecs.values())
+        return storage, tuple(self.on.values()), tuple(self.choices.values())
+
+
+@dataclass(eq=False, slots=True)
+class Member:
+    """A parameter that is stepped. It does not hold the state, which its user may replace.
+
+    Args:
+        position: its index among all parameters of the optimizer, group after group.
+        param: the parameter.
+        sort: what it has in common with others.
+        first: whether a slot of its state is new.
+        shared: what all parameters of the optimizer share on devices.
+    """
+
+    position: int
+    param: Tensor
+    sort: Sort
+    first: bool
+    shared: Shared
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient, as it is now."""
+        return self.param.grad

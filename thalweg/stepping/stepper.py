@@ -1,0 +1,420 @@
+"""The way of one step: see that nothing has changed, or find or make a plan; run it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thalweg.lowering.gpu.tables import Shared
+from thalweg.lowering.look import fields
+from thalweg.lowering.look.look import Look, Seen, is_watched
+from thalweg.rule import Rule
+from thalweg.stepping.batches import Making, State
+from thalweg.stepping.member import Gradient, Member, Sort
+from thalweg.stepping.plan import Plan
+from thalweg.stepping.pool import POOL, is_as_made, key_of
+from thalweg.stepping.scaling import NO_SCALING, Scaling
+from thalweg.stepping.settings import AllSettings, Groups, SettingsReader
+from thalweg.stepping.stall import FirstSteps
+from thalweg.stepping.state import prepare, prepare_plain
+from thalweg.storage.choices import SMALL, codec_of_slot, codec_of_weights
+from thalweg.storage.codecs import Codec, codec_of
+from thalweg.storage.layout import is_plain, overlaps_itself
+
+# Training loops that change back and forth between a few ways to step need a plan for each.
+_MOST_PLANS = 16
+
+
+class Stepper:
+    """Steps an optimizer's parameters, and remembers between steps what stays alike.
+
+    Args:
+        rule: the update rule.
+    """
+
+    def __init__(self, rule: Rule) -> None:
+        # First: what is interrupted before the end is released all the same.
+        self._plan: Plan | None = None
+        self._token = object()
+        self._rule = rule
+        self._plans: dict[Any, Plan] = {}
+        self._params: list[Tensor] = []
+        self._group_of: list[int] = []
+        self._gradients: list[Gradient | None] = []
+        self._firsts = np.zeros(0, np.int32)
+        self._shared = Shared()
+        self._settings = SettingsReader(rule)
+        self._first_steps = FirstSteps()
+        self._is_new = True
+        self._repeats = False
+
+    def __del__(self) -> None:
+        plan = vars(self).get("_plan")
+        if plan is not None and plan.owner is vars(self).get("_token"):
+            plan.release()
+
+    def step(self, groups: Groups, state: State, scaling: Scaling) -> None:
+        """Step every parameter that has a gradient.
+
+        Args:
+            groups: torch's `param_groups`.
+            state: torch's `state`; what is missing is made.
+            scaling: GradScaler's; gradients are unscaled and written back, if they carry its scale.
+
+        Raises:
+            TypeError, ValueError: if a parameter or gradient cannot be stepped. Nothing has been
+                changed then.
+        """
+        groups = groups if type(groups) is list else list(groups)
+        if self._repeats and scaling is NO_SCALING and self._repeat(groups, state):
+            return
+        unscale = scaling.scale is not None
+        while True:
+            plan = self._plan
+            if plan is None or not self._is_usable(plan, unscale) or not self._fits(plan, groups, state):
+                plan = self._find(groups, state, unscale)
+            if not plan.skips and scaling.overflowed:
+                return
+            first = self._first_steps.before(groups)
+            if self._run(plan, groups, state, scaling):
+                break
+            # Another thread has changed something since it was looked at.
+            self._first_steps.again(first)
+        if first and scaling.overflowed:
+            self._first_steps.again(first)
+        else:
+            self._first_steps.after(groups, first)
+        drawing = plan.drawing()
+        if drawing and _count_draws([groups[index] for index in drawing], scaling):
+            plan.note_values(groups)
+        self._repeats = plan.can_be_repeated and self._first_steps.is_done(groups)
+
+    def _repeat(self, groups: Groups, state: State) -> bool:
+        """Take the last step again, if nothing has changed since; say whether that is so."""
+        plan = self._plan
+        usable = plan is not None and self._is_usable(plan, False)
+        return usable and plan.run_if_same(groups, state)  # type: ignore[union-attr]
+
+    def _is_usable(self, plan: Plan, unscale: bool) -> bool:
+        return plan.is_of(self._token) and plan.unscale == unscale and not _is_dispatching()
+
+    @staticmethod
+    def _run(plan: Plan, groups: Groups, state: State, scaling: Scaling) -> bool:
+        """Run a plan that fits, unless something has changed since that was seen; say whether it ran."""
+        if plan.is_bare:
+            return plan.run_if_same(groups, state, scaling)
+        with torch.set_grad_enabled(plan.is_differentiable):
+            plan.run(scaling, state)
+        return True
+
+    def _fits(self, plan: Plan, groups: Groups, state: State) -> bool:
+        """Say whether a plan fits this step; it then has the settings of now."""
+        seen = plan.fits(groups, state)
+        if seen & Seen.OTHER:
+            return False
+        if not (seen & Seen.VALUES or plan.settings.is_volatile):
+            return True
+        settings = self._settings.read(groups)
+        if settings.key != plan.settings.key:
+            return False
+        plan.settings = settings
+        if seen & Seen.VALUES:
+            plan.note_values(groups)
+        return True
+
+    def _find(self, groups: Groups, state: State, unscale: bool) -> Plan:
+        """Return a plan that fits this step: a known one, if there is one."""
+        self._arrange(groups)
+        settings = self._settings.read(groups)
+        self._note_gradients()
+        is_dispatching = _is_dispatching()
+        common = self._common(groups, state, settings) if not (unscale or is_dispatching) else None
+        if common is not None and self._take_over(common, groups, state, settings):
+            assert self._plan is not None, "it was taken over"
+            return self._plan
+        if not (unscale or is_dispatching) and self._aim_anew(groups, state, settings):
+            assert self._plan is not None, "it was aimed anew"
+            return self._plan
+        key = (tuple(self._gradients), settings.key, unscale, is_dispatching)
+        plan = self._plans.get(key)
+        if plan is None or plan is self._plan or not self._fits(plan, groups, state):
+            with torch.set_grad_enabled(_is_differentiable(groups)):
+                plan = self._make(
+                    groups, state, settings, unscale, _can_look(groups, state) and not is_dispatching
+                )
+            self._plans.pop(key, None)
+            if len(self._plans) >= _MOST_PLANS:
+                self._plans.pop(next(iter(self._plans)))
+            self._plans[key] = plan
+            plan.owner = self._token
+            if common is not None and plan.can_be_handed_on:
+                plan.prepare_to_be_handed_on()
+                POOL.put(common, plan)
+        self._plan = plan
+        return plan
+
+    def follow_a_checkpoint(self) -> bool:
+        """Take note that all state was loaded, and is not new; say whether the plan may serve on."""
+        self._firsts[:] = 0
+        self._repeats = False
+        return self._plan is not None and self._plan.is_of(self._token) and self._plan.can_be_handed_on
+
+    def _aim_anew(self, groups: Groups, state: State, settings: AllSettings) -> bool:
+        """Go on by the plan, if groups and state are other objects, but alike; say whether that is so."""
+        plan = self._plan
+        if plan is None or not (plan.is_of(self._token) and plan.can_be_handed_on):
+            return False
+        same = plan.settings.key == settings.key and None not in self._gradients
+        if not (same and _can_look(groups, state) and is_as_made(state, self._params)):
+            return False
+        return plan.take_over(self._token, groups, state, self._params, settings, self._firsts)
+
+    def _common(self, groups: Groups, state: State, settings: AllSettings) -> Hashable | None:
+        """Return what plans are handed on by, of an optimizer that has not been stepped before."""
+        is_new, self._is_new = self._is_new, False
+        complete = None not in self._gradients and all(p.grad is not None for p in self._params)
+        if not (is_new and complete and _can_look(groups, state) and is_as_made(state, self._params)):
+            return None
+        return key_of(self._rule, groups, settings, self._params, self._group_of)
+
+    def _take_over(self, common: Hashable, groups: Groups, state: State, settings: AllSettings) -> bool:
+        """Step on by the plan of another optimizer, if one is offered that fits."""
+        plan = POOL.take(common)
+        if plan is None:
+            return False
+        plan.prepare_to_take_over()
+        owns: list[dict[str, Any] | None] = []
+        for i, (param, (on, codecs)) in enumerate(zip(self._params, plan.codecs, strict=True)):
+            own = dict(state.get(param, {}))
+            if len(codecs) > 1 or self._rule.counters:
+                first = prepare_plain(self._rule, on, param, own, groups[self._group_of[i]], codecs)
+                if first is None:
+                    return False
+                self._firsts[i] |= first
+            owns.append(own or None)
+        _publish(self._params, owns, state)
+        if not plan.take_over(self._token, groups, state, self._params, settings, self._firsts):
+            return False
+        self._plan = plan
+        POOL.put(common, plan)
+        return True
+
+    def _note_gradients(self) -> None:
+        """Take note of what gradients are; of one that is missing, what it was."""
+        for i, param in enumerate(self._params):
+            _check(i, param)
+        for i, param in enumerate(self._params):
+            grad = param.grad
+            if grad is not None:
+                self._gradients[i] = Gradient.of(grad)
+            elif not _can_step(param):
+                self._gradients[i] = None
+
+    def _arrange(self, groups: Groups) -> None:
+        """Follow the parameters to their places in the groups, and drop the plans if there are new ones."""
+        # A parameter that is listed twice belongs to the first place and is stepped once.
+        places: dict[int, tuple[Tensor, int]] = {}
+        for i, group in enumerate(groups):
+            for param in group["params"]:
+                places.setdefault(id(param), (param, i))
+        group_of = [i for _, i in places.values()]
+        if group_of == self._group_of and list(places) == list(map(id, self._params)):
+            return
+        before = {id(param): i for i, param in enumerate(self._params)}
+        origins = [before.get(one, -1) for one in places]
+        self._shared.rearrange(origins)
+        firsts, gradients = [*self._firsts.tolist(), 0], [*self._gradients, None]
+        self._firsts = np.array([firsts[origin] for origin in origins], np.int32)
+        self._gradients = [gradients[origin] for origin in origins]
+        self._params = [param for param, _ in places.values()]
+        self._group_of = group_of
+        self._plans.clear()
+        self._plan = None
+
+    def _make(
+        self, groups: Groups, state: State, settings: AllSettings, unscale: bool, may_look: bool
+    ) -> Plan:
+        """Make a plan and what state is missing. Until all of it is there nothing is changed."""
+        members, owns = [], []
+        sorts = _Sorts(self._rule, groups, settings, may_look)
+        for position in range(len(self._params)):
+            if self._gradients[position] is not None:
+                member, own = self._member(position, state, sorts)
+                members.append(member)
+                owns.append(own)
+        idle = [p for p, gradient in zip(self._params, self._gradients, strict=True) if gradient is None]
+        plan = Plan(Making(self._rule, self._firsts, unscale), members, idle, settings)
+        # Before the state is there: if interrupted in between, it must not pass for one that was stepped.
+        for member in members:
+            if member.first:
+                self._firsts[member.position] = 1
+        _publish([member.param for member in members], owns, state)
+        if not may_look:
+            return plan
+        look = Look(groups, state, plan.watched)
+        if not look.complete:
+            return self._make(groups, state, settings, unscale, may_look=False)
+        if self._plan is not None and self._plan.seen is not None:
+            before = self._plan.gradients
+            alike = {id(m.param) for m in members if before.get(id(m.param)) == m.sort.gradient}
+            look.expect(self._plan.seen, alike)
+        plan.connect(look, state)
+        if plan.fits(groups, state) & Seen.OTHER:
+            raise RuntimeError("a new plan does not fit the tensors that it was made for")
+        return plan
+
+    def _member(self, position: int, state: State, sorts: _Sorts) -> tuple[Member, dict[str, Any] | None]:
+        """Return a member and the state that it is to have, None if it needs none."""
+        param, gradient = self._params[position], self._gradients[position]
+        assert gradient is not None, "the caller has asked"
+        sort = sorts.of(param, gradient, self._group_of[position])
+        own, first = None, bool(self._firsts[position])
+        if sort.has_state:
+            own = dict(state.get(param, {}))
+            prepared, is_plain_state = _prepared(position, param, sort, own)
+            first |= prepared
+            if sort.has_memory and not is_plain_state and not all(map(is_watched, _tensors(own))):
+                sort = sorts.of(param, gradient, self._group_of[position], may_have_memory=False)
+        return Member(position, param, sort, first, self._shared), own
+
+
+def _publish(params: Sequence[Tensor], owns: Sequence[dict[str, Any] | None], state: State) -> None:
+    for param, own in zip(params, owns, strict=True):
+        if own is None:
+            continue
+        known = state.setdefault(param, {})
+        if len(known) and known.keys() != own.keys():
+            for name in known.keys() - own.keys():
+                del known[name]
+        known.update(own)
+
+
+class _Sorts:
+    """The sorts that parameters are of, each once.
+
+    Args:
+        rule: the update rule.
+        groups: the groups.
+        settings: theirs.
+        may_look: whether what is memory can be looked at.
+    """
+
+    def __init__(self, rule: Rule, groups: Groups, settings: AllSettings, may_look: bool) -> None:
+        self._rule, self._groups, self._settings, self._may_look = rule, groups, settings, may_look
+        self._choices = [rule.choices(group) for group in groups]
+        self._known: dict[Any, Sort] = {}
+
+    def of(self, param: Tensor, gradient: Gradient, group: int, may_have_memory: bool = True) -> Sort:
+        """Return the sort of a parameter with such gradients in the group of that index."""
+        has_memory = may_have_memory and self._may_look and is_watched(param)
+        is_contiguous = param.is_contiguous() and is_plain(param)
+        kind = (group, param.dtype, param.device, param.numel() >= SMALL, type(param))
+        key = (*kind, gradient, has_memory, is_contiguous)
+        sort = self._known.get(key)
+        if sort is None:
+            codecs = self._codecs(param, group, gradient.is_sparse)
+            on, options = self._settings.groups[group].on, self._groups[group]
+            sort = self._known[key] = Sort(
+                *(self._rule, gradient, group, on, options, self._choices[group]),
+                *(is_contiguous, has_memory, codecs, param.dtype, param.device),
+            )
+        return sort
+
+    def _codecs(self, param: Tensor, group: int, sparse: bool) -> dict[str, Codec]:
+        options = self._groups[group]
+        slots = self._rule.slots_on(self._settings.groups[group].on)
+        codecs = {slot.name: codec_of_slot(slot, param, options, sparse) for slot in slots}
+        return {"p": codec_of_weights(param, options), **codecs}
+
+
+def _prepared(position: int, param: Tensor, sort: Sort, own: dict[str, Any]) -> tuple[bool, bool]:
+    """Make what is missing in `own`; say whether something was, and whether all of it is plain memory."""
+    plain = dict(own)
+    first = prepare_plain(sort.rule, sort.on, param, plain, sort.options, sort.codecs)
+    if first is not None:
+        own.update(plain)
+        return first, len(own) == len(sort.stored_keys) + len(sort.rule.counters)
+    try:
+        return prepare(sort.rule, sort.on, param, own, sort.options, sort.gradient.is_sparse), False
+    except ValueError as error:
+        raise ValueError(f"{_name(position, param)}: {error}") from None
+
+
+def _is_dispatching() -> bool:
+    """Say whether operations of torch's are to be seen by somebody, such as a FakeTensorMode."""
+    return torch._C._len_torch_dispatch_stack() > 0
+
+
+def _is_differentiable(groups: Groups) -> bool:
+    return any(group.get("differentiable") for group in groups)
+
+
+def _can_look(groups: Groups, state: State) -> bool:
+    """Say whether groups and state are such as torch makes, and libtorch such as we know it."""
+    plain = isinstance(state, dict) and all(
+        isinstance(group, dict) and type(group["params"]) is list for group in groups
+    )
+    return plain and fields.known() is not None
+
+
+def _tensors(own: Mapping[str, Any] | None) -> list[Tensor]:
+    return [] if own is None else [value for value in own.values() if isinstance(value, Tensor)]
+
+
+def _count_draws(groups: Sequence[dict[str, Any]], scaling: Scaling) -> bool:
+    """Count a step that has drawn; on a device, where it is counted there, only if it was taken.
+
+    Returns:
+        Whether an entry of a group has been exchanged.
+    """
+    on_devices: dict[torch.device, list[Tensor]] = {}
+    for group in groups:
+        count = group["rounding_step"]
+        if isinstance(count, Tensor):
+            on_devices.setdefault(count.device, []).append(count)
+        else:
+            group["rounding_step"] = count + 1
+    for device, counts in on_devices.items():
+        if isinstance(scaling.found_inf, Tensor):
+            taken = (scaling.found_inf == 0).to(device, torch.int64, non_blocking=True)
+            torch._foreach_add_(counts, [taken] * len(counts))
+        else:
+            torch._foreach_add_(counts, 1)
+    return sum(map(len, on_devices.values())) < len(groups)
+
+
+def _name(position: int, param: Tensor) -> str:
+    return f"parameter {position} of shape {tuple(param.shape)}"
+
+
+def _can_step(param: Tensor) -> bool:
+    return codec_of(param.dtype) is not None and param.layout == torch.strided and not overlaps_itself(param)
+
+
+def _check(position: int, param: Tensor) -> None:
+    """Raise if a parameter has a gradient that it cannot be stepped with."""
+    grad = param.grad
+    if grad is None:
+        return
+    if codec_of(param.dtype) is None:
+        raise TypeError(f"{_name(position, param)} must be floating point or complex, not {param.dtype}")
+    if codec_of(grad.dtype) is None or grad.is_complex() != param.is_complex():
+        raise TypeError(f"{_name(position, param)} is {param.dtype} and cannot take a {grad.dtype} gradient")
+    if grad.shape != param.shape:
+        raise ValueError(f"{_name(position, param)} has a gradient of shape {tuple(grad.shape)}")
+    if grad.layout not in (torch.strided, torch.sparse_coo):
+        raise ValueError(f"{_name(position, param)} has a {grad.layout} gradient; strided or COO is allowed")
+    if param.layout != torch.strided or overlaps_itself(param):
+        raise ValueError(
+            f"{_name(position, param)} has several elements in one place of memory "
+            f"(strides {param.stride()}), as `expand` makes; step the tensor behind it"
+        )
+    if param.is_inference() and not torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            f"{_name(position, param)} was made in inference mode. Inplace update to inference tensor "
+            "outside InferenceMode is not allowed; step it there, or step a clone that is made outside"
+        )

@@ -1,0 +1,190 @@
+"""Which codec each tensor has: what a group asks for, and what stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from functools import cache
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+
+from thalweg.rule import Rule, Slot
+from thalweg.storage.codecs import (
+    FLOAT32,
+    STATE,
+    BlockCodec,
+    Codec,
+    codec_of,
+    slot_codec,
+    state_dtype,
+    weight_codec,
+)
+from thalweg.storage.layout import has_memory
+
+SMALL = 4096
+"""State of parameters with fewer elements stays float32: they are many, and weigh nothing."""
+
+WEIGHT_BITS = (None, 16, 24, 32)
+"""What `weight_bits=` may say."""
+
+CORRECTION = "weight_correction"
+"""The key in `optimizer.state[p]` of what `weight_bits` keeps beside a parameter."""
+
+
+class Storage(TypedDict, total=False):
+    """The arguments of every optimizer that say how state and weights are stored.
+
+    Attributes:
+        state: how slots are stored: `"float32"` (default), `"bfloat16"` (2 bytes an element) or
+            `"int8"` (65/64 bytes), or a dict from slots' names to these, where a slot that is not named
+            is float32. Rounding is stochastic. State of parameters with fewer than 4,096 elements or
+            with sparse gradients, of float64 and complex ones and of tensor subclasses stays as it is.
+        weight_bits: of bfloat16 and float16 parameters: None (default), rounded to nearest; 16, rounded
+            stochastically; 24 or 32, with a correction of 8 or 16 bits held as state, which for 32 makes
+            them float32 weights exactly. Other parameters have their full precision anyway, and
+            ignore it.
+        seed: of stochastic rounding, an int from 0 (default) to 2^63 - 1.
+    """
+
+    state: str | Mapping[str, str]
+    weight_bits: int | None
+    seed: int
+
+
+DEFAULTS: dict[str, Any] = {"state": "float32", "weight_bits": None, "seed": 0, "rounding_step": 0}
+"""The group's keys, with their defaults. `rounding_step` counts the steps that have drawn random bits.
+
+A group has all of them or none, which means the defaults: groups and checkpoints that ask for nothing have
+torch's keys and no others, as torch's tools expect.
+"""
+
+_CODES = "_codes"
+
+CHOICES = ("state", "weight_bits")
+"""Keys that say how something is stored, and not what was trained: a checkpoint does not change them."""
+
+
+def settle(group: MutableMapping[str, Any]) -> None:
+    """Have `group` name all of `DEFAULTS`, or none of them if it asks for nothing else."""
+    if not DEFAULTS.keys() & group.keys():
+        return
+    if all(_is_default(name, group.get(name, default)) for name, default in DEFAULTS.items()):
+        for name in DEFAULTS:
+            group.pop(name, None)
+        return
+    for name, default in DEFAULTS.items():
+        group.setdefault(name, default)
+
+
+def _is_default(name: str, value: Any) -> bool:
+    # A tensor has counted on a GPU; to look at it would wait for it.
+    return not isinstance(value, Tensor) and bool(value == DEFAULTS[name])
+
+
+def check(rule: Rule, group: Mapping[str, Any]) -> None:
+    """Raise ValueError or TypeError, naming argument, value and what is allowed."""
+    group = {**DEFAULTS, **group}
+    _check_state(rule, group["state"])
+    if not any(group["weight_bits"] is bits or group["weight_bits"] == bits for bits in WEIGHT_BITS):
+        raise ValueError(f"weight_bits must be None, 16, 24 or 32, not {group['weight_bits']!r}")
+    for name in ("seed", "rounding_step"):
+        value = group[name]
+        if name == "rounding_step" and isinstance(value, Tensor):
+            continue  # counted on a GPU, for the sake of a captured graph
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{name} must be an int from 0 to 2**63 - 1, not {value!r}")
+        if not 0 <= value < 2**63:
+            raise ValueError(f"{name} must be an int from 0 to 2**63 - 1, not {value!r}")
+    if group.get("differentiable") and settings(rule, group) != settings(rule, DEFAULTS):
+        raise ValueError(
+            "differentiable=True needs state='float32' and weight_bits=None, not "
+            f"state={group['state']!r} and weight_bits={group['weight_bits']!r}: rounding has no derivative"
+        )
+
+
+def _check_state(rule: Rule, state: Any) -> None:
+    allowed = " or ".join(map(repr, STATE))
+    if isinstance(state, str):
+        if state not in STATE:
+            raise ValueError(f"state must be {allowed}, or a dict of slots to these, not {state!r}")
+        return
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state must be {allowed}, or a dict of slots to these, not {state!r}")
+    slots = [slot.name for slot in rule.slots]
+    for name, value in state.items():
+        if name not in slots:
+            raise ValueError(f"state names the slot {name!r}; {rule.name} has {', '.join(slots) or 'none'}")
+        if value not in STATE:
+            raise ValueError(f"state[{name!r}] must be {allowed}, not {value!r}")
+
+
+def settings(rule: Rule, group: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what `group` asks for, for all slots and the weights, as something to compare."""
+    return (*(_wanted(slot.name, group) for slot in rule.slots), _said("weight_bits", group))
+
+
+def _said(name: str, group: Mapping[str, Any]) -> Any:
+    return group.get(name, DEFAULTS[name])
+
+
+def _wanted(name: str, group: Mapping[str, Any]) -> str:
+    state = _said("state", group)
+    return state if isinstance(state, str) else state.get(name, "float32")
+
+
+def codec_of_slot(slot: Slot, param: Tensor, group: Mapping[str, Any], sparse: bool) -> Codec:
+    """Return how a slot of `param` is stored.
+
+    Args:
+        slot: the slot.
+        param: its parameter.
+        group: its group.
+        sparse: whether its gradient is.
+    """
+    may_pack = not sparse and param.numel() >= SMALL and _is_packable(param)
+    return _slot_codec(param.dtype, _wanted(slot.name, group) if may_pack else "", slot.signed)
+
+
+@cache
+def _slot_codec(dtype: torch.dtype, wanted: str, signed: bool) -> Codec:
+    """Return how a slot is stored whose group wants `wanted`, or nothing: then in the way of `dtype`."""
+    plain = codec_of(state_dtype(dtype))
+    assert plain is not None, "the stepper has refused other dtypes"
+    return slot_codec(wanted, signed) if wanted and plain is FLOAT32 else plain
+
+
+def codec_of_weights(param: Tensor, group: Mapping[str, Any]) -> Codec:
+    """Return how `param` is stored."""
+    bits = _said("weight_bits", group)
+    return _weight_codec(param.dtype, bits if bits is not None and _is_packable(param) else None)
+
+
+_weight_codec = cache(weight_codec)
+
+
+def _is_packable(param: Tensor) -> bool:
+    return not param.is_complex() and has_memory(param)
+
+
+def codes_of(name: str) -> str:
+    """Return the key in `optimizer.state[p]` of the codes of a slot in blocks.
+
+    It is not the slot's own: who knows nothing of codes shall miss the slot, and not take them for numbers.
+    """
+    return name + _CODES
+
+
+def slot_of(key: str) -> str:
+    """Return the slot whose numbers or codes lie under a key of `optimizer.state[p]`."""
+    return key.removesuffix(_CODES)
+
+
+def key_of(name: str, codec: Codec) -> str:
+    """Return the key in `optimizer.state[p]` of a slot that is stored by `codec`."""
+    return codes_of(name) if isinstance(codec, BlockCodec) else name
+
+
+def scale_of(name: str) -> str:
+    """Return the key in `optimizer.state[p]` of the scales of a slot in blocks."""
+    return f"{name}_scale"

@@ -1,0 +1,73 @@
+"""Codecs: how the elements of a parameter, gradient or state slot are stored.
+
+A codec names a storage; each lowering knows how to read and write it. Arithmetic happens in the
+*compute* type whatever the storage: float32, or float64 for float64 parameters. Complex tensors are
+stored as pairs of real numbers and are stepped as such.
+
+| module | is |
+|---|---|
+| `plain` | a number of a torch dtype |
+| `halves` | 16-bit floats rounded stochastically, with a correction beside them or without |
+| `blocks` | 8-bit codes in blocks that share a scale |
+| `draws` | the random bits for rounding |
+| `bits` | the vocabulary of integers |
+
+What is more than a conversion is written once, as scalar maths, like a rule, and run on torch tensors
+and on symbols.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from thalweg.storage.codecs.blocks import BLOCK, BlockCodec
+from thalweg.storage.codecs.halves import HalfCodec
+from thalweg.storage.codecs.plain import (
+    BFLOAT16,
+    FLOAT16,
+    FLOAT32,
+    FLOAT64,
+    Codec,
+    codec_of,
+    dtype_name,
+    real_dtype,
+    state_dtype,
+)
+
+__all__ = [
+    "BFLOAT16",
+    "BLOCK",
+    "FLOAT16",
+    "FLOAT32",
+    "FLOAT64",
+    "STATE",
+    "BlockCodec",
+    "Codec",
+    "HalfCodec",
+    "codec_of",
+    "real_dtype",
+    "slot_codec",
+    "state_dtype",
+    "weight_codec",
+]
+
+STATE = ("float32", "bfloat16", "int8")
+"""What `state=` may say."""
+
+
+def slot_codec(name: str, signed: bool) -> Codec:
+    """Return the codec of a slot that `state=` calls `name`."""
+    if name == "int8":
+        dtype = torch.int8 if signed else torch.uint8
+        return BlockCodec(dtype_name(dtype), dtype, torch.float32, signed)
+    return HalfCodec("bfloat16", torch.bfloat16, torch.float32) if name == "bfloat16" else FLOAT32
+
+
+def weight_codec(dtype: torch.dtype, bits: int | None) -> Codec:
+    """Return the codec of 16-bit parameters that are kept in `bits` bits, and of others their own."""
+    plain = codec_of(dtype)
+    if plain is None:
+        raise TypeError(f"parameters must be floating point or complex, not {dtype}")
+    if bits is None or plain not in (BFLOAT16, FLOAT16):
+        return plain
+    return HalfCodec(plain.name, plain.dtype, plain.compute, bits - 16)
