@@ -17,19 +17,15 @@ from thalweg.rule import (
     Hyper,
     Rule,
     Slot,
-    decay,
-    decay_flags,
-    decay_scalars,
     sqrt,
     times,
     two_parts,
 )
 
 
-def adagrad(p, g, sum, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
-    p, g = decay(p, g, s, on)
+def adagrad(g, sum, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
     sum = sum + g * g
-    return p - s.rate * g / (sqrt(sum) + s.eps), sum
+    return s.rate * g / (sqrt(sum) + s.eps), sum
 
 
 def adagrad_scalars(h: Any, t: Any) -> dict[str, Any]:
@@ -37,16 +33,14 @@ def adagrad_scalars(h: Any, t: Any) -> dict[str, Any]:
     return {
         "rate": h.lr / (1 + (t.step - 1) * h.lr_decay),
         "eps": h.eps,
-        **decay_scalars(h),
     }
 
 
-def adadelta(p, g, square_avg, acc_delta, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
-    p, g = decay(p, g, s, on)
+def adadelta(g, square_avg, acc_delta, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
     square_avg = times(square_avg, s.rho, s.rho_rest) + s.one_minus_rho * g * g
     delta = sqrt(acc_delta + s.eps) / sqrt(square_avg + s.eps) * g
     acc_delta = times(acc_delta, s.rho, s.rho_rest) + s.one_minus_rho * delta * delta
-    return p - s.lr * delta, square_avg, acc_delta
+    return s.lr * delta, square_avg, acc_delta
 
 
 def adadelta_scalars(h: Any, t: Any) -> dict[str, Any]:
@@ -56,20 +50,13 @@ def adadelta_scalars(h: Any, t: Any) -> dict[str, Any]:
         **two_parts("rho", h.rho),
         "one_minus_rho": 1 - h.rho,
         "eps": h.eps,
-        **decay_scalars(h),
     }
-
-
-def flags(h: Any) -> dict[str, bool]:
-    """Return the static choices of both."""
-    return decay_flags(h, decoupled=False)
 
 
 ADAGRAD = Rule(
     name="adagrad",
     update=adagrad,
     scalars=adagrad_scalars,
-    flags=flags,
     slots=(Slot("sum", signed=False, initial="initial_accumulator_value"),),
     hypers=(
         LR,
@@ -87,7 +74,6 @@ ADADELTA = Rule(
     name="adadelta",
     update=adadelta,
     scalars=adadelta_scalars,
-    flags=flags,
     slots=(Slot("square_avg", signed=False), Slot("acc_delta", signed=False)),
     hypers=(LR, Hyper("rho", high=1.0), EPS, WEIGHT_DECAY, CAPTURABLE, MAXIMIZE, DIFFERENTIABLE),
 )

@@ -18,9 +18,6 @@ from thalweg.rule import (
     Hyper,
     Rule,
     Slot,
-    decay,
-    decay_flags,
-    decay_scalars,
     lerp,
     maximum,
     sqrt,
@@ -29,15 +26,14 @@ from thalweg.rule import (
 )
 
 
-def adam(p, g, exp_avg, exp_avg_sq, max_exp_avg_sq, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
-    p, g = decay(p, g, s, on)
+def adam(g, exp_avg, exp_avg_sq, max_exp_avg_sq, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
     exp_avg = lerp(exp_avg, g, s.one_minus_beta1)
     exp_avg_sq = times(exp_avg_sq, s.beta2, s.beta2_rest) + s.one_minus_beta2 * g * g
     second = exp_avg_sq
     if on.amsgrad:
         second = max_exp_avg_sq = maximum(max_exp_avg_sq, exp_avg_sq)
-    p = p - s.step_size * exp_avg / (sqrt(second) * s.inverse_debias + s.eps)
-    return p, exp_avg, exp_avg_sq, max_exp_avg_sq
+    step = s.step_size * exp_avg / (sqrt(second) * s.inverse_debias + s.eps)
+    return step, exp_avg, exp_avg_sq, max_exp_avg_sq
 
 
 def scalars(h: Any, t: Any) -> dict[str, Any]:
@@ -50,13 +46,12 @@ def scalars(h: Any, t: Any) -> dict[str, Any]:
         "step_size": h.lr / (1 - beta1**t.step),
         "inverse_debias": (1 - beta2**t.step) ** -0.5,
         "eps": h.eps,
-        **decay_scalars(h),
     }
 
 
 def flags(h: Any) -> dict[str, bool]:
     """Return the static choices."""
-    return {"amsgrad": h.amsgrad, **decay_flags(h, h.decoupled_weight_decay)}
+    return {"amsgrad": h.amsgrad}
 
 
 RULE = Rule(

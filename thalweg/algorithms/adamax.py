@@ -17,19 +17,15 @@ from thalweg.rule import (
     WEIGHT_DECAY,
     Rule,
     Slot,
-    decay,
-    decay_flags,
-    decay_scalars,
     lerp,
     maximum,
 )
 
 
-def adamax(p, g, exp_avg, exp_inf, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
-    p, g = decay(p, g, s, on)
+def adamax(g, exp_avg, exp_inf, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
     exp_avg = lerp(exp_avg, g, s.one_minus_beta1)
     exp_inf = maximum(s.beta2 * exp_inf, abs(g) + s.eps)
-    return p - s.step_size * exp_avg / exp_inf, exp_avg, exp_inf
+    return s.step_size * exp_avg / exp_inf, exp_avg, exp_inf
 
 
 def scalars(h: Any, t: Any) -> dict[str, Any]:
@@ -40,20 +36,13 @@ def scalars(h: Any, t: Any) -> dict[str, Any]:
         "beta2": beta2,
         "step_size": h.lr / (1 - beta1**t.step),
         "eps": h.eps,
-        **decay_scalars(h),
     }
-
-
-def flags(h: Any) -> dict[str, bool]:
-    """Return the static choices."""
-    return decay_flags(h, decoupled=False)
 
 
 RULE = Rule(
     name="adamax",
     update=adamax,
     scalars=scalars,
-    flags=flags,
     slots=(Slot("exp_avg"), Slot("exp_inf", signed=False)),
     hypers=(LR, BETAS, EPS, WEIGHT_DECAY, MAXIMIZE, CAPTURABLE, DIFFERENTIABLE),
 )

@@ -15,18 +15,14 @@ from thalweg.rule import (
     WEIGHT_DECAY,
     Rule,
     Slot,
-    decay,
-    decay_flags,
-    decay_scalars,
     lerp,
     sign,
 )
 
 
-def lion(p, g, exp_avg, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
-    p, g = decay(p, g, s, on)
-    p = p - s.lr * sign(lerp(exp_avg, g, s.one_minus_beta1))
-    return p, lerp(exp_avg, g, s.one_minus_beta2)
+def lion(g, exp_avg, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
+    step = s.lr * sign(lerp(exp_avg, g, s.one_minus_beta1))
+    return step, lerp(exp_avg, g, s.one_minus_beta2)
 
 
 def scalars(h: Any, t: Any) -> dict[str, Any]:
@@ -36,20 +32,14 @@ def scalars(h: Any, t: Any) -> dict[str, Any]:
         "lr": h.lr,
         "one_minus_beta1": 1 - beta1,
         "one_minus_beta2": 1 - beta2,
-        **decay_scalars(h),
     }
-
-
-def flags(h: Any) -> dict[str, bool]:
-    """Return the static choices."""
-    return decay_flags(h, decoupled=True)
 
 
 RULE = Rule(
     name="lion",
     update=lion,
     scalars=scalars,
-    flags=flags,
+    decoupled=True,
     slots=(Slot("exp_avg"),),
     counters=(),
     hypers=(LR, BETAS, WEIGHT_DECAY, MAXIMIZE, DIFFERENTIABLE),

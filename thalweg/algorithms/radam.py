@@ -18,9 +18,6 @@ from thalweg.rule import (
     Hyper,
     Rule,
     Slot,
-    decay,
-    decay_flags,
-    decay_scalars,
     lerp,
     maximum,
     sqrt,
@@ -30,12 +27,11 @@ from thalweg.rule import (
 )
 
 
-def radam(p, g, exp_avg, exp_avg_sq, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
-    p, g = decay(p, g, s, on)
+def radam(g, exp_avg, exp_avg_sq, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
     exp_avg = lerp(exp_avg, g, s.one_minus_beta1)
     exp_avg_sq = times(exp_avg_sq, s.beta2, s.beta2_rest) + s.one_minus_beta2 * g * g
     denominator = where(s.rectified > 0, sqrt(exp_avg_sq) + s.eps, 1.0)
-    return p - s.rate * exp_avg / denominator, exp_avg, exp_avg_sq
+    return s.rate * exp_avg / denominator, exp_avg, exp_avg_sq
 
 
 def scalars(h: Any, t: Any) -> dict[str, Any]:
@@ -56,20 +52,13 @@ def scalars(h: Any, t: Any) -> dict[str, Any]:
         "rectified": where(trusted, 1.0, 0.0),
         "rate": step_size * where(trusted, rectification, 1.0),
         "eps": h.eps,
-        **decay_scalars(h),
     }
-
-
-def flags(h: Any) -> dict[str, bool]:
-    """Return the static choices."""
-    return decay_flags(h, h.decoupled_weight_decay)
 
 
 RULE = Rule(
     name="radam",
     update=radam,
     scalars=scalars,
-    flags=flags,
     slots=(Slot("exp_avg"), Slot("exp_avg_sq", signed=False)),
     hypers=(
         LR,

@@ -17,9 +17,6 @@ from thalweg.rule import (
     Hyper,
     Rule,
     Slot,
-    decay,
-    decay_flags,
-    decay_scalars,
     lerp,
     maximum,
     sqrt,
@@ -28,8 +25,7 @@ from thalweg.rule import (
 )
 
 
-def rmsprop(p, g, square_avg, grad_avg, max_square_avg, momentum_buffer, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
-    p, g = decay(p, g, s, on)
+def rmsprop(g, square_avg, grad_avg, max_square_avg, momentum_buffer, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
     square_avg = times(square_avg, s.alpha, s.alpha_rest) + s.one_minus_alpha * g * g
     second = square_avg * s.debias if on.debias else square_avg
     if on.centered:
@@ -43,7 +39,7 @@ def rmsprop(p, g, square_avg, grad_avg, max_square_avg, momentum_buffer, s, on):
         momentum_buffer = s.momentum * momentum_buffer + s.gain * g
         ahead = s.momentum * momentum_buffer + s.gain * g if on.nesterov else momentum_buffer
         g = ahead * s.debias_momentum if on.debias else ahead
-    return p - s.lr * g, square_avg, grad_avg, max_square_avg, momentum_buffer
+    return s.lr * g, square_avg, grad_avg, max_square_avg, momentum_buffer
 
 
 def scalars(h: Any, t: Any) -> dict[str, Any]:
@@ -58,7 +54,6 @@ def scalars(h: Any, t: Any) -> dict[str, Any]:
         "gain": 1 - h.momentum if h.momentum_ema else 1.0,
         "debias": 1 / (1 - h.alpha**t.step) if h.debias else 1.0,
         "debias_momentum": 1 / (1 - h.momentum**ahead) if h.momentum_ema else 1.0,
-        **decay_scalars(h),
     }
 
 
@@ -71,7 +66,6 @@ def flags(h: Any) -> dict[str, bool]:
         "debias": h.debias,
         "eps_inside_sqrt": h.eps_inside_sqrt,
         "amsgrad": h.amsgrad,
-        **decay_flags(h, h.decoupled_weight_decay),
     }
 
 

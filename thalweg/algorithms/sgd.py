@@ -15,25 +15,21 @@ from thalweg.rule import (
     Hyper,
     Rule,
     Slot,
-    decay,
-    decay_flags,
-    decay_scalars,
     where,
 )
 
 
-def sgd(p, g, momentum_buffer, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
-    p, g = decay(p, g, s, on)
+def sgd(g, momentum_buffer, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
     if on.momentum:
         momentum_buffer = s.momentum * momentum_buffer + s.gain * g
         g = g + s.momentum * momentum_buffer if on.nesterov else momentum_buffer
-    return p - s.lr * g, momentum_buffer
+    return s.lr * g, momentum_buffer
 
 
 def scalars(h: Any, t: Any) -> dict[str, Any]:
     """Return the scalars of a step. The first gradient enters the momentum undampened."""
     gain = where(t.first, 1.0, 1.0 - h.dampening)
-    return {"lr": h.lr, "momentum": h.momentum, "gain": gain, **decay_scalars(h)}
+    return {"lr": h.lr, "momentum": h.momentum, "gain": gain}
 
 
 def flags(h: Any) -> dict[str, bool]:
@@ -41,7 +37,6 @@ def flags(h: Any) -> dict[str, bool]:
     return {
         "momentum": h.momentum != 0,
         "nesterov": h.nesterov,
-        **decay_flags(h, h.decoupled_weight_decay),
     }
 
 

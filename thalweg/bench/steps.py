@@ -168,7 +168,7 @@ class _Traffic(thalweg.Optimizer):
     def __init__(self, params: Any, names: list[str]) -> None:
         self.rule = Rule(  # type: ignore[misc]
             name="traffic",
-            update=lambda p, g, *rest: (p + g, *(slot + g * g for slot in rest[:-2])),
+            update=lambda g, *rest: (-g, *(slot + g * g for slot in rest[:-2])),
             scalars=lambda h, t: {},
             flags=lambda h: {},
             slots=tuple(map(Slot, names)),

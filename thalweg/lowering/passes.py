@@ -13,24 +13,26 @@ from types import SimpleNamespace
 from typing import Any
 
 from thalweg.lowering.fusion import fused
-from thalweg.lowering.trace import Integer, Symbol, Trace, record_rule
-from thalweg.rule import Rule
+from thalweg.lowering.trace import Integer, Symbol, Trace, record_recipe
+from thalweg.rule import Recipe
 from thalweg.storage.codecs import BlockCodec, Codec, HalfCodec
 from thalweg.storage.codecs.draws import first_word, numbers
 
 
-def element(rule: Rule, on: Mapping[str, bool], scalars: Sequence[str], codecs: Mapping[str, Codec]) -> Trace:
+def element(
+    recipe: Recipe, on: Mapping[str, bool], scalars: Sequence[str], codecs: Mapping[str, Codec]
+) -> Trace:
     """Return the first pass: decode, apply the rule, encode what is not in blocks; with fused products.
 
     Args:
-        rule: the update rule.
+        recipe: what steps are made by.
         on: its flags.
         scalars: the names of the scalars.
         codecs: those of `p` and of each slot, by name, in the rule's order.
     """
     record = Trace()
     values = {name: _read(record, name, codec) for name, codec in codecs.items()}
-    new = record_rule(record, rule, on, scalars, values)
+    new = record_recipe(record, recipe, on, scalars, values)
     for name, codec in codecs.items():
         _write(record, name, codec, new[name], numbers(codecs))
     return fused(record)
@@ -101,50 +103,50 @@ def pack(codecs: Mapping[str, Codec]) -> Trace:
     return record
 
 
-def counters(rule: Rule, choices: Mapping[str, bool]) -> Trace:
+def counters(recipe: Recipe, choices: Mapping[str, bool]) -> Trace:
     """Return how the counters advance at the start of a step.
 
     Inputs are the counters by their names and the hyperparameters that are numbers as `h.name`.
 
     Args:
-        rule: the update rule.
+        recipe: what steps are made by.
         choices: the hyperparameters that are flags.
     """
     record = Trace()
-    t = _counters(record, rule)
-    if rule.counters:
-        rule.advance(_hypers(record, rule, choices), t)
-    record.outputs = {counter.name: record.lift(getattr(t, counter.name)) for counter in rule.counters}
+    t = _counters(record, recipe)
+    if recipe.counters:
+        recipe.advance(_hypers(record, recipe, choices), t)
+    record.outputs = {counter.name: record.lift(getattr(t, counter.name)) for counter in recipe.counters}
     return record
 
 
-def scalars(rule: Rule, choices: Mapping[str, bool]) -> Trace:
+def scalars(recipe: Recipe, choices: Mapping[str, bool]) -> Trace:
     """Return the scalars of a step, from the inputs of `counters` after they were advanced."""
     record = Trace()
-    t = _counters(record, rule)
+    t = _counters(record, recipe)
     t.first = record.emit("truth", "first")
-    found = rule.scalars(_hypers(record, rule, choices), t)
+    found = recipe.scalars(_hypers(record, recipe, choices), t)
     record.outputs = {name: record.lift(value) for name, value in found.items()}
     return record
 
 
-def scalar_names(rule: Rule, choices: Mapping[str, bool]) -> tuple[str, ...]:
+def scalar_names(recipe: Recipe, choices: Mapping[str, bool]) -> tuple[str, ...]:
     """Return the names of the scalars of a step, the columns of a row."""
-    return _scalar_names(rule, tuple(choices.items()))
+    return _scalar_names(recipe, tuple(choices.items()))
 
 
 @cache
-def _scalar_names(rule: Rule, choices: tuple[tuple[str, bool], ...]) -> tuple[str, ...]:
-    return tuple(scalars(rule, dict(choices)).outputs)
+def _scalar_names(recipe: Recipe, choices: tuple[tuple[str, bool], ...]) -> tuple[str, ...]:
+    return tuple(scalars(recipe, dict(choices)).outputs)
 
 
-def _counters(record: Trace, rule: Rule) -> SimpleNamespace:
-    return SimpleNamespace(**{c.name: record.emit("input", c.name) for c in rule.counters})
+def _counters(record: Trace, recipe: Recipe) -> SimpleNamespace:
+    return SimpleNamespace(**{c.name: record.emit("input", c.name) for c in recipe.counters})
 
 
-def _hypers(record: Trace, rule: Rule, choices: Mapping[str, bool]) -> SimpleNamespace:
+def _hypers(record: Trace, recipe: Recipe, choices: Mapping[str, bool]) -> SimpleNamespace:
     values: dict[str, Any] = dict(choices)
-    for hyper in rule.hypers:
+    for hyper in recipe.hypers:
         symbols = tuple(record.emit("input", f"h.{name}") for name in hyper.columns)
         if symbols:
             values[hyper.name] = symbols if hyper.pair else symbols[0]

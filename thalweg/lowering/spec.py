@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from thalweg.rule import Rule
+from thalweg.rule import Recipe
 from thalweg.storage.codecs import BLOCK, BlockCodec, Codec
 from thalweg.storage.codecs.plain import dtype_name
 
@@ -23,7 +23,7 @@ class Spec(NamedTuple):
     """All that the code of a kernel depends on; the same spec is the same machine code.
 
     Args:
-        rule: the update rule.
+        recipe: what steps are made by.
         on: its flags, as (name, value) pairs.
         scalars: the names of a row's columns.
         p: the codec of the parameters.
@@ -33,7 +33,7 @@ class Spec(NamedTuple):
         unscale: whether gradients are multiplied by the row's last column and written back.
     """
 
-    rule: Rule
+    recipe: Recipe
     on: tuple[tuple[str, bool], ...]
     scalars: tuple[str, ...]
     p: Codec
@@ -50,7 +50,7 @@ class Spec(NamedTuple):
     @property
     def codecs(self) -> dict[str, Codec]:
         """The codecs of what the rule changes, by name."""
-        names = [slot.name for slot in self.rule.slots_on(dict(self.on))]
+        names = [slot.name for slot in self.recipe.slots_on(dict(self.on))]
         return {"p": self.p, **dict(zip(names, self.slots, strict=True))}
 
     @property

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from thalweg.rule import Rule
+from thalweg.rule import Recipe
 
 
 @dataclass
@@ -221,23 +221,23 @@ class Integer:
         raise TypeError("a codec cannot branch on data: use where(condition, x, y)")
 
 
-def trace(rule: Rule, on: Mapping[str, bool], scalars: Sequence[str]) -> Trace:
+def trace(recipe: Recipe, on: Mapping[str, bool], scalars: Sequence[str]) -> Trace:
     """Run `rule` on symbols under the flags `on`.
 
     Inputs are named `p`, `g`, each slot by its name, and each scalar as `s.name`. Outputs are `p`
     and the slots.
     """
     record = Trace()
-    names = ["p", *(slot.name for slot in rule.slots_on(on))]
+    names = ["p", *(slot.name for slot in recipe.slots_on(on))]
     values = {name: record.emit("input", name) for name in names}
-    new = record_rule(record, rule, on, scalars, values)
+    new = record_recipe(record, recipe, on, scalars, values)
     record.outputs = {name: value.line for name, value in new.items()}
     return record
 
 
-def record_rule(
+def record_recipe(
     record: Trace,
-    rule: Rule,
+    recipe: Recipe,
     on: Mapping[str, bool],
     scalars: Sequence[str],
     values: Mapping[str, Symbol],
@@ -245,5 +245,5 @@ def record_rule(
     """Append `rule` to a trace, from the values of `p` and the slots; return the new ones."""
     slots = {name: value for name, value in values.items() if name != "p"}
     s = SimpleNamespace(**{name: record.emit("input", f"s.{name}") for name in scalars})
-    p, new = rule.apply(values["p"], record.emit("input", "g"), slots, s, SimpleNamespace(**on))
+    p, new = recipe.apply(values["p"], record.emit("input", "g"), slots, s, SimpleNamespace(**on))
     return {name: Symbol(record, record.lift(value)) for name, value in {"p": p, **new}.items()}

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 import torch
 from torch import Tensor
 
+from thalweg import additions
 from thalweg.optimizer import checkpoint
-from thalweg.rule import Rule
+from thalweg.rule import Recipe, Rule
 from thalweg.stepping.scaling import NO_SCALING, Scaling
 from thalweg.stepping.state import prepare
 from thalweg.storage import choices as storage
@@ -53,18 +54,21 @@ class Optimizer(torch.optim.Optimizer):
         super().__init__(params, defaults)
         self._claim_scaling()
 
+    def recipe_of(self, group: Mapping[str, Any]) -> Recipe:
+        """Return what the steps of a group are made by: the rule, and the additions that it asks for."""
+        return additions.recipe_of(self.rule, group)
+
     def _check(self, group: Mapping[str, Any]) -> None:
-        self.rule.check(group)
-        storage.check(self.rule, group)
+        storage.check(additions.check(self.rule, group), group)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._stepper = None
-        unsaid = {*storage.DEFAULTS, *self.rule.extras}
         for group in self.param_groups:
-            for name in self.defaults.keys() - unsaid:
+            recipe = self.recipe_of(group)
+            for name in self.defaults.keys() - {*storage.DEFAULTS, *recipe.extras, *additions.NAMES}:
                 group.setdefault(name, self.defaults[name])
-            checkpoint.without_defaults(self.rule, group)
+            checkpoint.without_defaults(recipe, group)
         self._claim_scaling()
 
     def _claim_scaling(self) -> None:
@@ -83,11 +87,12 @@ class Optimizer(torch.optim.Optimizer):
             self._check({**self.defaults, **param_group})  # the defaults alone have been checked
         super().add_param_group(param_group)
         group = self.param_groups[-1]
-        checkpoint.without_defaults(self.rule, group)
-        if self.rule.eager:
-            on = self.rule.flags(self.rule.numbers(group))
+        recipe = self.recipe_of(group)
+        checkpoint.without_defaults(recipe, group)
+        if recipe.eager:
+            on = recipe.flags(recipe.numbers(group))
             for param in filter(_has_state, group["params"]):
-                prepare(self.rule, on, param, self.state[param], group)
+                prepare(recipe, on, param, self.state[param], group)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step every parameter that has a gradient.
@@ -126,7 +131,7 @@ class Optimizer(torch.optim.Optimizer):
             # The machinery of a step is imported with the first one: `import thalweg` stays light.
             from thalweg.stepping.stepper import Stepper
 
-            self._stepper = Stepper(self.rule)
+            self._stepper = Stepper(self.recipe_of)
         self._stepper.step(self.param_groups, self.state, scaling)
 
     def _scaling(self) -> Scaling:
@@ -145,7 +150,7 @@ class Optimizer(torch.optim.Optimizer):
         for group in saved.get("param_groups", ()):
             if isinstance(group.get("rounding_step"), Tensor):
                 group["rounding_step"] = int(group["rounding_step"])  # a GPU has counted
-            checkpoint.without_defaults(self.rule, group)
+            checkpoint.without_defaults(self.recipe_of(group), group)
         return saved
 
     def full_precision_state_dict(self) -> dict[str, Any]:
@@ -154,7 +159,7 @@ class Optimizer(torch.optim.Optimizer):
         Codes and bfloat16 are read as float32, into new tensors; scales, corrections and the settings of
         storage are left out. `load_state_dict` takes it too, and stores it as this optimizer is set to.
         """
-        return checkpoint.in_full_precision(self.rule, self.state_dict())
+        return checkpoint.in_full_precision(self.recipe_of, self.state_dict())
 
     def full_precision_weights(self) -> dict[Any, Tensor]:
         """Return the weights as this optimizer keeps them, with what `weight_bits` holds beside them.
@@ -217,7 +222,7 @@ class Optimizer(torch.optim.Optimizer):
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             changed = pre_hook(self, state_dict)
             state_dict = state_dict if changed is None else dict(changed)
-        state, groups = checkpoint.load(self.rule, self.param_groups, state_dict)
+        state, groups = checkpoint.load(self.recipe_of, self.param_groups, state_dict)
         stepper = self._stepper
         self.__setstate__({"state": state, "param_groups": groups})
         if stepper is not None and stepper.follow_a_checkpoint():

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from thalweg.rule import Rule, Slot
+from thalweg import additions
+from thalweg.rule import Recipe, Slot
 from thalweg.stepping.state import in_form, is_in_plain_form, put, stored_of, to_counter, values_of
 from thalweg.storage import choices as storage
 from thalweg.storage.codecs.tensors import pack, unpack
@@ -24,93 +25,100 @@ Groups = list[dict[str, Any]]
 State = defaultdict[Any, dict[str, Any]]
 
 
-def without_defaults(rule: Rule, group: dict[str, Any]) -> None:
+RecipeOf = Callable[[Mapping[str, Any]], Recipe]
+
+
+def without_defaults(recipe: Recipe, group: dict[str, Any]) -> None:
     """Take from `group` what torch's group does not have, where it says what holds anyway.
 
     Args:
-        rule: the update rule.
+        recipe: what its steps are made by.
         group: a parameter group, checked; it is changed.
     """
-    for name in rule.extras:
-        if name in group and not group[name]:
-            del group[name]
+    for hyper in recipe.rule.hypers:
+        if hyper.extra and hyper.name in group and hyper.is_default(group[hyper.name]):
+            del group[hyper.name]
+    additions.without_defaults(group)
     storage.settle(group)
 
 
 def load(
-    rule: Rule, groups: Sequence[Mapping[str, Any]], state_dict: Mapping[str, Any]
+    recipe_of: RecipeOf, groups: Sequence[Mapping[str, Any]], state_dict: Mapping[str, Any]
 ) -> tuple[State, Groups]:
     """Return the state and the groups that `state_dict` means for the parameters of `groups`.
 
     Parameters are matched by name where both sides have the same names, and else by position, as in
-    torch. Hyperparameters come from the checkpoint, `EXECUTION` from `groups`. Tensors are shared with the
-    checkpoint where torch would share them, and are else copied once.
+    torch. Hyperparameters come from the checkpoint, `EXECUTION` and additions that it does not name from
+    `groups`. Tensors are shared with the checkpoint where torch would share them, and are else copied once.
 
     Raises:
         ValueError: if parameters cannot be matched, a hyperparameter is not allowed, or the checkpoint is
             that of another algorithm. Nothing has been changed then.
     """
     saved = state_dict["param_groups"]
-    sources = _sources_by_name(rule, groups, saved) or _sources_by_position(groups, saved)
+    sources = _sources_by_name(recipe_of, groups, saved) or _sources_by_position(groups, saved)
     param_of: dict[Any, Tensor] = {}
     group_of: dict[Any, tuple[dict[str, Any], dict[str, Any]]] = {}
     loaded: Groups = []
     copies: dict[int, Any] = {}
     for index, (group, (source, ids)) in enumerate(zip(groups, sources, strict=True)):
-        _check_hyperparameters(rule, index, source)
+        _check_hyperparameters(recipe_of(group), index, source)
         param_of.update(zip(ids, group["params"], strict=True))
-        loaded.append(_group_in_form(rule, group, source, copies))
+        loaded.append(_group_in_form(recipe_of, group, source, copies))
         group_of.update((param_id, (loaded[-1], source)) for param_id in ids)
     state: State = defaultdict(dict)
     for key, value in state_dict["state"].items():
         if key not in param_of:
             state[key] = value
         elif isinstance(value, Mapping):
-            _check_state(rule, key, value)
-            state[param_of[key]] = _state_in_form(rule, param_of[key], value, *group_of[key])
+            recipe = recipe_of(group_of[key][0])
+            _check_state(recipe, key, value)
+            state[param_of[key]] = _state_in_form(recipe, param_of[key], value, *group_of[key])
         else:
             state[param_of[key]] = _moved(value, param_of[key])
     return state, loaded
 
 
 def _group_in_form(
-    rule: Rule, group: Mapping[str, Any], source: Mapping[str, Any], copies: dict[int, Any]
+    recipe_of: RecipeOf, group: Mapping[str, Any], source: Mapping[str, Any], copies: dict[int, Any]
 ) -> dict[str, Any]:
     """Return the group that `source`, of a checkpoint, means in the place of `group`.
 
-    A flag that the checkpoint does not name was off: torch had no such flag when it was saved, or has none.
+    A flag of the rule that the checkpoint does not name was off: torch had no such flag when it was saved, or
+    has none.
     """
     kept = {"params", *EXECUTION} | ({"param_names"} if "param_names" in group else set())
     values = {key: deepcopy(value, copies) for key, value in source.items() if key not in kept}
     if isinstance(values.get("rounding_step"), Tensor):
         values["rounding_step"] = int(values["rounding_step"])
-    ours = {hyper.name for hyper in rule.hypers} | storage.DEFAULTS.keys() | kept
+    rule = recipe_of(group).rule
+    ours = {hyper.name for hyper in rule.hypers} | storage.DEFAULTS.keys() | additions.NAMES | kept
     flags = {hyper.name: False for hyper in rule.hypers if hyper.flag and hyper.name not in kept}
     new = {**{key: value for key, value in group.items() if key in ours}, **flags, **values}
-    rule.check(new)
-    storage.check(rule, new)
-    without_defaults(rule, new)
+    recipe = additions.check(rule, new)
+    storage.check(recipe, new)
+    without_defaults(recipe, new)
     return new
 
 
-def _check_hyperparameters(rule: Rule, index: int, source: Mapping[str, Any]) -> None:
-    names = [hyper.name for hyper in rule.hypers if not hyper.flag]
+def _check_hyperparameters(recipe: Recipe, index: int, source: Mapping[str, Any]) -> None:
+    names = [hyper.name for hyper in recipe.hypers if not (hyper.flag or hyper.extra)]
     missing = [name for name in names if name not in source]
     if missing:
         raise ValueError(
-            f"the checkpoint is not of {rule.name}: its parameter group {index} has no {_listed(missing)}"
+            f"the checkpoint is not of {recipe.name}: its parameter group {index} has no {_listed(missing)}"
         )
 
 
-def _check_state(rule: Rule, key: Any, saved: Mapping[str, Any]) -> None:
+def _check_state(recipe: Recipe, key: Any, saved: Mapping[str, Any]) -> None:
     """Raise if a parameter has state, and lacks what every state of the algorithm has."""
     found = [name for name, value in saved.items() if value is not None and name != storage.CORRECTION]
-    needed = [counter.name for counter in rule.counters]
-    needed += [slot.name for slot in rule.slots if slot.when is None]
+    needed = [counter.name for counter in recipe.rule.counters]
+    needed += [slot.name for slot in recipe.rule.slots if slot.when is None]
     missing = [name for name in needed if name not in found and storage.codes_of(name) not in found]
     if found and missing:
         raise ValueError(
-            f"the checkpoint is not of {rule.name}: its state of parameter {key} has {_listed(found)}, "
+            f"the checkpoint is not of {recipe.name}: its state of parameter {key} has {_listed(found)}, "
             f"and no {_listed(missing)}"
         )
 
@@ -120,21 +128,21 @@ def _listed(names: Iterable[Any]) -> str:
 
 
 def _state_in_form(
-    rule: Rule,
+    recipe: Recipe,
     param: Tensor,
     saved: Mapping[str, Any],
     group: Mapping[str, Any],
     source: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the state of a parameter from what a checkpoint has of it."""
-    if not storage.DEFAULTS.keys() & group.keys() and is_in_plain_form(rule, param, saved):
+    if not storage.DEFAULTS.keys() & group.keys() and is_in_plain_form(recipe, param, saved):
         return dict(saved)
-    slots = [slot for slot in rule.slots if stored_of(slot, saved) is not None]
-    state = {name: value for name, value in saved.items() if value is not None or not _is_slot(rule, name)}
+    slots = [slot for slot in recipe.slots if stored_of(slot, saved) is not None]
+    state = {name: value for name, value in saved.items() if value is not None or not _is_slot(recipe, name)}
     for slot in slots:
-        sparse = _was_sparse(rule, slot, stored_of(slot, state), param, source)
+        sparse = _was_sparse(slot, stored_of(slot, state), param, source)
         put(slot, state, in_form(slot, storage.codec_of_slot(slot, param, group, sparse), state, param))
-    for counter in rule.counters:
+    for counter in recipe.counters:
         if counter.name in state:
             state[counter.name] = to_counter(_own(counter.name, state[counter.name], param), "cpu")
     formed = {name for slot in slots for name in (slot.name, storage.codes_of(slot.name))}
@@ -142,14 +150,14 @@ def _state_in_form(
     for name, value in state.items():
         if name in formed:
             state[name] = _own(name, value, param) if id(value) in known else value
-        elif not any(name == counter.name for counter in rule.counters):
+        elif not any(name == counter.name for counter in recipe.counters):
             state[name] = _moved(value, param)
     return state
 
 
-def _is_slot(rule: Rule, name: Any) -> bool:
+def _is_slot(recipe: Recipe, name: Any) -> bool:
     # torch's SGD saves None as the momentum that it does not have.
-    return any(name == slot.name for slot in rule.slots)
+    return any(name == slot.name for slot in recipe.slots)
 
 
 def _own(name: Any, value: Any, param: Tensor) -> Any:
@@ -171,7 +179,7 @@ def _moved(value: Any, param: Tensor) -> Any:
     return value
 
 
-def _was_sparse(rule: Rule, slot: Slot, value: Tensor, param: Tensor, source: Mapping[str, Any]) -> bool:
+def _was_sparse(slot: Slot, value: Tensor, param: Tensor, source: Mapping[str, Any]) -> bool:
     """Say whether a slot is in float32 although its group wanted less: then its gradients were sparse.
 
     Packing it here would lose what the next step, which knows the gradient, would want back.
@@ -179,9 +187,13 @@ def _was_sparse(rule: Rule, slot: Slot, value: Tensor, param: Tensor, source: Ma
     return value.dtype == torch.float32 and storage.codec_of_slot(slot, param, source, False).drawn > 0
 
 
-def in_full_precision(rule: Rule, state_dict: dict[str, Any]) -> dict[str, Any]:
+def in_full_precision(recipe_of: RecipeOf, state_dict: dict[str, Any]) -> dict[str, Any]:
     """Return a state dict with all slots as numbers that torch computes with; `state_dict` stays as it is."""
-    state = {key: _unpacked(rule, own) for key, own in state_dict["state"].items()}
+    group_of = {key: group for group in state_dict["param_groups"] for key in group["params"]}
+    state = {
+        key: _unpacked(recipe_of(group_of[key]), own) if key in group_of else own
+        for key, own in state_dict["state"].items()
+    }
     groups = [
         {name: value for name, value in group.items() if name not in storage.DEFAULTS}
         for group in state_dict["param_groups"]
@@ -189,10 +201,10 @@ def in_full_precision(rule: Rule, state_dict: dict[str, Any]) -> dict[str, Any]:
     return {**state_dict, "state": state, "param_groups": groups}
 
 
-def _unpacked(rule: Rule, own: Any) -> Any:
+def _unpacked(recipe: Recipe, own: Any) -> Any:
     if not isinstance(own, dict):
         return own
-    slots = {slot.name: slot for slot in rule.slots}
+    slots = {slot.name: slot for slot in recipe.slots}
     sides = {storage.CORRECTION, *map(storage.scale_of, slots)}
     full = {}
     for key, value in own.items():
@@ -267,7 +279,9 @@ def names_of(groups: Sequence[Mapping[str, Any]]) -> list[list[str]] | None:
     return [list(own or ()) for own in names]
 
 
-def _sources_by_name(rule: Rule, groups: Sequence[Mapping[str, Any]], saved: Groups) -> Sources | None:
+def _sources_by_name(
+    recipe_of: RecipeOf, groups: Sequence[Mapping[str, Any]], saved: Groups
+) -> Sources | None:
     """Match by name; None where there are no names on one side, or not the same ones."""
     mine, theirs = names_of(groups), names_of(saved)
     if mine is None or theirs is None:
@@ -289,13 +303,13 @@ def _sources_by_name(rule: Rule, groups: Sequence[Mapping[str, Any]], saved: Gro
     for i, (group, names) in enumerate(zip(groups, mine, strict=True)):
         places = [place[name] for name in names]
         origins = [saved[j] for j in sorted({j for j, _ in places})] or [dict(group)]
-        _check_agreement(rule, i, origins)
+        _check_agreement(recipe_of(groups[i]), i, origins)
         sources.append((origins[0], [param_id for _, param_id in places]))
     return sources
 
 
-def _check_agreement(rule: Rule, index: int, origins: Groups) -> None:
-    unsaid = {**storage.DEFAULTS, **dict.fromkeys(rule.extras, False)}
+def _check_agreement(recipe: Recipe, index: int, origins: Groups) -> None:
+    unsaid = {**storage.DEFAULTS, **recipe.extras}
     first = {**unsaid, **origins[0]}
     for origin in origins[1:]:
         other = {**unsaid, **origin}

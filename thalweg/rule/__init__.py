@@ -1,10 +1,11 @@
-"""The vocabulary in which update rules are written.
+"""The vocabulary in which update rules, and additions to them, are written.
 
 An update rule is an ordinary function of scalars. The same function is run on torch tensors (the
 reference), traced into machine code (the kernels) and run on Python floats (the scalars of a step), so
 its arithmetic uses operators and the few functions of `maths`, which mean the same on all three.
 """
 
+from thalweg.rule.addition import Addition, Measure
 from thalweg.rule.hyper import (
     BETAS,
     CAPTURABLE,
@@ -15,19 +16,8 @@ from thalweg.rule.hyper import (
     WEIGHT_DECAY,
     Hyper,
 )
-from thalweg.rule.maths import (
-    Scalar,
-    decay,
-    decay_flags,
-    decay_scalars,
-    lerp,
-    maximum,
-    sign,
-    sqrt,
-    times,
-    two_parts,
-    where,
-)
+from thalweg.rule.maths import Scalar, lerp, maximum, minimum, sign, sqrt, times, two_parts, where
+from thalweg.rule.recipe import Recipe
 from thalweg.rule.rule import STEP, Counter, Rule, Slot, count
 
 __all__ = [
@@ -39,17 +29,18 @@ __all__ = [
     "MAXIMIZE",
     "STEP",
     "WEIGHT_DECAY",
+    "Addition",
     "Counter",
     "Hyper",
+    "Measure",
+    "Recipe",
     "Rule",
     "Scalar",
     "Slot",
     "count",
-    "decay",
-    "decay_flags",
-    "decay_scalars",
     "lerp",
     "maximum",
+    "minimum",
     "sign",
     "sqrt",
     "times",

@@ -20,8 +20,13 @@ class Hyper:
         high: bound above; `open_high` says that it is not itself allowed.
         pair: whether the value is a pair, such as Adam's betas.
         flag: whether the value is on or off, by its truth.
-        extra: whether it is a flag that torch's optimizer of this name lacks. A group then names it only
-            where it is on, so that groups and checkpoints have torch's keys and no others.
+        extra: whether torch's optimizer of this name lacks it. A group then names it only where it is not at
+            its default, so that groups and checkpoints have torch's keys and no others.
+        default: what holds where a group does not name an extra one; None, which it then may be, means that
+            there is nothing of the kind.
+        words: what it may be, if it is one of several words.
+        open_low: whether `low` is not itself allowed.
+        whole: whether it must be an integer.
     """
 
     name: str
@@ -31,11 +36,15 @@ class Hyper:
     pair: bool = False
     flag: bool = False
     extra: bool = False
+    default: Any = False
+    words: tuple[str, ...] = ()
+    open_low: bool = False
+    whole: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The names of the numbers that it is: none of a flag, with `.0` and `.1` of a pair."""
-        if self.flag:
+        if self.flag or self.words:
             return ()
         return (f"{self.name}.0", f"{self.name}.1") if self.pair else (self.name,)
 
@@ -44,21 +53,27 @@ class Hyper:
         """The allowed values in words, as errors and tables show them."""
         if self.flag:
             return "True or False"
+        if self.words:
+            return " or ".join(map(repr, self.words))
         if self.high == math.inf:
-            interval = f"at least {self.low:g}"
+            interval = f"{'above' if self.open_low else 'at least'} {self.low:g}"
         else:
-            interval = f"in [{self.low:g}, {self.high:g}{')' if self.open_high else ']'}"
-        return f"two numbers {interval}" if self.pair else f"a number {interval}"
+            begin, end = "(" if self.open_low else "[", ")" if self.open_high else "]"
+            interval = f"in {begin}{self.low:g}, {self.high:g}{end}"
+        one = "an integer" if self.whole else "a number"
+        nothing = " or None" if self.extra and self.default is None else ""
+        return f"two numbers {interval}{nothing}" if self.pair else f"{one} {interval}{nothing}"
 
     def check(self, value: Any) -> None:
         """Raise ValueError or TypeError, naming argument, value and what is allowed."""
         found = self.read(value)
-        if self.flag:
+        if self.flag or self.words or found is None:
             return
         for number in found if self.pair else (found,):
             x = float(number.detach() if isinstance(number, torch.Tensor) else number)
-            inside = self.low <= x < self.high if self.open_high else self.low <= x <= self.high
-            if not inside or not math.isfinite(x):
+            above = self.low < x if self.open_low else self.low <= x
+            below = x < self.high if self.open_high else x <= self.high
+            if not (above and below and math.isfinite(x)) or (self.whole and x != int(x)):
                 raise ValueError(self._refusal(value))
 
     def of(self, group: Mapping[str, Any], keep: bool = False) -> Any:
@@ -67,10 +82,16 @@ class Hyper:
         Raises:
             KeyError: if it does not say, and the hyperparameter is not `extra`.
         """
-        return self.read(group.get(self.name, False) if self.extra else group[self.name], keep)
+        return self.read(group.get(self.name, self.default) if self.extra else group[self.name], keep)
+
+    def is_default(self, value: Any) -> bool:
+        """Say whether a value of an extra hyperparameter is the one that holds where a group names none."""
+        if self.flag:
+            return not self._truth(value)
+        return value is self.default or (type(value) is type(self.default) and value == self.default)
 
     def read(self, value: Any, keep: bool = False) -> Any:
-        """Return a value as steps compute with it: a bool, a float, or two of them.
+        """Return a value as steps compute with it: a bool, a word, a float, or two of them.
 
         A tensor is read out, unless it is on a GPU, which would have to be waited for, or `keep` says to
         leave it, 0-dim, for the sake of its graph.
@@ -80,10 +101,21 @@ class Hyper:
         """
         if self.flag:
             return self._truth(value)
+        if self.words:
+            return self._word(value)
+        if value is None and self.extra and self.default is None:
+            return None
         if not self.pair:
             return self._number(value, value, keep)
         first, second = self._parts(value)
         return self._number(first, value, keep), self._number(second, value, keep)
+
+    def _word(self, value: Any) -> str:
+        if not isinstance(value, str):
+            raise TypeError(self._refusal(value))
+        if value not in self.words:
+            raise ValueError(self._refusal(value))
+        return value
 
     def _truth(self, value: Any) -> bool:
         try:

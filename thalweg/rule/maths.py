@@ -25,6 +25,11 @@ def maximum(x: Scalar, y: Scalar) -> Scalar:
     return x.maximum(y)
 
 
+def minimum(x: Scalar, y: Scalar) -> Scalar:
+    """Return the smaller of `x` and `y`, and NaN where either is NaN. `y` may be a number."""
+    return -maximum(-x, -y)
+
+
 def where(condition: Scalar, x: Scalar, y: Scalar) -> Scalar:
     """Return `x` where `condition` holds and `y` elsewhere. Both are evaluated."""
     if isinstance(condition, bool):
@@ -62,27 +67,3 @@ def two_parts(name: str, factor: Scalar) -> dict[str, Scalar]:
 def times(x: Scalar, factor: Scalar, rest: Scalar) -> Scalar:
     """Return `x` times a factor in `two_parts`. Both being positive, what is infinite stays so."""
     return factor * x + rest * x
-
-
-def decay(p: Scalar, g: Scalar, s: Any, on: Any) -> tuple[Scalar, Scalar]:
-    """Apply weight decay to a parameter and its gradient, as the flags `on.l2`, `on.decoupled` say.
-
-    L2 adds `weight_decay * p` to the gradient. Decoupled decay shrinks the parameter by
-    `lr * weight_decay` beside the gradient's way (Loshchilov and Hutter 2019, arXiv 1711.05101).
-    """
-    if on.l2:
-        g = g + s.weight_decay * p
-    if on.decoupled:
-        p = times(p, s.shrink, s.shrink_rest)
-    return p, g
-
-
-def decay_flags(h: Any, decoupled: bool) -> dict[str, bool]:
-    """Return the flags that `decay` reads."""
-    decays = bool(h.weight_decay != 0)
-    return {"l2": decays and not decoupled, "decoupled": decays and decoupled}
-
-
-def decay_scalars(h: Any) -> dict[str, Scalar]:
-    """Return the scalars that `decay` reads."""
-    return {"weight_decay": h.weight_decay, **two_parts("shrink", 1 - h.lr * h.weight_decay)}

@@ -21,7 +21,6 @@ from thalweg.lowering.look.look import Look
 from thalweg.lowering.reference import steps as reference
 from thalweg.lowering.reference.rows import advance
 from thalweg.lowering.spec import Spec
-from thalweg.rule import Rule
 from thalweg.stepping.engines import CpuEngine, Keys, engine_for
 from thalweg.stepping.member import Member
 from thalweg.stepping.scaling import Scaling
@@ -36,12 +35,10 @@ class Making(NamedTuple):
     """What batches are made of beside their members.
 
     Args:
-        rule: the update rule.
         firsts: int32, whether a parameter's state is new, by its position.
         unscale: whether gradients carry GradScaler's scale.
     """
 
-    rule: Rule
     firsts: np.ndarray
     unscale: bool
 
@@ -51,11 +48,12 @@ class Batch:
 
     Args:
         making: what all batches are made of.
-        members: alike in storage and flags.
+        members: alike in recipe, storage and flags.
     """
 
     def __init__(self, making: Making, members: list[Member]) -> None:
-        self.rule, self.firsts, self.unscale = making
+        self.firsts, self.unscale = making
+        self.recipe = members[0].sort.recipe
         self.members = members
 
     def connect(self, look: Look) -> None:
@@ -91,16 +89,16 @@ class KernelBatch(Batch):
         codec = codec_of(one.gradient.dtype)
         assert codec is not None, "the plan has sent other dtypes to the reference"
         spec = Spec(
-            rule=self.rule,
+            recipe=self.recipe,
             on=tuple(one.on.items()),
-            scalars=passes.scalar_names(self.rule, one.choices),
+            scalars=passes.scalar_names(self.recipe, one.choices),
             p=one.codecs["p"],
             g=codec,
             slots=tuple(codec for name, codec in one.codecs.items() if name != "p"),
             maximize=one.maximizes,
             unscale=self.unscale,
         )
-        self.addresses = np.zeros((len(spec.streams) + len(self.rule.counters), len(members)), np.int64)
+        self.addresses = np.zeros((len(spec.streams) + len(self.recipe.counters), len(members)), np.int64)
         engine = engine_for(one.device)
         assert engine is not None, "the plan has sent other devices to the reference"
         self.engine = engine(spec, members, self.addresses, self.firsts)
@@ -112,7 +110,7 @@ class KernelBatch(Batch):
         self._connect_counters(look)
 
     def _connect_counters(self, look: Look) -> None:
-        names = [counter.name for counter in self.rule.counters]
+        names = [counter.name for counter in self.recipe.counters]
         self._connect_state(look, [names] * len(self.members), len(self.addresses) - len(names))
 
     def _connect_state(self, look: Look, keys: list[list[str]], begin: int) -> None:
@@ -268,15 +266,15 @@ class ReferenceBatch(Batch):
     def _step(
         self, member: Member, grad: Tensor, own: dict[str, Any], h: Any, scaling: Scaling, key: int
     ) -> None:
-        tensors = {c.name: own[c.name] for c in self.rule.counters}
+        tensors = {c.name: own[c.name] for c in self.recipe.counters}
         on_device = any(t.device.type != "cpu" or not has_memory(t) for t in tensors.values())
         is_differentiable = member.sort.is_differentiable
         if on_device or is_differentiable:
-            h = self.rule.tensors(member.sort.options)
+            h = self.recipe.tensors(member.sort.options)
         values = {name: _read(t, on_device, is_differentiable) for name, t in tensors.items()}
-        scalars, after = advance(self.rule, h, values, bool(self.firsts[member.position]))
+        scalars, after = advance(self.recipe, h, values, bool(self.firsts[member.position]))
         reference.step(
-            self.rule,
+            self.recipe,
             member.sort.on,
             member.param,
             grad,

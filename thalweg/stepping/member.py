@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from thalweg.lowering.gpu.tables import Shared
-from thalweg.rule import Rule
+from thalweg.rule import Recipe
 from thalweg.storage.choices import CORRECTION, key_of, scale_of
 from thalweg.storage.codecs import Codec
 from thalweg.storage.layout import has_memory, is_plain
@@ -50,7 +50,7 @@ class Sort:
     """What parameters have in common that are alike in all but shape and place, worked out once.
 
     Args:
-        rule: the update rule.
+        recipe: what steps are made by.
         gradient: what their gradients are.
         group: the index of their group.
         on: the group's flags.
@@ -62,7 +62,7 @@ class Sort:
         dtype, device: the parameters'.
     """
 
-    rule: Rule
+    recipe: Recipe
     gradient: Gradient
     group: int
     on: Mapping[str, bool]
@@ -77,7 +77,7 @@ class Sort:
     @cached_property
     def slot_keys(self) -> dict[str, str]:
         """Where the state has each slot, by the slots' names in the rule's order."""
-        names = [slot.name for slot in self.rule.slots_on(self.on)]
+        names = [slot.name for slot in self.recipe.slots_on(self.on)]
         return {name: key_of(name, self.codecs[name]) for name in names}
 
     @cached_property
@@ -97,7 +97,7 @@ class Sort:
     @cached_property
     def has_state(self) -> bool:
         """Whether there is any state at all."""
-        return bool(self.stored_keys or self.rule.counters)
+        return bool(self.stored_keys or self.recipe.counters)
 
     @cached_property
     def is_differentiable(self) -> bool:
@@ -118,7 +118,7 @@ class Sort:
     def alike(self) -> tuple[Any, ...]:
         """What the members of a batch have in common, also across groups."""
         storage = (self.device, self.dtype, self.gradient, *self.codecs.values())
-        return storage, tuple(self.on.values()), tuple(self.choices.values())
+        return self.recipe, storage, tuple(self.on.values()), tuple(self.choices.values())
 
 
 @dataclass(eq=False, slots=True)

@@ -16,7 +16,6 @@ from typing import Any
 
 from torch import Tensor
 
-from thalweg.rule import Rule
 from thalweg.stepping.plan import Plan
 from thalweg.stepping.settings import AllSettings, Groups
 
@@ -47,14 +46,14 @@ POOL = Pool()
 
 
 def key_of(
-    rule: Rule, groups: Groups, settings: AllSettings, params: Sequence[Tensor], group_of: Sequence[int]
+    groups: Groups, settings: AllSettings, params: Sequence[Tensor], group_of: Sequence[int]
 ) -> Hashable | None:
     """Return what two optimizers have in common that may hand on a plan; None for one that may not."""
     if len(params) > MOST_PARAMS or settings.is_volatile:
         return None
     choices = tuple(one.choices for one in settings.groups)
     sizes = tuple(len(group) for group in groups)
-    return rule, choices, sizes, tuple(group_of), tuple((p.dtype, p.shape) for p in params)
+    return choices, sizes, tuple(group_of), tuple((p.dtype, p.shape) for p in params)
 
 
 def is_as_made(state: Mapping[Any, Any], params: Sequence[Tensor]) -> bool:

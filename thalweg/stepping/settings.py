@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from numbers import Number
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -12,16 +12,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from thalweg.rule import Rule
+from thalweg.rule import Recipe
 from thalweg.storage.choices import CHOICES, settings, settle
 
 Groups = list[dict[str, Any]]
+RecipeOf = Callable[[Mapping[str, Any]], Recipe]
 
 
 class Settings(NamedTuple):
     """A group's hyperparameters: as they stand there, as numbers, and the static choices they make.
 
     Args:
+        recipe: what its steps are made by.
         values: what the group says.
         hypers: the same as numbers.
         on: the rule's flags.
@@ -29,6 +31,7 @@ class Settings(NamedTuple):
         is_volatile: whether a value may change and stay the same object.
     """
 
+    recipe: Recipe
     values: list[Any]
     hypers: SimpleNamespace
     on: dict[str, bool]
@@ -41,13 +44,11 @@ class AllSettings:
     """The settings of all groups; the same object for as long as nothing changes.
 
     Args:
-        rule: the update rule.
         groups: the settings, group by group.
         key: a number for the static choices of all of them.
         is_volatile: whether they have to be read at every step.
     """
 
-    rule: Rule
     groups: list[Settings]
     key: int
     is_volatile: bool = False
@@ -57,11 +58,22 @@ class AllSettings:
         """The numbers of each group."""
         return [one.hypers for one in self.groups]
 
+    def table(self, recipe: Recipe) -> np.ndarray:
+        """Return the numbers in the order of a recipe's columns, float64 (groups, columns).
+
+        It waits for a device that has some of them. Rows of groups that follow another recipe are zero.
+        """
+        found = self._tables.get(recipe)
+        if found is None:
+            found = self._tables[recipe] = np.zeros((len(self.groups), len(recipe.columns)), np.float64)
+            for row, one in zip(found, self.groups, strict=True):
+                if one.recipe is recipe:
+                    row[:] = [float(x) for x in recipe.row(one.hypers)]
+        return found
+
     @cached_property
-    def table(self) -> np.ndarray:
-        """The numbers in the order of the rule's columns, float64 (groups, columns); waits for a device."""
-        rows = [[float(x) for x in self.rule.row(h)] for h in self.hypers]
-        return np.array(rows, np.float64).reshape(len(rows), -1)
+    def _tables(self) -> dict[Recipe, np.ndarray]:
+        return {}
 
 
 _FEW, _MOST = 16, 256
@@ -73,15 +85,12 @@ class SettingsReader:
     """Reads the settings of groups, and remembers them.
 
     Args:
-        rule: the update rule.
+        recipe_of: what the steps of a group are made by.
     """
 
-    def __init__(self, rule: Rule) -> None:
-        self._rule = rule
-        needed = [hyper.name for hyper in rule.hypers if not hyper.extra]
-        self._names = (*needed, *rule.extras, *CHOICES)
-        self._needed = len(needed)
-        self._all = AllSettings(rule, [], 0)
+    def __init__(self, recipe_of: RecipeOf) -> None:
+        self._recipe_of = recipe_of
+        self._all = AllSettings([], 0)
 
     def read(self, groups: Groups) -> AllSettings:
         """Return what `groups` say; those that name some of our keys then name all or none of them."""
@@ -95,11 +104,11 @@ class SettingsReader:
 
     def _put_together(self, now: list[Settings]) -> AllSettings:
         """Return all settings; those of few groups are kept, as optimizers that are alike come often."""
-        ids = (self._rule, *map(id, now))
+        ids = tuple(map(id, now))
         found = _ALL.get(ids)
         if found is None:
             key = _KEYS.setdefault(tuple(one.choices for one in now), len(_KEYS))
-            found = AllSettings(self._rule, now, key, any(one.is_volatile for one in now))
+            found = AllSettings(now, key, any(one.is_volatile for one in now))
             if len(now) <= _FEW and not found.is_volatile:
                 _ALL[ids] = found
                 if len(_ALL) > _MOST:
@@ -107,29 +116,40 @@ class SettingsReader:
         return found
 
     def _settings(self, group: Mapping[str, Any], known: Settings | None) -> Settings:
-        values = [group.get(name) for name in self._names]
-        same = known is not None and all(map(_is_equal, values, known.values))
+        recipe = self._recipe_of(group)
+        names, needed = _names(recipe)
+        values = [group.get(name) for name in names]
+        same = known is not None and known.recipe is recipe and all(map(_is_equal, values, known.values))
         if known is not None and same and not known.is_volatile:
             return known
-        if all(map(_is_number, values)) and None not in values[: self._needed]:
-            return _settings_of(self._rule, tuple(values), self._names)
-        hypers = self._rule.numbers(group)
+        if all(map(_is_number, values)) and None not in values[:needed]:
+            return _settings_of(recipe, tuple(values), names)
+        hypers = recipe.numbers(group)
         if known is not None and same and _are_equal(hypers, known.hypers):
             return known
-        return _worked_out(self._rule, group, hypers, list(map(_own, values)))
+        return _worked_out(recipe, group, hypers, list(map(_own, values)))
 
 
-def _worked_out(rule: Rule, group: Mapping[str, Any], hypers: SimpleNamespace, values: list[Any]) -> Settings:
-    on = rule.flags(hypers)
-    choices = (*on.values(), *rule.choices(group).values(), settings(rule, group))
-    return Settings(values, hypers, on, choices, any(map(_is_volatile, values)))
+def _worked_out(
+    recipe: Recipe, group: Mapping[str, Any], hypers: SimpleNamespace, values: list[Any]
+) -> Settings:
+    on = recipe.flags(hypers)
+    choices = (recipe, *on.values(), *recipe.choices(group).values(), settings(recipe, group))
+    return Settings(recipe, values, hypers, on, choices, any(map(_is_volatile, values)))
+
+
+@cache
+def _names(recipe: Recipe) -> tuple[tuple[str, ...], int]:
+    """Return the keys of a group that say something, and how many of them, the first, it must have."""
+    needed = [hyper.name for hyper in recipe.hypers if not hyper.extra]
+    return (*needed, *recipe.extras, *CHOICES), len(needed)
 
 
 @lru_cache(maxsize=256)
-def _settings_of(rule: Rule, values: tuple[Any, ...], names: tuple[str, ...]) -> Settings:
+def _settings_of(recipe: Recipe, values: tuple[Any, ...], names: tuple[str, ...]) -> Settings:
     """Return the settings of numbers, which optimizers that are made one after the other have in common."""
     group = {name: value for name, value in zip(names, values, strict=True) if value is not None}
-    return _worked_out(rule, group, rule.numbers(group), list(values))
+    return _worked_out(recipe, group, recipe.numbers(group), list(values))
 
 
 def _is(a: Any, b: Any) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thalweg.rule import Rule, Slot
+from thalweg.rule import Recipe, Slot
 from thalweg.storage.choices import CORRECTION, codec_of_slot, codec_of_weights, codes_of, key_of, scale_of
 from thalweg.storage.codecs import BlockCodec, Codec, slot_codec
 from thalweg.storage.codecs.tensors import pack, side_shape, unpack
@@ -33,7 +33,7 @@ def counter_device(param: Tensor, group: Mapping[str, Any]) -> torch.device:
 
 
 def prepare(
-    rule: Rule,
+    recipe: Recipe,
     on: Mapping[str, bool],
     param: Tensor,
     state: dict[str, Any],
@@ -56,7 +56,7 @@ def prepare(
     """
     first = False
     device = counter_device(param, group)
-    for counter in rule.counters:
+    for counter in recipe.counters:
         value = state.get(counter.name, counter.initial)
         if group.get("differentiable") and _is_leaf_with_grad(value):
             raise RuntimeError(
@@ -66,11 +66,11 @@ def prepare(
         formed = to_counter(value, device)
         _check_sharing(counter.name, value, formed)
         state[counter.name] = formed
-    for slot in rule.slots_on(on):
+    for slot in recipe.slots_on(on):
         codec = codec_of_slot(slot, param, group, sparse)
         before = stored_of(slot, state)
         if before is None:
-            first = True
+            first |= slot.begins
             fill = float(group[slot.initial]) if slot.initial else 0.0
             state.update(_new_slot(slot, codec, param, fill))
             continue
@@ -82,7 +82,7 @@ def prepare(
 
 
 def prepare_plain(
-    rule: Rule,
+    recipe: Recipe,
     on: Mapping[str, bool],
     param: Tensor,
     state: dict[str, Any],
@@ -100,31 +100,31 @@ def prepare_plain(
     if any(codec.side is not None for codec in codecs.values()):
         return None
     first, dtype, shape = False, counter_dtype(), param.shape
-    for counter in rule.counters:
+    for counter in recipe.counters:
         value = state.get(counter.name)
         if counter.name not in state:
             state[counter.name] = torch.full((), counter.initial, dtype=dtype)
         elif not _is_plain(value, dtype, torch.Size(())):
             return None
-    for slot in rule.slots_on(on):
+    for slot in recipe.slots_on(on):
         value, dtype = state.get(slot.name), codecs[slot.name].dtype
         if value is None and codes_of(slot.name) not in state:
             fill = float(group[slot.initial]) if slot.initial else 0.0
             state[slot.name] = torch.full_like(param, fill, dtype=dtype, requires_grad=False)
-            first = True
+            first |= slot.begins
         elif not _is_plain(value, dtype, shape):
             return None
     return first
 
 
-def is_in_plain_form(rule: Rule, param: Tensor, state: Mapping[str, Any]) -> bool:
+def is_in_plain_form(recipe: Recipe, param: Tensor, state: Mapping[str, Any]) -> bool:
     """Say whether `state` is all in form, and numbers of the dtype of `param`, which is plain memory."""
     if param.dtype not in (torch.float32, torch.float64) or param.device.type != "cpu":
         return False
     if not param.is_contiguous():
         return False
-    counters = {counter.name for counter in rule.counters}
-    slots = {slot.name for slot in rule.slots}
+    counters = {counter.name for counter in recipe.counters}
+    slots = {slot.name for slot in recipe.slots}
     for name, value in state.items():
         if name in counters:
             # Others than the step torch brings into the dtype of the parameter, as it would a slot.

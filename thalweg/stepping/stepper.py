@@ -12,13 +12,12 @@ from torch import Tensor
 from thalweg.lowering.gpu.tables import Shared
 from thalweg.lowering.look import fields
 from thalweg.lowering.look.look import Look, Seen, is_watched
-from thalweg.rule import Rule
 from thalweg.stepping.batches import Making, State
 from thalweg.stepping.member import Gradient, Member, Sort
 from thalweg.stepping.plan import Plan
 from thalweg.stepping.pool import POOL, is_as_made, key_of
 from thalweg.stepping.scaling import NO_SCALING, Scaling
-from thalweg.stepping.settings import AllSettings, Groups, SettingsReader
+from thalweg.stepping.settings import AllSettings, Groups, RecipeOf, SettingsReader
 from thalweg.stepping.stall import FirstSteps
 from thalweg.stepping.state import prepare, prepare_plain
 from thalweg.storage.choices import SMALL, codec_of_slot, codec_of_weights
@@ -33,21 +32,20 @@ class Stepper:
     """Steps an optimizer's parameters, and remembers between steps what stays alike.
 
     Args:
-        rule: the update rule.
+        recipe_of: what the steps of a group are made by.
     """
 
-    def __init__(self, rule: Rule) -> None:
+    def __init__(self, recipe_of: RecipeOf) -> None:
         # First: what is interrupted before the end is released all the same.
         self._plan: Plan | None = None
         self._token = object()
-        self._rule = rule
         self._plans: dict[Any, Plan] = {}
         self._params: list[Tensor] = []
         self._group_of: list[int] = []
         self._gradients: list[Gradient | None] = []
         self._firsts = np.zeros(0, np.int32)
         self._shared = Shared()
-        self._settings = SettingsReader(rule)
+        self._settings = SettingsReader(recipe_of)
         self._first_steps = FirstSteps()
         self._is_new = True
         self._repeats = False
@@ -179,7 +177,7 @@ class Stepper:
         complete = None not in self._gradients and all(p.grad is not None for p in self._params)
         if not (is_new and complete and _can_look(groups, state) and is_as_made(state, self._params)):
             return None
-        return key_of(self._rule, groups, settings, self._params, self._group_of)
+        return key_of(groups, settings, self._params, self._group_of)
 
     def _take_over(self, common: Hashable, groups: Groups, state: State, settings: AllSettings) -> bool:
         """Step on by the plan of another optimizer, if one is offered that fits."""
@@ -190,8 +188,9 @@ class Stepper:
         owns: list[dict[str, Any] | None] = []
         for i, (param, (on, codecs)) in enumerate(zip(self._params, plan.codecs, strict=True)):
             own = dict(state.get(param, {}))
-            if len(codecs) > 1 or self._rule.counters:
-                first = prepare_plain(self._rule, on, param, own, groups[self._group_of[i]], codecs)
+            recipe = settings.groups[self._group_of[i]].recipe
+            if len(codecs) > 1 or recipe.counters:
+                first = prepare_plain(recipe, on, param, own, groups[self._group_of[i]], codecs)
                 if first is None:
                     return False
                 self._firsts[i] |= first
@@ -240,14 +239,14 @@ class Stepper:
     ) -> Plan:
         """Make a plan and what state is missing. Until all of it is there nothing is changed."""
         members, owns = [], []
-        sorts = _Sorts(self._rule, groups, settings, may_look)
+        sorts = _Sorts(groups, settings, may_look)
         for position in range(len(self._params)):
             if self._gradients[position] is not None:
                 member, own = self._member(position, state, sorts)
                 members.append(member)
                 owns.append(own)
         idle = [p for p, gradient in zip(self._params, self._gradients, strict=True) if gradient is None]
-        plan = Plan(Making(self._rule, self._firsts, unscale), members, idle, settings)
+        plan = Plan(Making(self._firsts, unscale), members, idle, settings)
         # Before the state is there: if interrupted in between, it must not pass for one that was stepped.
         for member in members:
             if member.first:
@@ -297,15 +296,15 @@ class _Sorts:
     """The sorts that parameters are of, each once.
 
     Args:
-        rule: the update rule.
         groups: the groups.
         settings: theirs.
         may_look: whether what is memory can be looked at.
     """
 
-    def __init__(self, rule: Rule, groups: Groups, settings: AllSettings, may_look: bool) -> None:
-        self._rule, self._groups, self._settings, self._may_look = rule, groups, settings, may_look
-        self._choices = [rule.choices(group) for group in groups]
+    def __init__(self, groups: Groups, settings: AllSettings, may_look: bool) -> None:
+        self._groups, self._settings, self._may_look = groups, settings, may_look
+        pairs = zip(settings.groups, groups, strict=True)
+        self._choices = [one.recipe.choices(group) for one, group in pairs]
         self._known: dict[Any, Sort] = {}
 
     def of(self, param: Tensor, gradient: Gradient, group: int, may_have_memory: bool = True) -> Sort:
@@ -317,16 +316,16 @@ class _Sorts:
         sort = self._known.get(key)
         if sort is None:
             codecs = self._codecs(param, group, gradient.is_sparse)
-            on, options = self._settings.groups[group].on, self._groups[group]
+            one, options = self._settings.groups[group], self._groups[group]
             sort = self._known[key] = Sort(
-                *(self._rule, gradient, group, on, options, self._choices[group]),
+                *(one.recipe, gradient, group, one.on, options, self._choices[group]),
                 *(is_contiguous, has_memory, codecs, param.dtype, param.device),
             )
         return sort
 
     def _codecs(self, param: Tensor, group: int, sparse: bool) -> dict[str, Codec]:
-        options = self._groups[group]
-        slots = self._rule.slots_on(self._settings.groups[group].on)
+        options, one = self._groups[group], self._settings.groups[group]
+        slots = one.recipe.slots_on(one.on)
         codecs = {slot.name: codec_of_slot(slot, param, options, sparse) for slot in slots}
         return {"p": codec_of_weights(param, options), **codecs}
 
@@ -334,12 +333,12 @@ class _Sorts:
 def _prepared(position: int, param: Tensor, sort: Sort, own: dict[str, Any]) -> tuple[bool, bool]:
     """Make what is missing in `own`; say whether something was, and whether all of it is plain memory."""
     plain = dict(own)
-    first = prepare_plain(sort.rule, sort.on, param, plain, sort.options, sort.codecs)
+    first = prepare_plain(sort.recipe, sort.on, param, plain, sort.options, sort.codecs)
     if first is not None:
         own.update(plain)
-        return first, len(own) == len(sort.stored_keys) + len(sort.rule.counters)
+        return first, len(own) == len(sort.stored_keys) + len(sort.recipe.counters)
     try:
-        return prepare(sort.rule, sort.on, param, own, sort.options, sort.gradient.is_sparse), False
+        return prepare(sort.recipe, sort.on, param, own, sort.options, sort.gradient.is_sparse), False
     except ValueError as error:
         raise ValueError(f"{_name(position, param)}: {error}") from None
 

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from thalweg.rule import Rule, Slot
+from thalweg.rule import Recipe, Slot
 from thalweg.storage.codecs import (
     FLOAT32,
     STATE,
@@ -82,10 +82,10 @@ def _is_default(name: str, value: Any) -> bool:
     return not isinstance(value, Tensor) and bool(value == DEFAULTS[name])
 
 
-def check(rule: Rule, group: Mapping[str, Any]) -> None:
+def check(recipe: Recipe, group: Mapping[str, Any]) -> None:
     """Raise ValueError or TypeError, naming argument, value and what is allowed."""
     group = {**DEFAULTS, **group}
-    _check_state(rule, group["state"])
+    _check_state(recipe, group["state"])
     if not any(group["weight_bits"] is bits or group["weight_bits"] == bits for bits in WEIGHT_BITS):
         raise ValueError(f"weight_bits must be None, 16, 24 or 32, not {group['weight_bits']!r}")
     for name in ("seed", "rounding_step"):
@@ -96,14 +96,14 @@ def check(rule: Rule, group: Mapping[str, Any]) -> None:
             raise TypeError(f"{name} must be an int from 0 to 2**63 - 1, not {value!r}")
         if not 0 <= value < 2**63:
             raise ValueError(f"{name} must be an int from 0 to 2**63 - 1, not {value!r}")
-    if group.get("differentiable") and settings(rule, group) != settings(rule, DEFAULTS):
+    if group.get("differentiable") and settings(recipe, group) != settings(recipe, DEFAULTS):
         raise ValueError(
             "differentiable=True needs state='float32' and weight_bits=None, not "
             f"state={group['state']!r} and weight_bits={group['weight_bits']!r}: rounding has no derivative"
         )
 
 
-def _check_state(rule: Rule, state: Any) -> None:
+def _check_state(recipe: Recipe, state: Any) -> None:
     allowed = " or ".join(map(repr, STATE))
     if isinstance(state, str):
         if state not in STATE:
@@ -111,26 +111,28 @@ def _check_state(rule: Rule, state: Any) -> None:
         return
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be {allowed}, or a dict of slots to these, not {state!r}")
-    slots = [slot.name for slot in rule.slots]
+    slots = [slot.name for slot in recipe.slots if slot.stored_by == "state"]
     for name, value in state.items():
         if name not in slots:
-            raise ValueError(f"state names the slot {name!r}; {rule.name} has {', '.join(slots) or 'none'}")
+            raise ValueError(f"state names the slot {name!r}; {recipe.name} has {', '.join(slots) or 'none'}")
         if value not in STATE:
             raise ValueError(f"state[{name!r}] must be {allowed}, not {value!r}")
 
 
-def settings(rule: Rule, group: Mapping[str, Any]) -> tuple[Any, ...]:
+def settings(recipe: Recipe, group: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what `group` asks for, for all slots and the weights, as something to compare."""
-    return (*(_wanted(slot.name, group) for slot in rule.slots), _said("weight_bits", group))
+    return (*(_wanted(slot, group) for slot in recipe.slots), _said("weight_bits", group))
 
 
 def _said(name: str, group: Mapping[str, Any]) -> Any:
     return group.get(name, DEFAULTS[name])
 
 
-def _wanted(name: str, group: Mapping[str, Any]) -> str:
+def _wanted(slot: Slot, group: Mapping[str, Any]) -> str:
+    if slot.stored_by != "state":
+        return str(group.get(slot.stored_by, "float32"))
     state = _said("state", group)
-    return state if isinstance(state, str) else state.get(name, "float32")
+    return state if isinstance(state, str) else state.get(slot.name, "float32")
 
 
 def codec_of_slot(slot: Slot, param: Tensor, group: Mapping[str, Any], sparse: bool) -> Codec:
@@ -143,7 +145,7 @@ def codec_of_slot(slot: Slot, param: Tensor, group: Mapping[str, Any], sparse: b
         sparse: whether its gradient is.
     """
     may_pack = not sparse and param.numel() >= SMALL and _is_packable(param)
-    return _slot_codec(param.dtype, _wanted(slot.name, group) if may_pack else "", slot.signed)
+    return _slot_codec(param.dtype, _wanted(slot, group) if may_pack else "", slot.signed)
 
 
 @cache

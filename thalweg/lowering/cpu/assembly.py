@@ -54,7 +54,7 @@ def _streams(spec: Spec) -> list[tuple[str, str, int]]:
 def assembly(spec: Spec) -> str:
     """Return the kernel of `spec` as LLVM assembly."""
     text = _STEP.format(
-        rule=spec.rule.name,
+        rule=spec.recipe.name,
         declarations=DECLARATIONS,
         real=_real(spec),
         columns=len(spec.columns),
@@ -112,7 +112,7 @@ def _loop(spec: Spec, before: str, after: str) -> str:
         phis.append(f"  %{name}.most = phi i32 [ 0, %{before} ], [ %{name}.most.next, %element ]")
         operands = f"i32 %{name}.most, i32 %{name}.size.new"
         next_.append(f"  %{name}.most.next = call i32 @llvm.smax.i32({operands})")
-    record = passes.element(spec.rule, dict(spec.on), spec.scalars, spec.codecs)
+    record = passes.element(spec.recipe, dict(spec.on), spec.scalars, spec.codecs)
     body = [
         *_load_elements(spec),
         *_prepare_gradient(spec),

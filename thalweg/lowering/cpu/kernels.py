@@ -23,7 +23,7 @@ from thalweg.lowering.cpu.assembly import assembly
 from thalweg.lowering.look import fields
 from thalweg.lowering.look.look import Look
 from thalweg.lowering.spec import Spec
-from thalweg.rule import Rule
+from thalweg.rule import Recipe
 from thalweg.storage.codecs import BlockCodec, Codec
 
 __all__ = ["Launch", "Run", "assembly", "chunk", "kernel", "rows_kernel", "supports", "tell"]
@@ -64,13 +64,13 @@ def kernel(spec: Spec) -> int:
 
 
 @cache
-def _rows_kernel(rule: Rule, choices: tuple[tuple[str, bool], ...], kind: scalars.Kind) -> int:
-    return machine.compile_to_address(scalars.assembly(rule, dict(choices), kind), ("rows",))[0]
+def _rows_kernel(recipe: Recipe, choices: tuple[tuple[str, bool], ...], kind: scalars.Kind) -> int:
+    return machine.compile_to_address(scalars.assembly(recipe, dict(choices), kind), ("rows",))[0]
 
 
-def rows_kernel(rule: Rule, choices: Mapping[str, bool], kind: scalars.Kind) -> int:
+def rows_kernel(recipe: Recipe, choices: Mapping[str, bool], kind: scalars.Kind) -> int:
     """Return the address of the function that makes the rows, see `scalars`."""
-    return _rows_kernel(rule, tuple(choices.items()), kind)
+    return _rows_kernel(recipe, tuple(choices.items()), kind)
 
 
 class Launch:
@@ -113,7 +113,7 @@ class Launch:
         )
         self.table = np.zeros(len(_WORDS), np.int64)
         """What `run` takes."""
-        self._set("rows", rows_kernel(spec.rule, choices, kind))
+        self._set("rows", rows_kernel(spec.recipe, choices, kind))
         self._set("rows_table", self._rows)
         self._spec = spec
         self.ask_for_kernel()

@@ -13,7 +13,7 @@ import torch
 
 from thalweg.lowering import passes
 from thalweg.lowering.cpu.instructions import DECLARATIONS, TYPES, arithmetic
-from thalweg.rule import Rule
+from thalweg.rule import Recipe
 from thalweg.storage.codecs.plain import dtype_name
 
 WORDS = (
@@ -45,15 +45,15 @@ class Kind(NamedTuple):
     unscale: bool
 
 
-def assembly(rule: Rule, choices: Mapping[str, bool], kind: Kind) -> str:
+def assembly(recipe: Recipe, choices: Mapping[str, bool], kind: Kind) -> str:
     """Return the function `rows` as LLVM assembly."""
     real, counter = TYPES[dtype_name(kind.real)], TYPES[dtype_name(kind.counter)]
-    advance, scalars = passes.counters(rule, choices), passes.scalars(rule, choices)
-    names = [c.name for c in rule.counters]
+    advance, scalars = passes.counters(recipe, choices), passes.scalars(recipe, choices)
+    names = [c.name for c in recipe.counters]
     so_far = [f"{c}.so.far" for c in names]
     columns = [f"%{name}.column" for name in scalars.outputs] + ["%unscale"] * kind.unscale
     return _TEXT.format(
-        rule=rule.name,
+        rule=recipe.name,
         declarations=DECLARATIONS,
         words="\n".join(_word(name) for name in WORDS),
         kept="\n".join(f"  %{c}.kept = alloca double\n  %{c}.after = alloca {counter}" for c in names),
@@ -61,8 +61,8 @@ def assembly(rule: Rule, choices: Mapping[str, bool], kind: Kind) -> str:
         same="\n".join(_same(c, before) for c, before in zip(names, ["same.both", *so_far], strict=False)),
         all=f"%{['same.both', *so_far][-1]}",
         keep="\n".join(f"  store double %{c}, ptr %{c}.kept" for c in names),
-        hypers="\n".join(_hyper(i, name) for i, name in enumerate(rule.columns)),
-        columns_of_rule=len(rule.columns),
+        hypers="\n".join(_hyper(i, name) for i, name in enumerate(recipe.columns)),
+        columns_of_rule=len(recipe.columns),
         advance="\n".join(arithmetic(advance, "double", _counter_before, prefix="a", suffix="new")),
         round="\n".join(_round(c, counter) for c in names),
         scalars="\n".join(arithmetic(scalars, "double", _counter_after, prefix="b", suffix="column")),

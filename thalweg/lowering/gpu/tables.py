@@ -21,7 +21,7 @@ from thalweg.lowering.chunks import Chunks
 from thalweg.lowering.gpu import tiles
 from thalweg.lowering.gpu.tiles import Kind
 from thalweg.lowering.spec import Spec
-from thalweg.rule import Rule
+from thalweg.rule import Recipe
 from thalweg.storage.codecs.plain import dtype_name
 
 SERVED = {"cuda", "xpu"}
@@ -80,13 +80,13 @@ def step_kernel(spec: Spec, aligned: bool) -> Kernel:
 
 
 @cache
-def _rows_kernel(rule: Rule, choices: tuple[tuple[str, bool], ...], kind: Kind) -> Kernel:
-    return Kernel(_function("rows", tiles.rows(rule, dict(choices), kind)))
+def _rows_kernel(recipe: Recipe, choices: tuple[tuple[str, bool], ...], kind: Kind) -> Kernel:
+    return Kernel(_function("rows", tiles.rows(recipe, dict(choices), kind)))
 
 
-def rows_kernel(rule: Rule, choices: Mapping[str, bool], kind: Kind) -> Kernel:
+def rows_kernel(recipe: Recipe, choices: Mapping[str, bool], kind: Kind) -> Kernel:
     """Return the kernel of `tiles.rows`."""
-    return _rows_kernel(rule, tuple(choices.items()), kind)
+    return _rows_kernel(recipe, tuple(choices.items()), kind)
 
 
 class Kernel:

@@ -17,7 +17,7 @@ import numpy as np
 from thalweg.lowering import passes
 from thalweg.lowering.gpu.expressions import lines, plain
 from thalweg.lowering.spec import Spec, Stream
-from thalweg.rule import Rule
+from thalweg.rule import Recipe
 from thalweg.storage.codecs import BLOCK, BlockCodec, Codec, HalfCodec, draws
 from thalweg.storage.codecs.draws import distance, numbers
 from thalweg.storage.codecs.plain import dtype_name
@@ -76,7 +76,7 @@ def step(spec: Spec, aligned: bool) -> str:
     """
     streams = spec.streams
     return _STEP.format(
-        rule=spec.rule.name,
+        rule=spec.recipe.name,
         tile=TILE,
         blocks=TILE // BLOCK,
         length_bits=LENGTH_BITS,
@@ -113,7 +113,7 @@ def _tile(spec: Spec, mask: str) -> list[str]:
     for name, codec in spec.stored.items():
         found += _load(name, codec, real, mask)
     found += _gradient(spec, real, mask)
-    record = passes.element(spec.rule, dict(spec.on), spec.scalars, spec.codecs)
+    record = passes.element(spec.recipe, dict(spec.on), spec.scalars, spec.codecs)
     found += lines(record, real, _input)
     for name, codec in spec.codecs.items():
         if name not in spec.blocks:
@@ -217,19 +217,19 @@ def _packed_input(name: str) -> str:
     return plain(name) if "." in name else f"{name}_new"
 
 
-def rows(rule: Rule, choices: Mapping[str, bool], kind: Kind) -> str:
+def rows(recipe: Recipe, choices: Mapping[str, bool], kind: Kind) -> str:
     """Return the kernel that advances counters and works out rows.
 
     Args:
-        rule: the update rule.
+        recipe: what steps are made by.
         choices: the hyperparameters that are flags.
         kind: what else it depends on.
     """
-    advance, scalars = passes.counters(rule, choices), passes.scalars(rule, choices)
-    old = [f"{c.name}_at = {_counter_at(i, kind)}" for i, c in enumerate(rule.counters)]
-    old += [f"{c.name} = tl.load({c.name}_at, mask=mask, other=0.0).to(tl.float64)" for c in rule.counters]
+    advance, scalars = passes.counters(recipe, choices), passes.scalars(recipe, choices)
+    old = [f"{c.name}_at = {_counter_at(i, kind)}" for i, c in enumerate(recipe.counters)]
+    old += [f"{c.name} = tl.load({c.name}_at, mask=mask, other=0.0).to(tl.float64)" for c in recipe.counters]
     new = []
-    for counter in rule.counters:
+    for counter in recipe.counters:
         new += [
             f"{counter.name}_stored = {counter.name}_new.to(tl.{kind.counter})",
             f"tl.store({counter.name}_at, {counter.name}_stored, mask=go)",
@@ -250,7 +250,10 @@ def rows(rule: Rule, choices: Mapping[str, bool], kind: Kind) -> str:
         "tl.store(keys + at, word.to(tl.uint32).to(tl.int32, bitcast=True), mask=mask)",
     ]
     body = [
-        *(f"{plain('h.' + n)} = tl.load(h + {i}, mask=mask, other=0.0)" for i, n in enumerate(rule.columns)),
+        *(
+            f"{plain('h.' + n)} = tl.load(h + {i}, mask=mask, other=0.0)"
+            for i, n in enumerate(recipe.columns)
+        ),
         *old,
         *lines(advance, "float64", plain, prefix="a"),
         *new,
@@ -259,10 +262,10 @@ def rows(rule: Rule, choices: Mapping[str, bool], kind: Kind) -> str:
         *(drawn if kind.draws else []),
     ]
     return _ROWS.format(
-        rule=rule.name,
+        rule=recipe.name,
         width=WIDTH,
         key="\n\n\n".join([_as_written(draws.mixed), _as_written(draws.key)]),
-        hypers=len(rule.columns),
+        hypers=len(recipe.columns),
         body=_indented(4, body),
     )
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from thalweg.rule import Rule
+from thalweg.rule import Recipe
 
 
 def advance(
-    rule: Rule, h: Any, counters: Mapping[str, Any], first: bool
+    recipe: Recipe, h: Any, counters: Mapping[str, Any], first: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the scalars of the coming step by name, and the counters after it.
 
@@ -22,10 +22,10 @@ def advance(
     """
     t = SimpleNamespace(first=first, **{name: _exact(value) for name, value in counters.items()})
     if counters:
-        rule.advance(h, t)
+        recipe.advance(h, t)
     after = {name: _alike(getattr(t, name), before) for name, before in counters.items()}
     exact = {name: _exact(value) for name, value in after.items()}
-    return rule.scalars(h, SimpleNamespace(first=first, **exact)), after
+    return recipe.scalars(h, SimpleNamespace(first=first, **exact)), after
 
 
 def _exact(value: Any) -> Any:

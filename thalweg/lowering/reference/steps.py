@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.rule import Rule
+from thalweg.rule import Recipe
 from thalweg.storage.codecs import Codec, codec_of
 from thalweg.storage.codecs.draws import numbers, word
 from thalweg.storage.codecs.tensors import in_memory_order, pack, unpack
@@ -48,7 +48,7 @@ class Packed:
 
 
 def step(
-    rule: Rule,
+    recipe: Recipe,
     on: Mapping[str, bool],
     param: Tensor,
     grad: Tensor,
@@ -64,7 +64,7 @@ def step(
     """Step one tensor in place.
 
     Args:
-        rule: the update rule.
+        recipe: what steps are made by.
         on: its flags.
         param: any shape, strides, device and floating or complex dtype.
         grad: of the same shape; any floating dtype.
@@ -94,7 +94,7 @@ def step(
         g = g * unscale
         stepped.copy_(torch.view_as_complex(g) if stepped.is_complex() else g)
     where = tuple(grad.indices()) if sparse else None
-    new = _apply(rule, on, values, -g if maximize else g, scalars, where)
+    new = _apply(recipe, on, values, -g if maximize else g, scalars, where)
     words = _words(param, packed, key, grad.values()[0].numel() if sparse and grad._nnz() else None)
     for name, value in new.items():
         if name in packed:
@@ -104,7 +104,7 @@ def step(
 
 
 def _apply(
-    rule: Rule,
+    recipe: Recipe,
     on: Mapping[str, bool],
     values: Mapping[str, Tensor],
     g: Tensor,
@@ -114,7 +114,7 @@ def _apply(
     """Return the new values of `p` and the slots; only of the rows `where`, if they are given."""
     taken = {name: value if where is None else value[where] for name, value in values.items()}
     p = taken.pop("p")
-    new_p, new = rule.apply(p, g, taken, SimpleNamespace(**scalars), SimpleNamespace(**on))
+    new_p, new = recipe.apply(p, g, taken, SimpleNamespace(**scalars), SimpleNamespace(**on))
     new = {"p": new_p, **new}
     if where is None:
         return new

@@ -50,6 +50,7 @@ class CpuEngine:
     def __init__(
         self, spec: Spec, members: Sequence[Member], addresses: np.ndarray, firsts: np.ndarray
     ) -> None:
+        self._recipe = spec.recipe
         self.launched = cpu.Launch(
             spec,
             members[0].sort.choices,
@@ -66,7 +67,7 @@ class CpuEngine:
         """Make ready what a launch reads."""
         self.launched.divide(chunks)
         if settings is not self._settings or scaling.scale is not None:
-            self.launched.read(settings.table, scaling.inverse)
+            self.launched.read(settings.table(self._recipe), scaling.inverse)
             self._settings = settings
         self._keys.draw()
 

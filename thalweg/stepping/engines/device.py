@@ -32,14 +32,14 @@ class DeviceEngine:
     def __init__(
         self, spec: Spec, members: Sequence[Member], addresses: np.ndarray, firsts: np.ndarray
     ) -> None:
-        self._rule, self._draws = spec.rule, spec.draws
+        self._recipe, self._draws = spec.recipe, spec.draws
         self._addresses, self._streams = addresses, len(spec.streams)
         self._host_firsts = firsts
         self._positions = np.array([member.position for member in members], np.int64)
         self._device = members[0].param.device
         self._kernels = {aligned: cuda.step_kernel(spec, aligned) for aligned in (True, False)}
         kind = cuda.kind_of(spec, counter_dtype())
-        self._rows_kernel = cuda.rows_kernel(self._rule, members[0].sort.choices, kind)
+        self._rows_kernel = cuda.rows_kernel(self._recipe, members[0].sort.choices, kind)
         self._options: dict[int, Any] = {member.sort.group: member.sort.options for member in members}
         self._place = {group: place for place, group in enumerate(self._options)}
         self._fixed = self._fixed_tables(members)
@@ -52,7 +52,7 @@ class DeviceEngine:
         self._never = torch.zeros((), device=self._device)
         self._tables = {name: cuda.Table(self._device) for name in ("addresses", "hypers", "draws")}
         self._known: AllSettings | None = None
-        self._numbers = np.zeros((len(self._options), len(self._rule.columns)))
+        self._numbers = np.zeros((len(self._options), len(self._recipe.columns)))
         self._on_device: list[tuple[int, int, Tensor]] = []
         self._seeds_and_counts = np.zeros((len(self._options), 2), np.int64)
         self._counts: list[Tensor] = []
@@ -117,7 +117,7 @@ class DeviceEngine:
 
     def _notice(self, settings: AllSettings, capturing: bool) -> None:
         """Work out again what the groups say, which has changed."""
-        rows = [self._rule.row(settings.hypers[group]) for group in self._options]
+        rows = [self._recipe.row(settings.hypers[group]) for group in self._options]
         self._on_device = [
             (i, j, x) for i, row in enumerate(rows) for j, x in enumerate(row) if isinstance(x, Tensor)
         ]

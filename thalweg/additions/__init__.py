@@ -1,0 +1,52 @@
+"""Additions: what every optimizer can be given, one file each. They know no rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from thalweg.rule import Addition, Recipe, Rule
+
+ADDITIONS: tuple[Addition, ...] = ()
+"""All of them, in the order in which they act."""
+
+_SWITCHES = frozenset(addition.hypers[0].name for addition in ADDITIONS)
+_HYPERS = {hyper.name: (hyper, addition) for addition in ADDITIONS for hyper in addition.hypers}
+NAMES = frozenset(_HYPERS)
+"""The keys of a group that say something of additions."""
+
+
+def recipe_of(rule: Rule, group: Mapping[str, Any]) -> Recipe:
+    """Return what the steps of a group are made by: a rule, and the additions that the group asks for."""
+    if _SWITCHES.isdisjoint(group):
+        return Recipe.of(rule)
+    return Recipe.of(rule, tuple(addition for addition in ADDITIONS if _is_on(addition, group)))
+
+
+def _is_on(addition: Addition, group: Mapping[str, Any]) -> bool:
+    switch = addition.hypers[0]
+    return switch.name in group and not switch.is_default(group[switch.name])
+
+
+def check(rule: Rule, group: Mapping[str, Any]) -> Recipe:
+    """Raise if a hyperparameter of the rule or of an addition is not allowed; return the group's recipe.
+
+    Raises:
+        ValueError, TypeError: the message names the argument, the value and what is allowed.
+    """
+    for name in _HYPERS.keys() & group.keys():
+        hyper, addition = _HYPERS[name]
+        hyper.check(group[name])
+        switch = addition.hypers[0].name
+        if not hyper.is_default(group[name]) and not _is_on(addition, group):
+            raise ValueError(f"{name}={group[name]!r} has no effect without {switch}")
+    recipe = recipe_of(rule, group)
+    recipe.check(group)
+    return recipe
+
+
+def without_defaults(group: dict[str, Any]) -> None:
+    """Take from a group what it need not name, because it holds anyway."""
+    for name in _HYPERS.keys() & group.keys():
+        if _HYPERS[name][0].is_default(group[name]):
+            del group[name]

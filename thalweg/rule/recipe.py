@@ -1,0 +1,197 @@
+"""A recipe: a rule with weight decay and the additions that a group asks for. It is what steps are made by.
+
+A step of an element goes, whatever the rule:
+
+1. additions to the gradient, in their order;
+2. L2 decay: `weight_decay * p` is added to it;
+3. the rule proposes a step, and has its new slots;
+4. additions to the step;
+5. decoupled decay shrinks the parameter, and additions to the decay have their say; the step is subtracted;
+6. additions to the weights, which see what they were and what they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from types import SimpleNamespace
+from typing import Any
+
+from thalweg.rule.addition import Addition, Measure
+from thalweg.rule.hyper import Hyper
+from thalweg.rule.maths import Scalar, times, two_parts
+from thalweg.rule.rule import Counter, Rule, Slot
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """All that a group's steps are made by. `Recipe.of` returns the same object for the same arguments.
+
+    Args:
+        rule: the update rule.
+        additions: those that are on, in their order.
+    """
+
+    rule: Rule
+    additions: tuple[Addition, ...] = ()
+
+    @staticmethod
+    @cache
+    def of(rule: Rule, additions: tuple[Addition, ...] = ()) -> Recipe:
+        """Return the recipe of a rule and additions."""
+        return Recipe(rule, additions)
+
+    @property
+    def name(self) -> str:
+        """The rule's name."""
+        return self.rule.name
+
+    @property
+    def eager(self) -> bool:
+        """Whether state exists from construction on."""
+        return self.rule.eager
+
+    @cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        """The state: the rule's slots, and then the additions'."""
+        return (*self.rule.slots, *(slot for addition in self.additions for slot in addition.slots))
+
+    @cached_property
+    def counters(self) -> tuple[Counter, ...]:
+        """The counters, likewise."""
+        more = (counter for addition in self.additions for counter in addition.counters)
+        return (*self.rule.counters, *more)
+
+    @cached_property
+    def hypers(self) -> tuple[Hyper, ...]:
+        """The hyperparameters, likewise."""
+        return (*self.rule.hypers, *(hyper for addition in self.additions for hyper in addition.hypers))
+
+    @cached_property
+    def measures(self) -> tuple[Measure, ...]:
+        """The sums that have to be known before a step."""
+        return tuple(measure for addition in self.additions for measure in addition.measures)
+
+    @cached_property
+    def extras(self) -> dict[str, Any]:
+        """The hyperparameters that torch's optimizer of this name lacks, with their defaults."""
+        return {hyper.name: hyper.default for hyper in self.hypers if hyper.extra}
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the numbers that the hyperparameters are."""
+        return tuple(name for hyper in self.hypers for name in hyper.columns)
+
+    @cached_property
+    def _decays(self) -> bool:
+        return any(hyper.name == "weight_decay" for hyper in self.rule.hypers)
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        """Raise on the first hyperparameter of `group` that is not allowed."""
+        for hyper in self.hypers:
+            if not hyper.extra or hyper.name in group:
+                hyper.check(group[hyper.name])
+        h = self.numbers(group)
+        conflicts = (self.rule.conflict, *(addition.conflict for addition in self.additions))
+        conflict = next((said for said in (ask(h) for ask in conflicts) if said), None)
+        if conflict:
+            raise ValueError(conflict)
+
+    def numbers(self, group: Mapping[str, Any]) -> SimpleNamespace:
+        """Return the hyperparameters of `group` by name, as `Hyper.read` returns them."""
+        return SimpleNamespace(**{hyper.name: hyper.of(group) for hyper in self.hypers})
+
+    def tensors(self, group: Mapping[str, Any]) -> SimpleNamespace:
+        """Return the hyperparameters of `group` as `numbers` does, but tensors as they are, 0-dim."""
+        return SimpleNamespace(**{hyper.name: hyper.of(group, keep=True) for hyper in self.hypers})
+
+    def choices(self, group: Mapping[str, Any]) -> dict[str, bool]:
+        """Return the hyperparameters of `group` that are flags, by name."""
+        return {hyper.name: hyper.of(group) for hyper in self.hypers if hyper.flag}
+
+    def row(self, h: Any) -> list[Any]:
+        """Return the hyperparameters `h` that are numbers, in the order of `columns`."""
+        found: list[Any] = []
+        for hyper in self.hypers:
+            if hyper.columns:
+                found += getattr(h, hyper.name) if hyper.pair else [getattr(h, hyper.name)]
+        return found
+
+    def flags(self, h: Any) -> dict[str, bool]:
+        """Return the static choices by name: the rule's, how weights decay, and the additions'."""
+        decays = self._decays and bool(h.weight_decay != 0)
+        decoupled = self.rule.decoupled or bool(getattr(h, "decoupled_weight_decay", False))
+        found = {**self.rule.flags(h), "l2": decays and not decoupled, "decoupled": decays and decoupled}
+        for addition in self.additions:
+            found |= addition.flags(h)
+        return found
+
+    def advance(self, h: Any, t: Any) -> None:
+        """Advance the counters, which are attributes of `t`, at the start of a step."""
+        if self.rule.counters:
+            self.rule.advance(h, t)
+        for addition in self.additions:
+            addition.advance(h, t)
+
+    def scalars(self, h: Any, t: Any, m: Any = None) -> dict[str, Scalar]:
+        """Return the values of a step by name.
+
+        Args:
+            h: the hyperparameters.
+            t: the counters, after they were advanced.
+            m: the measures.
+        """
+        found = self.rule.scalars(h, t)
+        if self._decays:
+            shrink = two_parts("shrink", 1 - h.lr * h.weight_decay)
+            found = {**found, "weight_decay": h.weight_decay, **shrink}
+        for addition in self.additions:
+            found |= addition.scalars(h, t, m)
+        return found
+
+    def slots_on(self, on: Mapping[str, bool]) -> tuple[Slot, ...]:
+        """Return the slots that exist under the flags `on`."""
+        return tuple(slot for slot in self.slots if slot.when is None or on[slot.when])
+
+    def apply(self, p: Scalar, g: Scalar, slots: Mapping[str, Scalar], s: Any, on: Any) -> Any:
+        """Take a step, from the gradient as it came and slots by name.
+
+        Returns:
+            The new `p` and the new slots by name.
+        """
+        g, step, new = self.propose(p, g, slots, s, on)
+        kept = times(p, s.shrink, s.shrink_rest) if on.decoupled else p
+        for addition in self.additions:
+            if addition.decay is not None:
+                kept = addition.decay(kept, p, step, s, on)
+        after = kept - step
+        own = SimpleNamespace(**slots)
+        for addition in self.additions:
+            if addition.weights is not None:
+                after, more = addition.weights(p, after, own, s, on)
+                new |= more
+        return after, new
+
+    def propose(
+        self,
+        p: Scalar,
+        g: Scalar,
+        slots: Mapping[str, Scalar],
+        s: Any,
+        on: Any,
+        additions: Sequence[Addition] | None = None,
+    ) -> tuple[Scalar, Scalar, dict[str, Scalar]]:
+        """Return the gradient, the step and the rule's new slots, after some additions, or all of them."""
+        for addition in self.additions:
+            if addition.gradient is not None:
+                g = addition.gradient(g, p, s, on)
+        if on.l2:
+            g = g + s.weight_decay * p
+        step, *values = self.rule.update(g, *(slots.get(slot.name) for slot in self.rule.slots), s, on)
+        pairs = zip(self.rule.slots, values, strict=True)
+        new = {slot.name: value for slot, value in pairs if slot.name in slots}
+        for addition in self.additions if additions is None else additions:
+            if addition.step is not None:
+                step = addition.step(step, p, g, s, on)
+        return g, step, new
