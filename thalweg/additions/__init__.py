@@ -5,9 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from thalweg.additions.average import AVERAGE
+from thalweg.additions.caution import CAUTIOUS, CAUTIOUS_DECAY
+from thalweg.additions.clipping import MAX_NORM, MAX_VALUE
+from thalweg.additions.decay import DECAY_BY
+from thalweg.additions.guard import SKIP_NONFINITE
+from thalweg.additions.lookahead import LOOKAHEAD
+from thalweg.additions.statistics import STATISTICS
+from thalweg.additions.step_rms import MAX_STEP_RMS
+from thalweg.additions.trust import LAMB, LARS
 from thalweg.rule import Addition, Recipe, Rule
 
-ADDITIONS: tuple[Addition, ...] = ()
+ADDITIONS: tuple[Addition, ...] = (
+    SKIP_NONFINITE,
+    MAX_NORM,
+    MAX_VALUE,
+    LARS,
+    CAUTIOUS,
+    MAX_STEP_RMS,
+    LAMB,
+    DECAY_BY,
+    CAUTIOUS_DECAY,
+    LOOKAHEAD,
+    AVERAGE,
+    STATISTICS,
+)
 """All of them, in the order in which they act."""
 
 _SWITCHES = frozenset(addition.hypers[0].name for addition in ADDITIONS)

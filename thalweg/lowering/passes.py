@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from thalweg.lowering.fusion import fused
-from thalweg.lowering.trace import Integer, Symbol, Trace, record_recipe
+from thalweg.lowering.trace import Integer, Symbol, Trace, record_measures, record_recipe
 from thalweg.rule import Recipe
 from thalweg.storage.codecs import BlockCodec, Codec, HalfCodec
 from thalweg.storage.codecs.draws import first_word, numbers
@@ -35,6 +35,25 @@ def element(
     new = record_recipe(record, recipe, on, scalars, values)
     for name, codec in codecs.items():
         _write(record, name, codec, new[name], numbers(codecs))
+    return fused(record)
+
+
+def measures(
+    recipe: Recipe, stage: str, on: Mapping[str, bool], scalars: Sequence[str], codecs: Mapping[str, Codec]
+) -> Trace:
+    """Return a pass that only reads: decode, and the summands of the measures of a stage, by their names.
+
+    Args:
+        recipe: what steps are made by.
+        stage: one of its stages.
+        on: its flags.
+        scalars: the names of the scalars.
+        codecs: those of `p` and of each slot, by name, in the recipe's order.
+    """
+    record = Trace()
+    values = {name: _read(record, name, codec) for name, codec in codecs.items()}
+    found = record_measures(record, recipe, stage, on, scalars, values)
+    record.outputs = {name: value.line for name, value in found.items()}
     return fused(record)
 
 
@@ -110,7 +129,7 @@ def counters(recipe: Recipe, choices: Mapping[str, bool]) -> Trace:
 
     Args:
         recipe: what steps are made by.
-        choices: the hyperparameters that are flags.
+        choices: the hyperparameters that are flags or words.
     """
     record = Trace()
     t = _counters(record, recipe)
@@ -121,11 +140,15 @@ def counters(recipe: Recipe, choices: Mapping[str, bool]) -> Trace:
 
 
 def scalars(recipe: Recipe, choices: Mapping[str, bool]) -> Trace:
-    """Return the scalars of a step, from the inputs of `counters` after they were advanced."""
+    """Return the scalars of a step, from the inputs of `counters` after they were advanced.
+
+    Measures are inputs as `m.name`.
+    """
     record = Trace()
     t = _counters(record, recipe)
     t.first = record.emit("truth", "first")
-    found = recipe.scalars(_hypers(record, recipe, choices), t)
+    m = SimpleNamespace(**{one.name: record.emit("input", f"m.{one.name}") for one in recipe.measures})
+    found = recipe.scalars(_hypers(record, recipe, choices), t, m)
     record.outputs = {name: record.lift(value) for name, value in found.items()}
     return record
 

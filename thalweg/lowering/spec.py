@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from thalweg.rule import Recipe
+from thalweg.rule import Measure, Recipe
 from thalweg.storage.codecs import BLOCK, BlockCodec, Codec
 from thalweg.storage.codecs.plain import dtype_name
 
@@ -30,7 +30,8 @@ class Spec(NamedTuple):
         g: the codec of the gradients.
         slots: the codecs of the slots, in order.
         maximize: whether gradients are negated.
-        unscale: whether gradients are multiplied by the row's last column and written back.
+        unscale: whether gradients are multiplied by the row's last column, and written back by a step.
+        stage: the stage whose measures are taken; empty for a step.
     """
 
     recipe: Recipe
@@ -41,6 +42,12 @@ class Spec(NamedTuple):
     slots: tuple[Codec, ...]
     maximize: bool
     unscale: bool
+    stage: str = ""
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """The measures that are taken."""
+        return tuple(one for one in self.recipe.measures if one.at == self.stage)
 
     @property
     def compute(self) -> torch.dtype:

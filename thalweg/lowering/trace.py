@@ -243,7 +243,26 @@ def record_recipe(
     values: Mapping[str, Symbol],
 ) -> dict[str, Symbol]:
     """Append `rule` to a trace, from the values of `p` and the slots; return the new ones."""
+    p, new = recipe.apply(*_arguments(record, on, scalars, values))
+    return {name: Symbol(record, record.lift(value)) for name, value in {"p": p, **new}.items()}
+
+
+def record_measures(
+    record: Trace,
+    recipe: Recipe,
+    stage: str,
+    on: Mapping[str, bool],
+    scalars: Sequence[str],
+    values: Mapping[str, Symbol],
+) -> dict[str, Symbol]:
+    """Append the summands of the measures of a stage to a trace; return them by name."""
+    found = recipe.measure(stage, *_arguments(record, on, scalars, values))
+    return {name: Symbol(record, record.lift(value)) for name, value in found.items()}
+
+
+def _arguments(
+    record: Trace, on: Mapping[str, bool], scalars: Sequence[str], values: Mapping[str, Symbol]
+) -> tuple[Symbol, Symbol, dict[str, Symbol], SimpleNamespace, SimpleNamespace]:
     slots = {name: value for name, value in values.items() if name != "p"}
     s = SimpleNamespace(**{name: record.emit("input", f"s.{name}") for name in scalars})
-    p, new = recipe.apply(values["p"], record.emit("input", "g"), slots, s, SimpleNamespace(**on))
-    return {name: Symbol(record, record.lift(value)) for name, value in {"p": p, **new}.items()}
+    return values["p"], record.emit("input", "g"), slots, s, SimpleNamespace(**on)

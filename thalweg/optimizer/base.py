@@ -44,7 +44,7 @@ class Optimizer(torch.optim.Optimizer):
     _stepper: Stepper | None
 
     def __init__(self, params: Params, defaults: dict[str, Any], **stored: Unpack[Storage]) -> None:
-        unknown = stored.keys() - Storage.__annotations__
+        unknown = stored.keys() - Storage.__annotations__ - additions.NAMES
         if unknown:
             raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {min(unknown)!r}")
         defaults = {**defaults, **storage.DEFAULTS, **stored}

@@ -3,7 +3,7 @@
 A step of an element goes, whatever the rule:
 
 1. additions to the gradient, in their order;
-2. L2 decay: `weight_decay * p` is added to it;
+2. L2 decay: `weight_decay * p` is added to it, and additions to the direction follow;
 3. the rule proposes a step, and has its new slots;
 4. additions to the step;
 5. decoupled decay shrinks the parameter, and additions to the decay have their say; the step is subtracted;
@@ -12,13 +12,13 @@ A step of an element goes, whatever the rule:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from types import SimpleNamespace
 from typing import Any
 
-from thalweg.rule.addition import Addition, Measure
+from thalweg.rule.addition import STAGES, Addition, Measure
 from thalweg.rule.hyper import Hyper
 from thalweg.rule.maths import Scalar, times, two_parts
 from thalweg.rule.rule import Counter, Rule, Slot
@@ -74,6 +74,21 @@ class Recipe:
         return tuple(measure for addition in self.additions for measure in addition.measures)
 
     @cached_property
+    def stages(self) -> tuple[str, ...]:
+        """When they are taken, in order."""
+        return tuple(stage for stage in STAGES if any(measure.at == stage for measure in self.measures))
+
+    @cached_property
+    def skips(self) -> tuple[str, ...]:
+        """The measures that forbid the step where they are not zero."""
+        return tuple(addition.skips for addition in self.additions if addition.skips)
+
+    @cached_property
+    def shares_rows(self) -> bool:
+        """Whether tensors of one group whose counters agree have the same scalars."""
+        return all(measure.over == "all" for measure in self.measures)
+
+    @cached_property
     def extras(self) -> dict[str, Any]:
         """The hyperparameters that torch's optimizer of this name lacks, with their defaults."""
         return {hyper.name: hyper.default for hyper in self.hypers if hyper.extra}
@@ -93,6 +108,7 @@ class Recipe:
             if not hyper.extra or hyper.name in group:
                 hyper.check(group[hyper.name])
         h = self.numbers(group)
+        h.is_decoupled = self._is_decoupled(h)
         conflicts = (self.rule.conflict, *(addition.conflict for addition in self.additions))
         conflict = next((said for said in (ask(h) for ask in conflicts) if said), None)
         if conflict:
@@ -106,9 +122,9 @@ class Recipe:
         """Return the hyperparameters of `group` as `numbers` does, but tensors as they are, 0-dim."""
         return SimpleNamespace(**{hyper.name: hyper.of(group, keep=True) for hyper in self.hypers})
 
-    def choices(self, group: Mapping[str, Any]) -> dict[str, bool]:
-        """Return the hyperparameters of `group` that are flags, by name."""
-        return {hyper.name: hyper.of(group) for hyper in self.hypers if hyper.flag}
+    def choices(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the hyperparameters of `group` that are flags or words, by name."""
+        return {hyper.name: hyper.of(group) for hyper in self.hypers if hyper.flag or hyper.words}
 
     def row(self, h: Any) -> list[Any]:
         """Return the hyperparameters `h` that are numbers, in the order of `columns`."""
@@ -120,12 +136,14 @@ class Recipe:
 
     def flags(self, h: Any) -> dict[str, bool]:
         """Return the static choices by name: the rule's, how weights decay, and the additions'."""
-        decays = self._decays and bool(h.weight_decay != 0)
-        decoupled = self.rule.decoupled or bool(getattr(h, "decoupled_weight_decay", False))
+        decays, decoupled = self._decays and bool(h.weight_decay != 0), self._is_decoupled(h)
         found = {**self.rule.flags(h), "l2": decays and not decoupled, "decoupled": decays and decoupled}
         for addition in self.additions:
             found |= addition.flags(h)
         return found
+
+    def _is_decoupled(self, h: Any) -> bool:
+        return self.rule.decoupled or bool(getattr(h, "decoupled_weight_decay", False))
 
     def advance(self, h: Any, t: Any) -> None:
         """Advance the counters, which are attributes of `t`, at the start of a step."""
@@ -160,38 +178,52 @@ class Recipe:
         Returns:
             The new `p` and the new slots by name.
         """
-        g, step, new = self.propose(p, g, slots, s, on)
+        g = self.clipped(p, g, s, on)
+        step, new = self.propose(p, g, slots, s, on)
         kept = times(p, s.shrink, s.shrink_rest) if on.decoupled else p
+        for addition in self.additions:
+            if addition.step is not None:
+                step = addition.step(step, p, g, s, on)
         for addition in self.additions:
             if addition.decay is not None:
                 kept = addition.decay(kept, p, step, s, on)
-        after = kept - step
-        own = SimpleNamespace(**slots)
+        after, own = kept - step, SimpleNamespace(**slots)
         for addition in self.additions:
             if addition.weights is not None:
                 after, more = addition.weights(p, after, own, s, on)
                 new |= more
         return after, new
 
-    def propose(
-        self,
-        p: Scalar,
-        g: Scalar,
-        slots: Mapping[str, Scalar],
-        s: Any,
-        on: Any,
-        additions: Sequence[Addition] | None = None,
-    ) -> tuple[Scalar, Scalar, dict[str, Scalar]]:
-        """Return the gradient, the step and the rule's new slots, after some additions, or all of them."""
+    def clipped(self, p: Scalar, g: Scalar, s: Any, on: Any) -> Scalar:
+        """Return the gradient after the additions to it."""
         for addition in self.additions:
             if addition.gradient is not None:
                 g = addition.gradient(g, p, s, on)
+        return g
+
+    def propose(
+        self, p: Scalar, g: Scalar, slots: Mapping[str, Scalar], s: Any, on: Any
+    ) -> tuple[Scalar, dict[str, Scalar]]:
+        """Return the rule's step and its new slots by name, from a gradient after the additions to it."""
         if on.l2:
             g = g + s.weight_decay * p
+        for addition in self.additions:
+            if addition.direction is not None:
+                g = addition.direction(g, p, s, on)
         step, *values = self.rule.update(g, *(slots.get(slot.name) for slot in self.rule.slots), s, on)
         pairs = zip(self.rule.slots, values, strict=True)
-        new = {slot.name: value for slot, value in pairs if slot.name in slots}
-        for addition in self.additions if additions is None else additions:
-            if addition.step is not None:
-                step = addition.step(step, p, g, s, on)
-        return g, step, new
+        return step, {slot.name: value for slot, value in pairs if slot.name in slots}
+
+    def measure(
+        self, stage: str, p: Scalar, g: Scalar, slots: Mapping[str, Scalar], s: Any, on: Any
+    ) -> dict[str, Scalar]:
+        """Return the summands of the measures of a stage by name."""
+        step = after = None
+        raw = g
+        if stage != "gradient":
+            g = self.clipped(p, g, s, on)
+        if stage == "step":
+            step, _ = self.propose(p, g, slots, s, on)
+        if stage == "weights":
+            after, _ = self.apply(p, raw, slots, s, on)
+        return {m.name: m.value(g, p, step, after, s, on) for m in self.measures if m.at == stage}

@@ -7,6 +7,7 @@ some may have no gradient in a step; they rest.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,6 +70,29 @@ class Batch:
         """
         raise NotImplementedError
 
+    def measure(self, stage: str, settings: AllSettings, scaling: Scaling, state: State) -> None:
+        """Take the measures of a stage, a sum for each member. Nothing is changed.
+
+        Args:
+            stage: a stage of the recipe.
+            settings: of the groups.
+            scaling: GradScaler's.
+            state: the optimizer's.
+        """
+        raise NotImplementedError
+
+    def total(self, name: str) -> Tensor | float:
+        """Return the sum of a measure over all members; a tensor where to know it would be to wait."""
+        raise NotImplementedError
+
+    def share(self, name: str, total: Tensor | float) -> None:
+        """Have all members read `total` for a measure."""
+        raise NotImplementedError
+
+    def measured_of(self, name: str) -> Tensor:
+        """Return what was measured of each member, float64 (members,)."""
+        raise NotImplementedError
+
     def has_drawing(self) -> set[int]:
         """Return the indices of the groups in which something is rounded by random words in this step."""
         return {m.sort.group for m in self.members if m.sort.draws and m.grad is not None}
@@ -104,6 +128,7 @@ class KernelBatch(Batch):
         self.engine = engine(spec, members, self.addresses, self.firsts)
         lengths = [_reals(member.param) for member in members]
         self.chunks = Chunks.dense(lengths, self.engine.chunk(sum(lengths)))
+        self.measured = Chunks.dense(lengths, self.engine.measured) if self.recipe.measures else self.chunks
 
     def connect(self, look: Look) -> None:  # noqa: D102
         self._connect_state(look, [m.sort.stored_keys for m in self.members], 2)
@@ -120,6 +145,18 @@ class KernelBatch(Batch):
 
     def run(self, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
         self.engine.launch(self.chunks, settings, scaling)
+
+    def measure(self, stage: str, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
+        self.engine.measure(stage, self.measured, settings, scaling)
+
+    def total(self, name: str) -> Tensor | float:  # noqa: D102
+        return self.engine.total(name)
+
+    def share(self, name: str, total: Tensor | float) -> None:  # noqa: D102
+        self.engine.share(name, total)
+
+    def measured_of(self, name: str) -> Tensor:  # noqa: D102
+        return self.engine.measures[:, [one.name for one in self.recipe.measures].index(name)]
 
 
 class DenseBatch(KernelBatch):
@@ -152,14 +189,24 @@ class StagedBatch(KernelBatch):
     copied into the order of the state, and parameters are copied back.
     """
 
-    def run(self, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
-        # Not earlier: another batch may step the same memory first.
-        grads = [member.grad for member in self.members]
+    def measure(self, stage: str, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
+        staged = self._stage_all([member.grad for member in self.members])
+        super().measure(stage, settings, scaling, state)
+        del staged
+
+    def _stage_all(self, grads: Sequence[Tensor | None]) -> list[tuple[Tensor, Tensor] | None]:
+        """Have the kernel read parameters and gradients in one order, which are copies where it has to be."""
         pairs = zip(self.members, grads, strict=True)
         staged = [None if grad is None else _stage(member.param, grad) for member, grad in pairs]
         self.addresses[0] = [0 if one is None else one[0].data_ptr() for one in staged]
         # Of an empty tensor no memory is read; it is there all the same.
         self.addresses[1] = [0 if one is None else one[1].data_ptr() or 1 for one in staged]
+        return staged
+
+    def run(self, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
+        # Not earlier: another batch may step the same memory first.
+        grads = [member.grad for member in self.members]
+        staged = self._stage_all(grads)
         super().run(settings, scaling, state)
         taken = [
             (m.param, grad, one) for m, grad, one in zip(self.members, grads, staged, strict=True) if one
@@ -198,29 +245,43 @@ class SparseBatch(KernelBatch):
     def connect(self, look: Look) -> None:  # noqa: D102
         self._connect_counters(look)
 
+    def measure(self, stage: str, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
+        grads = [None if m.grad is None else m.grad.coalesce() for m in self.members]
+        streams = [self._tensors(member, state) for member in self.members]
+        staged = self._stage_rows(grads, streams)
+        self.engine.measure(stage, self._rows_of(grads, staged[0], self.engine.measured), settings, scaling)
+        del staged
+
     def run(self, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
         grads = [None if m.grad is None else m.grad.coalesce() for m in self.members]
         if self.unscale:
             for member, grad in zip(self.members, grads, strict=True):
                 member.param.grad = grad  # so that what is unscaled is the gradient, not a copy
-        values = [None if grad is None else _row_major(grad.values()) for grad in grads]
         streams = [self._tensors(member, state) for member in self.members]
+        values, staged = self._stage_rows(grads, streams)
+        lengths = sum(0 if v is None else _reals(v) for v in values)
+        self.chunks = self._rows_of(grads, values, self.engine.chunk(lengths))
+        super().run(settings, scaling, state)
+        for grad, tensors, own in zip(grads, streams, staged, strict=True):
+            if grad is not None:
+                _put_back(tensors, own)
+
+    def _stage_rows(
+        self, grads: Sequence[Tensor | None], streams: Sequence[Sequence[Tensor]]
+    ) -> tuple[list[Tensor | None], list[list[Tensor]]]:
+        """Have the kernel read the values of gradients, and parameters and state, row after row."""
+        values = [None if grad is None else _row_major(grad.values()) for grad in grads]
         staged = [list(map(_row_major, tensors)) for tensors in streams]
         count = len(streams[0])
         table = np.array([[t.data_ptr() for t in tensors] for tensors in staged], np.int64).T
         self.addresses[[0, *range(2, count + 1)]] = table
         self.addresses[1] = [0 if v is None else v.data_ptr() or 1 for v in values]
-        lengths = [0 if v is None else _reals(v) for v in values]
-        counts = [0 if v is None else len(v) for v in values]
-        self.chunks = Chunks.rows(
-            [_row_numbers(grad) for grad in grads],
-            [length // max(rows, 1) for length, rows in zip(lengths, counts, strict=True)],
-            self.engine.chunk(sum(lengths)),
-        )
-        super().run(settings, scaling, state)
-        for grad, tensors, own in zip(grads, streams, staged, strict=True):
-            if grad is not None:
-                _put_back(tensors, own)
+        return values, staged
+
+    @staticmethod
+    def _rows_of(grads: Sequence[Tensor | None], values: Sequence[Tensor | None], most: int) -> Chunks:
+        lengths = [0 if v is None else _reals(v) // max(len(v), 1) for v in values]
+        return Chunks.rows([_row_numbers(grad) for grad in grads], lengths, most)
 
     def _tensors(self, member: Member, state: State) -> list[Tensor]:
         keys = member.sort.stored_keys
@@ -253,6 +314,52 @@ class ReferenceBatch(Batch):
         super().__init__(making, members)
         self._values = np.zeros(len(members), np.int32)
         self._keys = Keys(members, self._values)
+        unknown = dict.fromkeys((one.name for one in self.recipe.measures), 0.0)
+        self._place = {member.position: i for i, member in enumerate(members)}
+        self._measures = [SimpleNamespace(**unknown) for _ in members]
+
+    def measure(self, stage: str, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
+        for member, m in zip(self.members, self._measures, strict=True):
+            grad = member.grad
+            taken = [one.name for one in self.recipe.measures if one.at == stage]
+            vars(m).update(dict.fromkeys(taken, 0.0))
+            if grad is not None:
+                own = state[member.param] if member.sort.has_state else {}
+                vars(m).update(self._measured(stage, member, grad, own, settings, scaling))
+
+    def total(self, name: str) -> Tensor | float:  # noqa: D102
+        return sum((getattr(m, name) for m in self._measures), 0.0)
+
+    def share(self, name: str, total: Tensor | float) -> None:  # noqa: D102
+        for m in self._measures:
+            setattr(m, name, total)
+
+    def measured_of(self, name: str) -> Tensor:  # noqa: D102
+        return torch.stack([torch.as_tensor(getattr(m, name)).detach() for m in self._measures])
+
+    def _measured(
+        self,
+        stage: str,
+        member: Member,
+        grad: Tensor,
+        own: dict[str, Any],
+        settings: AllSettings,
+        scaling: Scaling,
+    ) -> dict[str, Any]:
+        with torch.set_grad_enabled(member.sort.is_differentiable):
+            scalars, _ = self._scalars(member, own, settings.hypers[member.sort.group])
+            return reference.measure(
+                self.recipe,
+                stage,
+                member.sort.on,
+                member.param,
+                grad,
+                {name: own[at] for name, at in member.sort.slot_keys.items()},
+                scalars,
+                maximize=member.sort.maximizes,
+                unscale=scaling.inverse,
+                packed=_packed(member, own),
+            )
 
     def run(self, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
         self._keys.draw()
@@ -266,13 +373,8 @@ class ReferenceBatch(Batch):
     def _step(
         self, member: Member, grad: Tensor, own: dict[str, Any], h: Any, scaling: Scaling, key: int
     ) -> None:
-        tensors = {c.name: own[c.name] for c in self.recipe.counters}
-        on_device = any(t.device.type != "cpu" or not has_memory(t) for t in tensors.values())
         is_differentiable = member.sort.is_differentiable
-        if on_device or is_differentiable:
-            h = self.recipe.tensors(member.sort.options)
-        values = {name: _read(t, on_device, is_differentiable) for name, t in tensors.items()}
-        scalars, after = advance(self.recipe, h, values, bool(self.firsts[member.position]))
+        scalars, after = self._scalars(member, own, h)
         reference.step(
             self.recipe,
             member.sort.on,
@@ -287,8 +389,19 @@ class ReferenceBatch(Batch):
             key=key,
         )
         with torch.set_grad_enabled(is_differentiable):
-            for name, tensor in tensors.items():
-                tensor.copy_(torch.as_tensor(after[name]))
+            for name, value in after.items():
+                own[name].copy_(torch.as_tensor(value))
+
+    def _scalars(self, member: Member, own: dict[str, Any], h: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the scalars of the coming step and the counters after it."""
+        tensors = {c.name: own[c.name] for c in self.recipe.counters}
+        on_device = any(t.device.type != "cpu" or not has_memory(t) for t in tensors.values())
+        is_differentiable = member.sort.is_differentiable
+        if on_device or is_differentiable:
+            h = self.recipe.tensors(member.sort.options)
+        values = {name: _read(t, on_device, is_differentiable) for name, t in tensors.items()}
+        m = self._measures[self._place[member.position]]
+        return advance(self.recipe, h, values, bool(self.firsts[member.position]), m)
 
 
 def _read(counter: Tensor, on_device: bool, is_differentiable: bool) -> Any:

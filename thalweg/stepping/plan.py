@@ -31,6 +31,7 @@ from thalweg.stepping.engines import CpuEngine, engine_for
 from thalweg.stepping.member import Gradient, Member, Sort
 from thalweg.stepping.scaling import Scaling
 from thalweg.stepping.settings import AllSettings, Groups
+from thalweg.stepping.stages import Stages
 from thalweg.storage.codecs import codec_of
 from thalweg.storage.layout import span
 
@@ -70,7 +71,8 @@ class Plan:
         self._parts = list(_together(self.batches))
         self.skips = all(isinstance(b, KernelBatch) and b.engine.skips for b in self.batches)
         """Whether all of it asks on its device whether gradients overflowed."""
-        self.is_bare = all(isinstance(part, _Compiled) for part in self._parts)
+        self._stages = Stages(self.batches)
+        self.is_bare = all(isinstance(part, _Compiled) for part in self._parts) and not self._stages
         """Whether no operation of torch's takes part."""
         self._drawing = {member.sort.group for member in members if member.sort.draws}
         self._others = [members[i] for i, kind in enumerate(self._kinds) if kind is ReferenceBatch]
@@ -207,18 +209,31 @@ class Plan:
             self._must_compare_places = True
         return not seen
 
-    def run(self, scaling: Scaling, state: State) -> None:
-        """Step everything that has been looked at, unless `scaling` says that it overflowed.
+    def run(self, scaling: Scaling, state: State) -> Scaling:
+        """Step everything that has been looked at, unless `scaling` or a measure forbids it.
 
         Args:
             scaling: GradScaler's; its scale is there if the plan was made with `unscale`.
             state: the optimizer's.
+
+        Returns:
+            `scaling`, or what it is with what measures have to say: who has overflowed was not stepped.
         """
         # What another thread takes away meanwhile stays alive as long as it is stepped.
         kept = [[m.param.grad for m in self.members], _values(state)]
-        for part in self._parts:
-            part.run(self.settings, scaling, state)
+        if self._stages:
+            scaling = self._stages.take(self.settings, scaling, state)
+        is_forbidden = scaling.overflowed_on_host if self.skips else scaling.overflowed
+        if not is_forbidden:
+            for part in self._parts:
+                part.run(self.settings, scaling, state)
         del kept
+        return scaling
+
+    @property
+    def stages(self) -> Stages:
+        """What it measures before a step."""
+        return self._stages
 
     def _find_layers(self) -> list[int]:
         """Return 0 for each member, and 1, 2 ... for those that share memory with one before them.

@@ -13,6 +13,7 @@ from thalweg.lowering.gpu.tables import Shared
 from thalweg.lowering.look import fields
 from thalweg.lowering.look.look import Look, Seen, is_watched
 from thalweg.stepping.batches import Making, State
+from thalweg.stepping.guard import Guard
 from thalweg.stepping.member import Gradient, Member, Sort
 from thalweg.stepping.plan import Plan
 from thalweg.stepping.pool import POOL, is_as_made, key_of
@@ -47,6 +48,7 @@ class Stepper:
         self._shared = Shared()
         self._settings = SettingsReader(recipe_of)
         self._first_steps = FirstSteps()
+        self.guard = Guard()
         self._is_new = True
         self._repeats = False
 
@@ -78,7 +80,9 @@ class Stepper:
             if not plan.skips and scaling.overflowed:
                 return
             first = self._first_steps.before(groups)
-            if self._run(plan, groups, state, scaling):
+            ran = self._run(plan, groups, state, scaling)
+            if ran is not None:
+                scaling = ran
                 break
             # Another thread has changed something since it was looked at.
             self._first_steps.again(first)
@@ -86,10 +90,18 @@ class Stepper:
             self._first_steps.again(first)
         else:
             self._first_steps.after(groups, first)
+        if plan.stages.refused is not None:
+            self.guard.notice(plan.stages.refused, groups)
+        if plan.stages and scaling.overflowed_on_host:
+            return
         drawing = plan.drawing()
         if drawing and _count_draws([groups[index] for index in drawing], scaling):
             plan.note_values(groups)
         self._repeats = plan.can_be_repeated and self._first_steps.is_done(groups)
+
+    def statistics(self, groups: Groups) -> list[dict[str, Tensor]]:
+        """Return what the last step measured for the user, group by group."""
+        return [] if self._plan is None else self._plan.stages.by_group(len(groups))
 
     def _repeat(self, groups: Groups, state: State) -> bool:
         """Take the last step again, if nothing has changed since; say whether that is so."""
@@ -101,13 +113,16 @@ class Stepper:
         return plan.is_of(self._token) and plan.unscale == unscale and not _is_dispatching()
 
     @staticmethod
-    def _run(plan: Plan, groups: Groups, state: State, scaling: Scaling) -> bool:
-        """Run a plan that fits, unless something has changed since that was seen; say whether it ran."""
+    def _run(plan: Plan, groups: Groups, state: State, scaling: Scaling) -> Scaling | None:
+        """Run a plan that fits, unless something has changed since that was seen.
+
+        Returns:
+            What `Plan.run` returns; None if it did not run.
+        """
         if plan.is_bare:
-            return plan.run_if_same(groups, state, scaling)
+            return scaling if plan.run_if_same(groups, state, scaling) else None
         with torch.set_grad_enabled(plan.is_differentiable):
-            plan.run(scaling, state)
-        return True
+            return plan.run(scaling, state)
 
     def _fits(self, plan: Plan, groups: Groups, state: State) -> bool:
         """Say whether a plan fits this step; it then has the settings of now."""

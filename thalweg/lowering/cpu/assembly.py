@@ -11,13 +11,23 @@ from __future__ import annotations
 from itertools import starmap
 
 from thalweg.lowering import passes
+from thalweg.lowering.cpu import measuring
+from thalweg.lowering.cpu.elements import (
+    PARALLEL,
+    input_of,
+    load_bases,
+    load_elements,
+    load_row,
+    prepare_gradient,
+    real,
+    streams,
+)
 from thalweg.lowering.cpu.instructions import (
     BYTES,
     DECLARATIONS,
     TYPES,
     arithmetic,
     cut_to_stored,
-    from_stored,
     to_stored,
 )
 from thalweg.lowering.spec import Spec
@@ -25,11 +35,6 @@ from thalweg.storage.codecs import BLOCK, BlockCodec, HalfCodec
 from thalweg.storage.codecs.bits import INFINITY
 from thalweg.storage.codecs.draws import RUN, distance, numbers
 from thalweg.storage.codecs.plain import dtype_name
-
-# The access group promises the vectorizer that elements do not depend on each other, which spares it
-# a check of all pairs of streams before every chunk.
-_PARALLEL = "!llvm.access.group !0"
-
 
 SPAN = 4 * RUN
 """Elements between the passes: what the slots hold of them stays in the processor's nearest cache."""
@@ -41,27 +46,19 @@ processor fetches of its own accord does not reach over the pause."""
 _LINE = 64  # bytes that memory gives at once
 
 
-def _real(spec: Spec) -> str:
-    """Return LLVM's type of the numbers that are computed with."""
-    return TYPES[dtype_name(spec.compute)]
-
-
-def _streams(spec: Spec) -> list[tuple[str, str, int]]:
-    """Return name, LLVM's type and how many elements share one, in the order of the table of addresses."""
-    return [(name, TYPES[stored], shared) for name, stored, shared in spec.streams]
-
-
 def assembly(spec: Spec) -> str:
     """Return the kernel of `spec` as LLVM assembly."""
     text = _STEP.format(
         rule=spec.recipe.name,
         declarations=DECLARATIONS,
-        real=_real(spec),
+        real=real(spec),
         columns=len(spec.columns),
         buffers="\n".join(line for name in spec.blocks for line in _buffers(name)),
-        chunk="\n".join([*_load_row(spec), *_load_bases(spec)]),
-        elements=_loops_over_runs(spec) if spec.draws else _loop(spec, "tensor.row", "finish"),
+        chunk="\n".join([*load_row(spec), *load_bases(spec)]),
+        elements=_elements(spec),
     )
+    if spec.stage:
+        return text + (measuring.function(spec) if spec.blocks else "") + _METADATA
     if spec.draws:
         text += _first_function(spec)
     if spec.blocks:
@@ -69,37 +66,17 @@ def assembly(spec: Spec) -> str:
     return text + _METADATA
 
 
+def _elements(spec: Spec) -> str:
+    if spec.stage:
+        return measuring.over_runs(spec) if spec.blocks else measuring.over_elements(spec)
+    return _loops_over_runs(spec) if spec.draws else _loop(spec, "tensor.row", "finish")
+
+
 def _buffers(name: str) -> list[str]:
     return [
         f"  %{name}.buffers = alloca [{SPAN} x float], align 64",
         f"  %{name}.mosts = alloca [{SPAN // BLOCK} x i32], align 64",
     ]
-
-
-def _load_row(spec: Spec) -> list[str]:
-    return [
-        line
-        for i, name in enumerate(spec.columns)
-        for line in (
-            f"  %s.{name}.at = getelementptr {_real(spec)}, ptr %row, i64 {i}",
-            f"  %s.{name} = load {_real(spec)}, ptr %s.{name}.at",
-        )
-    ]
-
-
-def _load_bases(spec: Spec) -> list[str]:
-    lines = []
-    for i, (name, kind, shared) in enumerate(_streams(spec)):
-        offset = "%offset.g" if name == "g" else "%offset"
-        lines += [
-            f"  %{name}.cell.index = mul i64 %tensors, {i}",
-            f"  %{name}.cell.tensor = add i64 %{name}.cell.index, %tensor",
-            f"  %{name}.cell = getelementptr ptr, ptr %addresses, i64 %{name}.cell.tensor",
-            f"  %{name}.start = load ptr, ptr %{name}.cell",
-            f"  %{name}.offset = udiv i64 {offset}, {shared}",
-            f"  %{name}.base = getelementptr {kind}, ptr %{name}.start, i64 %{name}.offset",
-        ]
-    return lines
 
 
 def _loop(spec: Spec, before: str, after: str) -> str:
@@ -114,9 +91,9 @@ def _loop(spec: Spec, before: str, after: str) -> str:
         next_.append(f"  %{name}.most.next = call i32 @llvm.smax.i32({operands})")
     record = passes.element(spec.recipe, dict(spec.on), spec.scalars, spec.codecs)
     body = [
-        *_load_elements(spec),
-        *_prepare_gradient(spec),
-        *arithmetic(record, _real(spec), _input),
+        *load_elements(spec),
+        *prepare_gradient(spec),
+        *arithmetic(record, real(spec), input_of),
         *_store_elements(spec),
         *next_,
     ]
@@ -138,66 +115,23 @@ def _next_word(number: int, size: int) -> str:
     return f"  %word.{number}.next = add i32 %word.{number}, {distance(number, size)}"
 
 
-def _input(name: str) -> str:
-    if name == "g":
-        return "%g.used"
-    if name.endswith(".unit"):
-        return f"%{name}.old"
-    return f"%{name}" if "." in name else f"%{name}.in"
-
-
-def _load_elements(spec: Spec) -> list[str]:
-    lines = []
-    for name, codec in spec.stored.items():
-        kind = TYPES[codec.name]
-        lines += [
-            f"  %{name}.at = getelementptr {kind}, ptr %{name}.base, i64 %i",
-            f"  %{name}.raw = load {kind}, ptr %{name}.at, {_PARALLEL}",
-        ]
-        if isinstance(codec, BlockCodec):
-            extend = "sext" if codec.signed else "zext"
-            lines.append(f"  %{name}.code = {extend} i8 %{name}.raw to i32")
-            continue
-        lines += from_stored(f"%{name}.raw", f"%{name}.in", codec, _real(spec))
-        if codec.side is not None:
-            kind = TYPES[dtype_name(codec.side)]
-            lines += [
-                f"  %{name}.side.at = getelementptr {kind}, ptr %{name}.side.base, i64 %i",
-                f"  %{name}.side.raw = load {kind}, ptr %{name}.side.at, {_PARALLEL}",
-                f"  %{name}.side = sext {kind} %{name}.side.raw to i32",
-            ]
-    return lines
-
-
-def _prepare_gradient(spec: Spec) -> list[str]:
-    lines, g = [], "%g.in"
-    if spec.unscale:
-        lines.append(f"  %g.unscaled = fmul {_real(spec)} {g}, %s.unscale")
-        lines += to_stored("%g.unscaled", "%g.out", spec.g, _real(spec))
-        lines.append(f"  store {TYPES[spec.g.name]} %g.out, ptr %g.at, {_PARALLEL}")
-        g = "%g.unscaled"
-    sign = "fneg" if spec.maximize else "bitcast"
-    lines.append(f"  %g.used = {sign} {_real(spec)} {g}" + ("" if spec.maximize else f" to {_real(spec)}"))
-    return lines
-
-
 def _store_elements(spec: Spec) -> list[str]:
     lines = []
     for name, codec in spec.codecs.items():
         if isinstance(codec, BlockCodec):
             lines += [
                 f"  %{name}.buffer.at = getelementptr float, ptr %{name}.buffer, i64 %i",
-                f"  store float %{name}.new, ptr %{name}.buffer.at, {_PARALLEL}",
+                f"  store float %{name}.new, ptr %{name}.buffer.at, {PARALLEL}",
             ]
             continue
         store = cut_to_stored if isinstance(codec, HalfCodec) else to_stored
-        lines += store(f"%{name}.new", f"%{name}.out", codec, _real(spec))
-        lines.append(f"  store {TYPES[codec.name]} %{name}.out, ptr %{name}.at, {_PARALLEL}")
+        lines += store(f"%{name}.new", f"%{name}.out", codec, real(spec))
+        lines.append(f"  store {TYPES[codec.name]} %{name}.out, ptr %{name}.at, {PARALLEL}")
         if isinstance(codec, HalfCodec) and codec.side is not None:
             kind = TYPES[dtype_name(codec.side)]
             lines += [
                 f"  %{name}.side.out = trunc i32 %{name}.side.new to {kind}",
-                f"  store {kind} %{name}.side.out, ptr %{name}.side.at, {_PARALLEL}",
+                f"  store {kind} %{name}.side.out, ptr %{name}.side.at, {PARALLEL}",
             ]
     return lines
 
@@ -207,8 +141,8 @@ def _arguments(spec: Spec, suffix: str = "") -> list[str]:
     return [
         "i32 %key",
         f"i32 %start{suffix}",
-        *(f"{_real(spec)} %s.{name}" for name in spec.columns),
-        *(f"ptr %{name}.base{suffix}" for name, _, _ in _streams(spec)),
+        *(f"{real(spec)} %s.{name}" for name in spec.columns),
+        *(f"ptr %{name}.base{suffix}" for name, _, _ in streams(spec)),
         *(f"ptr %{name}.{part}{suffix}" for name in spec.blocks for part in ("buffer", "most.at")),
     ]
 
@@ -223,7 +157,7 @@ def _loops_over_runs(spec: Spec) -> str:
 def _loop_over_runs(spec: Spec, pass_: str, after: str) -> str:
     """Return the loop that calls the function `pass_` for each run of a span."""
     moves = []
-    for name, kind, shared in _streams(spec):
+    for name, kind, shared in streams(spec):
         index = f"%at.{pass_}" if shared == 1 else f"%block.at.{pass_}"
         moves.append(f"  %{name}.base.{pass_} = getelementptr {kind}, ptr %{name}.base, i64 {index}")
     for name in spec.blocks:
@@ -285,7 +219,7 @@ def _second_function(spec: Spec) -> str:
 
 def _prefetches(spec: Spec) -> list[str]:
     lines = []
-    for name, kind, shared in _streams(spec):
+    for name, kind, shared in streams(spec):
         bytes_of_run = RUN * BYTES[kind] if shared == 1 else 0
         for line in range(0, bytes_of_run, _LINE):
             at = AHEAD * BYTES[kind] + line
@@ -312,14 +246,14 @@ def _pack_elements(spec: Spec) -> list[str]:
     for name in spec.blocks:
         lines += [
             f"  %{name}.packed.from = getelementptr float, ptr %{name}.buffer, i64 %j",
-            f"  %{name}.packed = load float, ptr %{name}.packed.from, {_PARALLEL}",
+            f"  %{name}.packed = load float, ptr %{name}.packed.from, {PARALLEL}",
         ]
     lines += arithmetic(passes.pack(spec.codecs), "float", _packed_input, prefix="k", suffix="out")
     for name in spec.blocks:
         lines += [
             f"  %{name}.code.byte = trunc i32 %{name}.code.out to i8",
             f"  %{name}.code.at = getelementptr i8, ptr %{name}.base, i64 %j",
-            f"  store i8 %{name}.code.byte, ptr %{name}.code.at, {_PARALLEL}",
+            f"  store i8 %{name}.code.byte, ptr %{name}.code.at, {PARALLEL}",
         ]
     return lines
 
@@ -473,6 +407,8 @@ entry:
   %row.of = load ptr, ptr %row.of.at
   %keys.at = getelementptr i64, ptr %descriptor, i64 8
   %keys = load ptr, ptr %keys.at
+  %sums.at = getelementptr i64, ptr %descriptor, i64 9
+  %sums.all = load ptr, ptr %sums.at
   br label %claim
 
 claim:

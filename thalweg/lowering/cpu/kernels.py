@@ -42,6 +42,10 @@ SHARES = 32
 """Chunks for each thread, at least, before they grow: the last ones end at about the same time."""
 
 
+MEASURED = 65_536
+"""Elements of a chunk of a measure, for any number of threads: sums are made over the same stretches."""
+
+
 def chunk(elements: int) -> int:
     """Return the most elements of a chunk where a step takes `elements` of them."""
     share = elements // (SHARES * threads.count()) // 64 * 64
@@ -85,6 +89,7 @@ class Launch:
         positions: int64 (tensors,), their places in `firsts`.
         firsts: int32, whether the state of a parameter is new. Cleared where it is stepped.
         counter: the dtype of counters.
+        measures: float64 (tensors, measures of the recipe). Read at every run.
     """
 
     def __init__(
@@ -96,6 +101,7 @@ class Launch:
         positions: np.ndarray,
         firsts: np.ndarray,
         counter: torch.dtype,
+        measures: np.ndarray,
     ) -> None:
         count = addresses.shape[1]
         real = np.float64 if spec.compute == torch.float64 else np.float32
@@ -106,10 +112,11 @@ class Launch:
         kind = scalars.Kind(spec.compute, counter, spec.unscale)
         self._rows = np.zeros(len(scalars.WORDS), np.int64)
         streams = len(spec.streams)
-        values = (count, addresses, streams, groups, 0, firsts, positions, rows, row_of, 0)
+        keeps = int(bool(spec.stage))
+        values = (count, addresses, streams, groups, 0, firsts, positions, rows, row_of, 0, measures, keeps)
         self._rows[:] = [_number(value) for value in values]
         self._steps = np.array(
-            [0, 0, 0, 0, *map(_number, (addresses, count, rows, row_of, self.keys))], np.int64
+            [0, 0, 0, 0, *map(_number, (addresses, count, rows, row_of, self.keys)), 0], np.int64
         )
         self.table = np.zeros(len(_WORDS), np.int64)
         """What `run` takes."""
@@ -120,7 +127,7 @@ class Launch:
         self._set("kernel_table", self._steps)
         self._set("tensors", count)
         self._set("grads", addresses[1:2])
-        self._kept = (addresses, groups, positions, rows, row_of)  # what the tables point to
+        self._kept = (addresses, groups, positions, rows, row_of, measures)  # what the tables point to
         self._firsts = firsts
         self._chunks: Chunks | None = None
         self.is_long = True
@@ -138,7 +145,8 @@ class Launch:
         """
         self._hypers = hypers
         self._rows[scalars.WORDS.index("hypers")] = hypers.ctypes.data
-        self._rows[-1:].view(np.float64)[:] = 0.0 if unscale is None else unscale
+        place = scalars.WORDS.index("unscale")
+        self._rows[place : place + 1].view(np.float64)[:] = 0.0 if unscale is None else unscale
 
     def ask_for_kernel(self) -> None:
         """Take the kernel of the spec, as it is now."""
@@ -154,11 +162,25 @@ class Launch:
         self._impls = impls
         self._set("impls", impls)
 
+    def sums(self) -> np.ndarray:
+        """Return what was measured, float64 (tensors, measures of the stage); 0 of what has no gradient."""
+        assert self._chunks is not None, "it has been divided"
+        addresses = self._kept[0]
+        found = np.zeros((addresses.shape[1], self._sums.shape[1]))
+        tensor = self._chunks.table[:, 0]
+        firsts = np.flatnonzero(np.diff(tensor, prepend=-1))
+        if len(firsts):
+            found[tensor[firsts]] = np.add.reduceat(self._sums, firsts, axis=0)
+        found[addresses[1] == 0] = 0.0
+        return found
+
     def divide(self, chunks: Chunks) -> None:
         """Take `chunks` for the work, from now on."""
         if chunks is self._chunks:
             return
         self._steps[1:4] = [len(chunks.tasks) - 1, _number(chunks.tasks), _number(chunks.table)]
+        self._sums = np.zeros((len(chunks.table), len(self._spec.measures)))
+        self._steps[9] = _number(self._sums)
         self._set("tasks", len(chunks.tasks) - 1)
         self._set("small", int(chunks.elements <= SMALL))
         self.is_long = chunks.elements > max(LONG, LONG_TENSOR * int(self.table[_WORDS.index("tensors")]))

@@ -27,6 +27,8 @@ WORDS = (
     "rows",  # (members, columns) of the kernel's real type; overwritten
     "row_of",  # int64 (members,); overwritten
     "unscale",  # float64, the last column where gradients carry a scale
+    "measures",  # float64 (members, measures of the recipe)
+    "keeps",  # whether counters and `firsts` stay as they are, for rows that are only looked at
 )
 """What the compiled function takes: a table of numbers and of addresses of such arrays."""
 
@@ -62,6 +64,9 @@ def assembly(recipe: Recipe, choices: Mapping[str, bool], kind: Kind) -> str:
         all=f"%{['same.both', *so_far][-1]}",
         keep="\n".join(f"  store double %{c}, ptr %{c}.kept" for c in names),
         hypers="\n".join(_hyper(i, name) for i, name in enumerate(recipe.columns)),
+        measures="\n".join(_measure(i, one.name) for i, one in enumerate(recipe.measures)),
+        measures_of_recipe=len(recipe.measures),
+        shared="true" if recipe.shares_rows else "false",
         columns_of_rule=len(recipe.columns),
         advance="\n".join(arithmetic(advance, "double", _counter_before, prefix="a", suffix="new")),
         round="\n".join(_round(c, counter) for c in names),
@@ -74,7 +79,8 @@ def assembly(recipe: Recipe, choices: Mapping[str, bool], kind: Kind) -> str:
 
 
 def _word(name: str) -> str:
-    kind = {"members": "i64", "counters": "i64", "unscale": "double"}.get(name, "ptr")
+    kinds = {"members": "i64", "counters": "i64", "keeps": "i64", "unscale": "double"}
+    kind = kinds.get(name, "ptr")
     return f"""\
   %{name}.at = getelementptr i64, ptr %table, i64 {WORDS.index(name)}
   %{name} = load {kind}, ptr %{name}.at"""
@@ -107,12 +113,18 @@ def _hyper(index: int, name: str) -> str:
   %h.{name} = load double, ptr %h.{name}.at"""
 
 
+def _measure(index: int, name: str) -> str:
+    return f"""\
+  %m.{name}.at = getelementptr double, ptr %m, i64 {index}
+  %m.{name} = load double, ptr %m.{name}.at"""
+
+
 def _counter_before(name: str) -> str:
     return f"%{name}"
 
 
 def _counter_after(name: str) -> str:
-    return f"%{name}" if name.startswith("h.") or name == "first" else f"%{name}.exact"
+    return f"%{name}" if name.startswith(("h.", "m.")) or name == "first" else f"%{name}.exact"
 
 
 def _round(name: str, counter: str) -> str:
@@ -177,7 +189,8 @@ present:
 {load}
   %same.group = icmp eq i64 %group, %last.group
   %same.first = icmp eq i1 %first, %last.first
-  %same.both = and i1 %same.group, %same.first
+  %same.two = and i1 %same.group, %same.first
+  %same.both = and i1 %same.two, {shared}
 {same}
   br i1 {all}, label %write, label %make
 
@@ -186,6 +199,9 @@ make:
   %h.begin = mul i64 %group, {columns_of_rule}
   %h = getelementptr double, ptr %hypers, i64 %h.begin
 {hypers}
+  %m.begin = mul i64 %t, {measures_of_recipe}
+  %m = getelementptr double, ptr %measures, i64 %m.begin
+{measures}
 {advance}
 {round}
 {scalars}
@@ -196,17 +212,24 @@ make:
 
 write:
   %made.all = phi i64 [ %made, %present ], [ %made.next, %make ]
+  %is.kept = icmp ne i64 %keeps, 0
+  br i1 %is.kept, label %placed, label %commit
+
+commit:
 {write}
   store i32 0, ptr %first.cell
+  br label %placed
+
+placed:
   %row.index = sub i64 %made.all, 1
   %row.of.cell = getelementptr i64, ptr %row_of, i64 %t
   store i64 %row.index, ptr %row.of.cell
   br label %next
 
 next:
-  %made.now = phi i64 [ %made, %look ], [ %made.all, %write ]
-  %group.now = phi i64 [ %last.group, %look ], [ %group, %write ]
-  %first.now = phi i1 [ %last.first, %look ], [ %first, %write ]
+  %made.now = phi i64 [ %made, %look ], [ %made.all, %placed ]
+  %group.now = phi i64 [ %last.group, %look ], [ %group, %placed ]
+  %first.now = phi i1 [ %last.first, %look ], [ %first, %placed ]
   %t.next = add nuw nsw i64 %t, 1
   br label %member
 

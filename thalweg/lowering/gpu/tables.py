@@ -186,6 +186,30 @@ def _on_host(array: np.ndarray, device: torch.device) -> Tensor:
     return host if device.type == "cpu" or not array.size else host.pin_memory()
 
 
+class _Arrived:
+    """The event of a copy that is there at once."""
+
+    @staticmethod
+    def query() -> bool:
+        return True
+
+
+def fetch(tensor: Tensor) -> tuple[Tensor, Any]:
+    """Begin to copy a tensor of a device to the host, without waiting for it.
+
+    Returns:
+        The copy, and an event whose `query()` says whether it has arrived.
+    """
+    if tensor.device.type == "cpu":
+        return tensor.clone(), _Arrived()
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    with on(tensor.device):
+        host.copy_(tensor, non_blocking=True)
+        event = torch.get_device_module(tensor.device).Event()
+        event.record()
+    return host, event
+
+
 def is_capturing(device: torch.device) -> bool:
     """Say whether what is launched on `device` goes into a graph."""
     if device.type not in SERVED or device.type == "cpu":

@@ -13,19 +13,19 @@ from thalweg.rule import Recipe
 
 
 def advance(
-    recipe: Recipe, h: Any, counters: Mapping[str, Any], first: bool
+    recipe: Recipe, h: Any, counters: Mapping[str, Any], first: bool, m: Any = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the scalars of the coming step by name, and the counters after it.
 
     All is worked out in float64, unless a counter or a hyperparameter is a tensor, and counters are then
-    rounded to their own dtype.
+    rounded to their own dtype. `m` has the measures.
     """
     t = SimpleNamespace(first=first, **{name: _exact(value) for name, value in counters.items()})
     if counters:
         recipe.advance(h, t)
     after = {name: _alike(getattr(t, name), before) for name, before in counters.items()}
     exact = {name: _exact(value) for name, value in after.items()}
-    return recipe.scalars(h, SimpleNamespace(first=first, **exact)), after
+    return recipe.scalars(h, SimpleNamespace(first=first, **exact), m), after
 
 
 def _exact(value: Any) -> Any:

@@ -79,10 +79,7 @@ def step(
     packed = packed or {}
     compute = _compute_dtype(param)
     inputs = {"p": param, **slots}
-    values = {
-        name: packed[name].read() if name in packed else _real(value).to(compute)
-        for name, value in inputs.items()
-    }
+    values = _values(inputs, packed, compute)
     if differentiable:
         values = {name: value.clone() for name, value in values.items()}
     sparse = grad.layout == torch.sparse_coo
@@ -101,6 +98,53 @@ def step(
             packed[name].write(value, words.get(name))
         else:
             inputs[name].copy_(torch.view_as_complex(value) if inputs[name].is_complex() else value)
+
+
+def measure(
+    recipe: Recipe,
+    stage: str,
+    on: Mapping[str, bool],
+    param: Tensor,
+    grad: Tensor,
+    slots: Mapping[str, Tensor],
+    scalars: Mapping[str, Any],
+    *,
+    maximize: bool = False,
+    unscale: float | None = None,
+    packed: Mapping[str, Packed] | None = None,
+) -> dict[str, Tensor]:
+    """Return the sums that a stage measures of one tensor, by name, 0-dim and float64.
+
+    The arguments are those of `step`, and `stage` is one of the recipe's.
+    """
+    compute = _compute_dtype(param)
+    values = _values({"p": param, **slots}, packed or {}, compute)
+    grad = grad.coalesce() if grad.layout == torch.sparse_coo else grad
+    where = tuple(grad.indices()) if grad.layout == torch.sparse_coo else None
+    g = _real(grad if where is None else grad.values()).to(compute)
+    g = g if unscale is None else g * unscale
+    taken = {name: value if where is None else value[where] for name, value in values.items()}
+    p = taken.pop("p")
+    s, flags = SimpleNamespace(**scalars), SimpleNamespace(**on)
+    found = recipe.measure(stage, p, -g if maximize else g, taken, s, flags)
+    squared = {one.name for one in recipe.measures if one.squared}
+    return {name: _sum(value, g, name in squared) for name, value in found.items()}
+
+
+def _sum(value: Any, like: Tensor, squared: bool) -> Tensor:
+    """Return the sum over the elements of a summand, maybe a number; in float64 where there is that."""
+    exact = torch.float32 if like.device.type == "mps" else torch.float64
+    whole = value.to(exact) if isinstance(value, Tensor) else torch.full_like(like, value, dtype=exact)
+    return (whole * whole if squared else whole).sum()
+
+
+def _values(
+    inputs: Mapping[str, Tensor], packed: Mapping[str, Packed], compute: torch.dtype
+) -> dict[str, Tensor]:
+    return {
+        name: packed[name].read() if name in packed else _real(value).to(compute)
+        for name, value in inputs.items()
+    }
 
 
 def _apply(

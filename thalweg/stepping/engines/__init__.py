@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from thalweg.lowering.chunks import Chunks
 from thalweg.lowering.gpu import tables as cuda
@@ -28,9 +29,13 @@ class Engine(Protocol):
 
     Attributes:
         skips: whether it asks on its device whether gradients overflowed.
+        measured: elements of a chunk of a measure, a constant, so that sums are made over the same stretches.
+        measures: float64 (members, measures of the recipe), what was measured last, on the device.
     """
 
     skips: ClassVar[bool]
+    measured: ClassVar[int]
+    measures: Tensor
 
     def __init__(
         self, spec: Spec, members: Sequence[Member], addresses: np.ndarray, firsts: np.ndarray
@@ -54,6 +59,25 @@ class Engine(Protocol):
     @staticmethod
     def chunk(elements: int) -> int:
         """Return the most elements of a chunk where a step takes `elements` of them."""
+        ...
+
+    def measure(self, stage: str, chunks: Chunks, settings: AllSettings, scaling: Scaling) -> None:
+        """Take the measures of a stage of the recipe, a sum for each member; 0 of what has no gradient.
+
+        Args:
+            stage: the stage.
+            chunks: the work, of `measured` elements.
+            settings: of the groups.
+            scaling: GradScaler's.
+        """
+        ...
+
+    def total(self, name: str) -> Tensor | float:
+        """Return the sum of a measure over all members; a tensor where to know it would be to wait."""
+        ...
+
+    def share(self, name: str, total: Tensor | float) -> None:
+        """Have all members read `total` for a measure."""
         ...
 
     def launch(self, chunks: Chunks, settings: AllSettings, scaling: Scaling) -> None:

@@ -7,6 +7,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from thalweg.lowering.chunks import Chunks
 from thalweg.lowering.cpu import kernels as cpu
@@ -46,22 +48,36 @@ class CpuEngine:
     skips = False
     supports = staticmethod(cpu.supports)
     chunk = staticmethod(cpu.chunk)
+    measured = cpu.MEASURED
 
     def __init__(
         self, spec: Spec, members: Sequence[Member], addresses: np.ndarray, firsts: np.ndarray
     ) -> None:
         self._recipe = spec.recipe
-        self.launched = cpu.Launch(
-            spec,
+        self._measured = np.zeros((len(members), len(spec.recipe.measures)))
+        self.measures = torch.from_numpy(self._measured)
+        common = (
             members[0].sort.choices,
             addresses,
             np.array([member.sort.group for member in members], np.int64),
             np.array([member.position for member in members], np.int64),
             firsts,
             counter_dtype(),
+            self._measured,
         )
+        self.launched = cpu.Launch(spec, *common)
+        self._stages = {
+            stage: self._stage(spec._replace(stage=stage), common) for stage in spec.recipe.stages
+        }
         self._keys = Keys(members, self.launched.keys)
         self._settings: AllSettings | None = None
+
+    @staticmethod
+    def _stage(spec: Spec, common: Any) -> tuple[cpu.Launch, cpu.Run, list[int]]:
+        """Return what measures a stage, and the columns of what it measures."""
+        launch = cpu.Launch(spec, *common)
+        columns = [i for i, one in enumerate(spec.recipe.measures) if one.at == spec.stage]
+        return launch, cpu.Run([launch]), columns
 
     def prepare(self, chunks: Chunks, settings: AllSettings, scaling: Scaling) -> None:
         """Make ready what a launch reads."""
@@ -70,6 +86,22 @@ class CpuEngine:
             self.launched.read(settings.table(self._recipe), scaling.inverse)
             self._settings = settings
         self._keys.draw()
+
+    def measure(self, stage: str, chunks: Chunks, settings: AllSettings, scaling: Scaling) -> None:  # noqa: D102
+        launch, run, columns = self._stages[stage]
+        launch.divide(chunks)
+        launch.read(settings.table(self._recipe), scaling.inverse)
+        run()
+        self._measured[:, columns] = launch.sums()
+
+    def total(self, name: str) -> float:  # noqa: D102
+        return float(self._measured[:, self._column(name)].sum())
+
+    def share(self, name: str, total: Tensor | float) -> None:  # noqa: D102
+        self._measured[:, self._column(name)] = float(total)
+
+    def _column(self, name: str) -> int:
+        return [one.name for one in self._recipe.measures].index(name)
 
     def launch(self, chunks: Chunks, settings: AllSettings, scaling: Scaling) -> None:  # noqa: D102
         self.prepare(chunks, settings, scaling)

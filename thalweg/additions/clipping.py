@@ -1,0 +1,33 @@
+"""Clipping of gradients: by the norm of all of them, and by value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from thalweg.rule import Addition, Hyper, Measure, maximum, minimum, sqrt
+
+LEAST = 1e-6
+"""What torch adds to the norm before it divides by it."""
+
+
+def norm_scalars(h: Any, t: Any, m: Any) -> dict[str, Any]:
+    """Return what gradients are multiplied by, 1 where their norm is small enough; NaN if the norm is."""
+    return {"clip_factor": minimum(h.max_norm / (sqrt(m.grad_norm_sq) + LEAST), 1.0)}
+
+
+MAX_NORM = Addition(
+    name="max_norm",
+    hypers=(Hyper("max_norm", extra=True, default=None),),
+    measures=(Measure("grad_norm_sq", lambda g, p, step, after, s, on: g, squared=True, over="all"),),
+    scalars=norm_scalars,
+    gradient=lambda g, p, s, on: g * s.clip_factor,
+)
+"""As `torch.nn.utils.clip_grad_norm_` (Pascanu et al. 2013, arXiv 1211.5063), of all the gradients."""
+
+MAX_VALUE = Addition(
+    name="max_value",
+    hypers=(Hyper("max_value", extra=True, default=None),),
+    scalars=lambda h, t, m: {"max_value": h.max_value},
+    gradient=lambda g, p, s, on: maximum(minimum(g, s.max_value), -s.max_value),
+)
+"""As `torch.nn.utils.clip_grad_value_`."""

@@ -1,0 +1,21 @@
+"""A guard: a step whose gradients are not all finite is not taken."""
+
+from __future__ import annotations
+
+import math
+
+from thalweg.rule import Addition, Hyper, Measure, where
+
+SKIP_NONFINITE = Addition(
+    name="skip_nonfinite",
+    hypers=(Hyper("skip_nonfinite", extra=True, default=None, low=1, whole=True),),
+    measures=(
+        Measure(
+            "nonfinite",
+            lambda g, p, step, after, s, on: where(abs(g) < math.inf, 0.0, 1.0),
+            over="all",
+        ),
+    ),
+    skips="nonfinite",
+)
+"""As `apply_if_finite` of optax, but of everything: counters, draws and averages stay as they are too."""

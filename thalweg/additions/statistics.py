@@ -1,0 +1,22 @@
+"""Statistics of a step, by group: what people print beside the loss."""
+
+from __future__ import annotations
+
+import math
+
+from thalweg.rule import Addition, Hyper, Measure, where
+
+STATISTICS = Addition(
+    name="statistics",
+    hypers=(Hyper("statistics", flag=True, extra=True),),
+    measures=(
+        Measure("statistics_grad_sq", lambda g, p, step, after, s, on: g, squared=True),
+        Measure("statistics_nonfinite", lambda g, p, step, after, s, on: where(abs(g) < math.inf, 0.0, 1.0)),
+        Measure(
+            "statistics_update_sq", lambda g, p, step, after, s, on: p - after, squared=True, at="weights"
+        ),
+        Measure("statistics_weights_sq", lambda g, p, step, after, s, on: p, squared=True, at="weights"),
+        Measure("statistics_size", lambda g, p, step, after, s, on: 1.0, at="weights"),
+    ),
+)
+"""The update is measured before it is rounded to the weights' dtype, and the weights before the step."""

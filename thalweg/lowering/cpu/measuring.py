@@ -1,0 +1,149 @@
+"""The loops of a kernel that measures: they read what a step reads, and leave sums over each chunk.
+
+Chunks of measures have a fixed size, so sums are made over the same stretches whatever the number of threads;
+elements of a stretch are added in float64, in the order that this processor's vectors give.
+"""
+
+from __future__ import annotations
+
+from thalweg.lowering import passes
+from thalweg.lowering.cpu.elements import input_of, load_elements, prepare_gradient, real, streams
+from thalweg.lowering.cpu.instructions import arithmetic
+from thalweg.lowering.spec import Spec
+from thalweg.storage.codecs.draws import RUN
+
+
+def over_elements(spec: Spec) -> str:
+    """Return the loop over the elements of a chunk."""
+    names = [one.name for one in spec.measures]
+    return _CHUNK.format(
+        places="\n".join(_place(i, name, len(names)) for i, name in enumerate(names)),
+        loop=_loop(spec, "tensor.row", "measured", dict.fromkeys(names, "0.0")),
+        store="\n".join(f"  store double %{name}.sum.next, ptr %{name}.sum.at" for name in names),
+    )
+
+
+def over_runs(spec: Spec) -> str:
+    """Return the loop over the runs of a chunk, which are also the blocks that something is stored in."""
+    names = [one.name for one in spec.measures]
+    moves = []
+    for name, kind, shared in streams(spec):
+        index = "%r" if shared == 1 else "%block"
+        moves.append(f"  %{name}.base.run = getelementptr {kind}, ptr %{name}.base, i64 {index}")
+    return _RUNS.format(
+        run=RUN,
+        places="\n".join(_place(i, name, len(names)) for i, name in enumerate(names)),
+        zero="\n".join(f"  store double 0.0, ptr %{name}.sum.at" for name in names),
+        moves="\n".join(moves),
+        arguments=", ".join(_arguments(spec, ".run")),
+    )
+
+
+def function(spec: Spec) -> str:
+    """Return the function that measures a run."""
+    names = [one.name for one in spec.measures]
+    begin = [f"  %{name}.sum.old = load double, ptr %{name}.sum.at" for name in names]
+    for name, codec in spec.blocks.items():
+        begin += [
+            f"  %{name}.scale.raw = load i8, ptr %{name}.side.base",
+            f"  %{name}.scale = zext i8 %{name}.scale.raw to i32",
+            *arithmetic(passes.unit(name, codec), "float", "%{}".format, prefix=f"{name}.u", suffix="old"),
+        ]
+    return _FUNCTION.format(
+        parameters=", ".join(["i64 %length", *_arguments(spec)]),
+        begin="\n".join(begin),
+        loop=_loop(spec, "begin", "return", {name: f"%{name}.sum.old" for name in names}),
+        store="\n".join(f"  store double %{name}.sum.next, ptr %{name}.sum.at" for name in names),
+    )
+
+
+def _place(index: int, name: str, count: int) -> str:
+    return f"""\
+  %{name}.sum.chunk = mul i64 %c, {count}
+  %{name}.sum.index = add i64 %{name}.sum.chunk, {index}
+  %{name}.sum.at = getelementptr double, ptr %sums.all, i64 %{name}.sum.index"""
+
+
+def _arguments(spec: Spec, suffix: str = "") -> list[str]:
+    return [
+        *(f"{real(spec)} %s.{name}" for name in spec.columns),
+        *(f"ptr %{name}.base{suffix}" for name, _, _ in streams(spec)),
+        *(f"ptr %{one.name}.sum.at" for one in spec.measures),
+    ]
+
+
+def _loop(spec: Spec, before: str, after: str, initial: dict[str, str]) -> str:
+    record = passes.measures(spec.recipe, spec.stage, dict(spec.on), spec.scalars, spec.codecs)
+    phis = [
+        f"  %{name}.sum = phi double [ {value}, %{before} ], [ %{name}.sum.next, %element ]"
+        for name, value in initial.items()
+    ]
+    sums = [line for one in spec.measures for line in _add(one.name, one.squared, real(spec))]
+    body = [
+        *load_elements(spec),
+        *prepare_gradient(spec),
+        *arithmetic(record, real(spec), input_of),
+        *sums,
+    ]
+    return _LOOP.format(before=before, after=after, phis="\n".join(phis), body="\n".join(body))
+
+
+def _add(name: str, squared: bool, kind: str) -> list[str]:
+    widened = f"fpext float %{name}.new to double" if kind == "float" else f"fadd double %{name}.new, -0.0"
+    value = f"%{name}.square" if squared else f"%{name}.exact"
+    square = [f"  %{name}.square = fmul double %{name}.exact, %{name}.exact"] if squared else []
+    return [
+        f"  %{name}.exact = {widened}",
+        *square,
+        # In any order, which is up to the width of vectors: the same for every number of threads.
+        f"  %{name}.sum.next = fadd reassoc double %{name}.sum, {value}",
+    ]
+
+
+_LOOP = """\
+  br label %element
+
+element:
+  %i = phi i64 [ 0, %{before} ], [ %i.next, %element ]
+{phis}
+{body}
+  %i.next = add nuw nsw i64 %i, 1
+  %end = icmp eq i64 %i.next, %length
+  br i1 %end, label %{after}, label %element, !llvm.loop !1
+"""
+
+_CHUNK = """\
+{places}
+{loop}
+measured:
+{store}
+  br label %finish
+"""
+
+_RUNS = """\
+{places}
+{zero}
+  br label %runs
+
+runs:
+  %r = phi i64 [ 0, %tensor.row ], [ %r.next, %runs ]
+  %block = udiv i64 %r, {run}
+{moves}
+  %rest = sub i64 %length, %r
+  %this = call i64 @llvm.umin.i64(i64 %rest, i64 {run})
+  call void @measured(i64 %this, {arguments})
+  %r.next = add nuw nsw i64 %r, {run}
+  %more = icmp ult i64 %r.next, %length
+  br i1 %more, label %runs, label %finish
+"""
+
+_FUNCTION = """
+define internal void @measured({parameters}) alwaysinline {{
+begin:
+{begin}
+{loop}
+return:
+{store}
+  ret void
+}}
+"""

@@ -1,0 +1,123 @@
+"""The measures of a step: passes that only read, one stage after the other, before anything is stepped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thalweg.rule.addition import STAGES
+from thalweg.stepping.batches import Batch, State
+from thalweg.stepping.scaling import Scaling
+from thalweg.stepping.settings import AllSettings
+
+_GRADIENT, _NONFINITE = "statistics_grad_sq", "statistics_nonfinite"
+_UPDATE, _WEIGHTS = "statistics_update_sq", "statistics_weights_sq"
+_SIZE = "statistics_size"
+
+
+class Stages:
+    """The stages at which something is measured of some batches; false, if there are none.
+
+    Args:
+        batches: the batches of a plan.
+    """
+
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        taking = [(stage, [b for b in batches if stage in b.recipe.stages]) for stage in STAGES]
+        self._taking = [(stage, taken) for stage, taken in taking if taken]
+        self._skips = {name for batch in batches for name in batch.recipe.skips}
+        self._counted = [batch for batch in batches if _GRADIENT in _names(batch)]
+        self.refused: Tensor | float | None = None
+        """What forbade the last step, where it is not zero, and nothing else did; None if nothing may."""
+
+    def __bool__(self) -> bool:
+        return bool(self._taking)
+
+    def take(self, settings: AllSettings, scaling: Scaling, state: State) -> Scaling:
+        """Take all measures, unless one of them forbids the step.
+
+        Returns:
+            `scaling`; with a `found_inf` of its own, if what was measured may forbid the step.
+        """
+        for stage, batches in self._taking:
+            if scaling.overflowed_on_host:
+                break
+            for batch in batches:
+                batch.measure(stage, settings, scaling, state)
+            totals = self._share_totals(stage, batches)
+            if stage == "gradient" and self._skips:
+                found = _sum([totals[name] for name in sorted(self._skips)])
+                scaling = self._refuse(scaling, found)
+        return scaling
+
+    def _refuse(self, scaling: Scaling, found: Any) -> Scaling:
+        """Return a scaling that has overflowed too if `found` is not zero."""
+        self.refused = found
+        if scaling.found_inf is None:
+            return Scaling(scaling.scale, _as_flag(found))
+        known = torch.as_tensor(scaling.found_inf, dtype=torch.float32)
+        if isinstance(found, Tensor):
+            known = known.to(found.device, non_blocking=True)
+        self.refused = found * (known == 0)
+        return Scaling(scaling.scale, known + _as_flag(found))
+
+    def by_group(self, groups: int) -> list[dict[str, Tensor]]:
+        """Return the statistics that the groups asked for, as 0-dim tensors; nothing is waited for.
+
+        Args:
+            groups: how many there are.
+        """
+        sums: list[dict[str, Any]] = [{} for _ in range(groups)]
+        for batch in self._counted:
+            index = [member.sort.group for member in batch.members]
+            for group in set(index):
+                places = [i for i, one in enumerate(index) if one == group]
+                for name in (_GRADIENT, _NONFINITE, _UPDATE, _WEIGHTS, _SIZE):
+                    own = batch.measured_of(name)[places].sum()
+                    before = sums[group].get(name)
+                    sums[group][name] = own if before is None else before + own.to(before.device)
+        return [_statistics(one) if one else {} for one in sums]
+
+    @staticmethod
+    def _share_totals(stage: str, batches: Sequence[Batch]) -> dict[str, Tensor | float]:
+        """Add up what is measured over all parameters, in the order of the batches."""
+        asked: dict[str, list[Batch]] = {}
+        for batch in batches:
+            for one in batch.recipe.measures:
+                if one.at == stage and one.over == "all":
+                    asked.setdefault(one.name, []).append(batch)
+        totals = {name: _sum([batch.total(name) for batch in asking]) for name, asking in asked.items()}
+        for name, asking in asked.items():
+            for batch in asking:
+                batch.share(name, totals[name])
+        return totals
+
+
+def _sum(parts: Sequence[Tensor | float]) -> Tensor | float:
+    """Add numbers, which may lie on several devices; those of the host alone stay there."""
+    home = next((part.device for part in parts if isinstance(part, Tensor)), None)
+    whole: Any = parts[0]
+    for part in parts[1:]:
+        moved = part.to(home, non_blocking=True) if isinstance(part, Tensor) else part
+        whole = whole + moved
+    return whole  # type: ignore[no-any-return]
+
+
+def _as_flag(found: Any) -> Any:
+    return (found > 0).to(torch.float32) if isinstance(found, Tensor) else float(found > 0)
+
+
+def _names(batch: Batch) -> set[str]:
+    return {one.name for one in batch.recipe.measures}
+
+
+def _statistics(sums: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        "grad_norm": sums[_GRADIENT].sqrt(),
+        "nonfinite": sums[_NONFINITE],
+        "update_rms": (sums[_UPDATE] / sums[_SIZE]).sqrt(),
+        "weight_rms": (sums[_WEIGHTS] / sums[_SIZE]).sqrt(),
+    }
