@@ -70,8 +70,9 @@ class Recipe:
 
     @cached_property
     def measures(self) -> tuple[Measure, ...]:
-        """The sums that have to be known before a step."""
-        return tuple(measure for addition in self.additions for measure in addition.measures)
+        """The sums that have to be known before a step, stage by stage."""
+        asked = [measure for addition in self.additions for measure in addition.measures]
+        return tuple(sorted(asked, key=lambda measure: STAGES.index(measure.at)))
 
     @cached_property
     def stages(self) -> tuple[str, ...]:

@@ -103,7 +103,7 @@ def _sum(parts: Sequence[Tensor | float]) -> Tensor | float:
     for part in parts[1:]:
         moved = part.to(home, non_blocking=True) if isinstance(part, Tensor) else part
         whole = whole + moved
-    return whole  # type: ignore[no-any-return]
+    return whole
 
 
 def _as_flag(found: Any) -> Any:

@@ -33,7 +33,7 @@ ALIGNMENT = 16
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 """For Triton's compiler. Which products are fused is decided in the trace."""
 
-WIDTH = tiles.WIDTH
+WIDTH, MEASURED = tiles.WIDTH, tiles.MEASURED
 
 
 def serves(device: torch.device) -> bool:
@@ -80,6 +80,18 @@ def step_kernel(spec: Spec, aligned: bool) -> Kernel:
 
 
 @cache
+def measure_kernel(spec: Spec, aligned: bool) -> Kernel:
+    """Return the kernel of `tiles.measure`."""
+    return Kernel(_function("measure", tiles.measure(spec, aligned)))
+
+
+@cache
+def totals_kernel(columns: int) -> Kernel:
+    """Return the kernel of `tiles.totals`."""
+    return Kernel(_function("totals", tiles.totals(columns)))
+
+
+@cache
 def _rows_kernel(recipe: Recipe, choices: tuple[tuple[str, bool], ...], kind: Kind) -> Kernel:
     return Kernel(_function("rows", tiles.rows(recipe, dict(choices), kind)))
 
@@ -104,15 +116,15 @@ class Kernel:
         self.function = function
         self._compiled: dict[int | None, Any] = {}
 
-    def __call__(self, programs: int, arguments: Sequence[Tensor | int]) -> None:
-        """Launch `programs` programs on the current stream of the current device, the arguments'."""
+    def __call__(self, programs: tuple[int, int, int], arguments: Sequence[Tensor | int]) -> None:
+        """Launch a grid of programs on the current stream of the current device, the arguments'."""
         device = arguments[0].device.index  # type: ignore[union-attr]
         compiled = self._compiled.get(device)
         if compiled is None:
-            self._compiled[device] = self.function[(programs,)](*arguments, **OPTIONS)
+            self._compiled[device] = self.function[programs](*arguments, **OPTIONS)
             return
         addresses = [x if isinstance(x, int) else x.data_ptr() for x in arguments]
-        compiled[(programs, 1, 1)](*addresses)
+        compiled[programs](*addresses)
 
 
 def _function(name: str, text: str) -> Any:
@@ -260,6 +272,39 @@ class Shared:
         self._kept.update((tensor.data_ptr(), tensor) for tensor in tensors)
 
 
+class Sums(NamedTuple):
+    """What the chunks of one part of a `Work` measure.
+
+    Args:
+        work: the chunks.
+        begins: int32 (tensors + 1,), where those of each tensor begin.
+        sums: float64 (chunks, measures), what they measure.
+    """
+
+    work: Tensor
+    begins: Tensor
+    sums: Tensor
+
+
+def sums_of(chunks: Chunks, is_aligned: np.ndarray, columns: int, device: torch.device) -> tuple[Sums, Sums]:
+    """Return the work of measuring, that of aligned tensors and the others'.
+
+    Args:
+        chunks: of `tiles.MEASURED` elements at most.
+        is_aligned: bool (tensors,).
+        columns: how many measures there are.
+        device: where.
+    """
+    work = divide(chunks, is_aligned, device)
+    apart = _apart(chunks, is_aligned)
+    found = []
+    for part, mask in zip(work, (apart, ~apart), strict=True):
+        begins = np.searchsorted(chunks.table[mask, 0], np.arange(len(is_aligned) + 1)).astype(np.int32)
+        sums = torch.empty(max(len(part), 1), columns, dtype=torch.float64, device=device)
+        found.append(Sums(part, to_device(begins, device), sums))
+    return found[0], found[1]
+
+
 class Work(NamedTuple):
     """The chunks of a launch on the device, packed as `tiles.packed` does; those of aligned tensors apart."""
 
@@ -274,9 +319,13 @@ def aligned(addresses: np.ndarray) -> np.ndarray:
 
 def divide(chunks: Chunks, is_aligned: np.ndarray, device: torch.device) -> Work:
     """Return the chunks on the device, where tensors are aligned as `aligned` says."""
-    tensor, offset, offset_g, _ = chunks.table.T
-    apart = is_aligned[tensor] & (offset % ALIGNMENT == 0) & (offset_g % ALIGNMENT == 0)
+    apart = _apart(chunks, is_aligned)
     return Work(*(to_device(tiles.packed(chunks.table[mask]), device) for mask in (apart, ~apart)))
+
+
+def _apart(chunks: Chunks, is_aligned: np.ndarray) -> np.ndarray:
+    tensor, offset, offset_g, _ = chunks.table.T
+    return np.asarray(is_aligned[tensor] & (offset % ALIGNMENT == 0) & (offset_g % ALIGNMENT == 0))
 
 
 def on(device: torch.device) -> AbstractContextManager[Any]:
@@ -298,10 +347,10 @@ def lend(tensors: Iterable[Tensor], to: Any) -> None:
             tensor.record_stream(to)
 
 
-def run(kernel: Kernel, programs: int, *arguments: Tensor | int) -> None:
-    """Launch a kernel on the current stream of its tensors' device."""
-    if programs:
-        kernel(programs, arguments)
+def run(kernel: Kernel, programs: int, *arguments: Tensor | int, columns: int = 1) -> None:
+    """Launch a kernel, `columns` times as many programs, on the current stream of its tensors' device."""
+    if programs and columns:
+        kernel((programs, columns, 1), arguments)
 
 
 def kind_of(spec: Spec, counter: torch.dtype) -> Kind:

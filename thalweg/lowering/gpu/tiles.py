@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from thalweg.storage.codecs.plain import dtype_name
 
 TILE = 1024
 """Elements of a tile: most of a chunk."""
+
+MEASURED = 4096
+"""Elements of a chunk of a measure."""
 
 LENGTH_BITS = 13
 """Bits for the length of a chunk; those for the high parts of its two offsets share the rest of 31."""
@@ -76,18 +79,83 @@ def step(spec: Spec, aligned: bool) -> str:
     """
     streams = spec.streams
     return _STEP.format(
-        rule=spec.recipe.name,
-        tile=TILE,
-        blocks=TILE // BLOCK,
-        length_bits=LENGTH_BITS,
-        high_bits=HIGH_BITS,
-        block=BLOCK,
-        columns=len(spec.columns),
-        row=_indented(4, [f"s_{name} = tl.load(row + {i})" for i, name in enumerate(spec.columns)]),
+        shared=_SHARED.format(**_constants(spec)),
+        place=_PLACE.format(
+            **_constants(spec),
+            row=_indented(4, [f"s_{name} = tl.load(row + {i})" for i, name in enumerate(spec.columns)]),
+        ),
         starts=_indented(4, [line for i, one in enumerate(streams) for line in _start(i, one, aligned)]),
         whole=_indented(12, _tile(spec, "")),
         rest=_indented(12, _tile(spec, "mask")),
     )
+
+
+def measure(spec: Spec, aligned: bool) -> str:
+    """Return the kernel that takes the measures of `spec.stage`, a sum for each chunk; 0 without gradient.
+
+    Args:
+        spec: of the stage.
+        aligned: as for `step`.
+    """
+    names = [one.name for one in spec.measures]
+    return _MEASURE.format(
+        shared=_SHARED.format(**_constants(spec)),
+        place=_PLACE.format(
+            **_constants(spec),
+            row=_indented(4, [f"s_{name} = tl.load(row + {i})" for i, name in enumerate(spec.columns)]),
+        ),
+        starts=_indented(4, [line for i, one in enumerate(spec.streams) for line in _start(i, one, aligned)]),
+        own=f"own = sums + tl.program_id(0) * {len(names)}",
+        zeros=_indented(4, [f"{name}_sum = tl.zeros((BLOCKS, BLOCK), tl.float64)" for name in names]),
+        tile=_indented(12, _measured_tile(spec)),
+        store=_indented(
+            4,
+            [
+                f"tl.store(own + {i}, tl.sum(tl.sum({name}_sum, axis=1), axis=0))"
+                for i, name in enumerate(names)
+            ],
+        ),
+    )
+
+
+def _measured_tile(spec: Spec) -> list[str]:
+    real = dtype_name(spec.compute)
+    found = []
+    for name, codec in spec.stored.items():
+        found += _load(name, codec, real, "mask")
+    found += _gradient(spec, real, "mask")
+    record = passes.measures(spec.recipe, spec.stage, dict(spec.on), spec.scalars, spec.codecs)
+    found += lines(record, real, _input)
+    for one in spec.measures:
+        found.append(f"{one.name}_exact = tl.where(mask, {one.name}_new, 0.0).to(tl.float64)")
+        square = f"{one.name}_exact * {one.name}_exact" if one.squared else f"{one.name}_exact"
+        found.append(f"{one.name}_sum += {square}")
+    return found
+
+
+SUMMED = 1024
+"""Chunks whose sums are added at once."""
+
+
+def totals(columns: int) -> str:
+    """Return the kernel that adds up what chunks have measured, one program for each tensor and column.
+
+    Args:
+        columns: how many measures there are.
+    """
+    return _TOTALS.format(columns=columns, summed=SUMMED)
+
+
+def _constants(spec: Spec) -> dict[str, Any]:
+    return {
+        "rule": spec.recipe.name,
+        "tile": TILE,
+        "blocks": TILE // BLOCK,
+        "length_bits": LENGTH_BITS,
+        "high_bits": HIGH_BITS,
+        "block": BLOCK,
+        "columns": len(spec.columns),
+    }
 
 
 def _indented(depth: int, found: list[str]) -> str:
@@ -173,8 +241,9 @@ def _nearest(value: str, stored: str) -> str:
 def _gradient(spec: Spec, real: str, mask: str) -> list[str]:
     found = []
     if spec.unscale:
+        found.append("g_in = g_in * s_unscale")
+    if spec.unscale and not spec.stage:
         found += [
-            "g_in = g_in * s_unscale",
             f"tl.store(g_at + index, {_nearest('g_in', spec.g.name)}{_masked(mask, other=False)})",
         ]
     return [*found, f"g_used = {'-' if spec.maximize else ''}g_in"]
@@ -251,6 +320,10 @@ def rows(recipe: Recipe, choices: Mapping[str, bool], kind: Kind) -> str:
     ]
     body = [
         *(
+            f"{plain('m.' + one.name)} = tl.load(m + {i}, mask=mask, other=0.0)"
+            for i, one in enumerate(recipe.measures)
+        ),
+        *(
             f"{plain('h.' + n)} = tl.load(h + {i}, mask=mask, other=0.0)"
             for i, n in enumerate(recipe.columns)
         ),
@@ -266,6 +339,7 @@ def rows(recipe: Recipe, choices: Mapping[str, bool], kind: Kind) -> str:
         width=WIDTH,
         key="\n\n\n".join([_as_written(draws.mixed), _as_written(draws.key)]),
         hypers=len(recipe.columns),
+        measures=len(recipe.measures),
         body=_indented(4, body),
     )
 
@@ -283,7 +357,7 @@ def _counter_at(index: int, kind: Kind) -> str:
     return f"tl.load(addresses + (streams + {index}) * tensors + at, mask=mask, other=0).to({pointer})"
 
 
-_STEP = """\
+_SHARED = """\
 # {rule}
 TILE = tl.constexpr({tile})
 BLOCKS = tl.constexpr({blocks})
@@ -314,8 +388,9 @@ def joined(low, high):
     return (high.to(tl.int64) << 32) | low.to(tl.uint32, bitcast=True).to(tl.int64)
 
 
-@triton.jit(do_not_specialize=["tensors"], do_not_specialize_on_alignment=["found_inf"])
-def step(addresses, chunks, rows, keys, found_inf, tensors):
+"""
+
+_PLACE = """\
     chunk = chunks + 4 * tl.program_id(0)
     tensor = tl.load(chunk)
     rest = tl.load(chunk + 3)
@@ -324,6 +399,13 @@ def step(addresses, chunks, rows, keys, found_inf, tensors):
     offset_g = joined(tl.load(chunk + 2), rest >> ({length_bits} + {high_bits}))
     row = rows + tensor * {columns}
 {row}
+"""
+
+_STEP = """\
+{shared}
+@triton.jit(do_not_specialize=["tensors"], do_not_specialize_on_alignment=["found_inf"])
+def step(addresses, chunks, rows, keys, found_inf, tensors):
+{place}
     key = tl.load(keys + tensor)
 {starts}
     first_index = offset.to(tl.int32)
@@ -340,6 +422,51 @@ def step(addresses, chunks, rows, keys, found_inf, tensors):
 {rest}
 """
 
+_MEASURE = """\
+{shared}
+@triton.jit(do_not_specialize=["tensors"])
+def measure(addresses, chunks, rows, sums, tensors):
+{place}
+{starts}
+    lane = tl.arange(0, BLOCK)[None, :]
+    {own}
+{zeros}
+    if tl.load(addresses + tensors + tensor) != 0:
+        begin = tl.full((), 0, tl.int32)
+        while begin < length:
+            block = begin // BLOCK + tl.arange(0, BLOCKS)[:, None]
+            index = block * BLOCK + lane
+            mask = index < length
+            blocks_mask = block * BLOCK < length
+{tile}
+            begin += TILE
+{store}
+"""
+
+_TOTALS = """\
+SUMMED = tl.constexpr({summed})
+
+
+@triton.jit(do_not_specialize=["first", "stride"])
+def totals(sums, begins, others, other_begins, measures, first, stride):
+    tensor, column = tl.program_id(0), tl.program_id(1)
+    lanes = tl.arange(0, SUMMED)
+    found = tl.zeros((SUMMED,), tl.float64)
+    end = tl.load(begins + tensor + 1)
+    begin = tl.load(begins + tensor)
+    while begin < end:
+        at = begin + lanes
+        found += tl.load(sums + at * {columns} + column, mask=at < end, other=0.0)
+        begin += SUMMED
+    end = tl.load(other_begins + tensor + 1)
+    begin = tl.load(other_begins + tensor)
+    while begin < end:
+        at = begin + lanes
+        found += tl.load(others + at * {columns} + column, mask=at < end, other=0.0)
+        begin += SUMMED
+    tl.store(measures + tensor * stride + first + column, tl.sum(found, axis=0))
+"""
+
 _ROWS = """\
 # {rule}
 WIDTH = tl.constexpr({width})
@@ -349,19 +476,22 @@ WIDTH = tl.constexpr({width})
 
 
 @triton.jit(
-    do_not_specialize=["streams", "tensors"], do_not_specialize_on_alignment=["scale", "found_inf"]
+    do_not_specialize=["streams", "tensors", "keeps"],
+    do_not_specialize_on_alignment=["scale", "found_inf"],
 )
 def rows(
-    addresses, groups, first_at, hypers, draws, ordinals, rows, keys, scale, found_inf, streams, tensors
+    addresses, groups, first_at, hypers, draws, ordinals, rows, keys, scale, found_inf, measures,
+    streams, tensors, keeps,
 ):
     at = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
     mask = at < tensors
     is_present = tl.load(addresses + tensors + at, mask=mask, other=0) != 0
-    go = is_present & (tl.load(found_inf + at * 0) == 0)
+    go = is_present & (tl.load(found_inf + at * 0) == 0) & (keeps == 0)
     group = tl.load(groups + at, mask=mask, other=0)
     ordinal = tl.load(ordinals + at, mask=mask, other=0)
     first = tl.load(first_at + ordinal, mask=mask, other=0) != 0
     h = hypers + group * {hypers}
+    m = measures + at.to(tl.int64) * {measures}
 {body}
     tl.store(first_at + ordinal, 0, mask=go)
 """

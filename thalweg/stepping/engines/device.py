@@ -28,6 +28,7 @@ class DeviceEngine:
 
     skips = True
     chunk = staticmethod(cuda.chunk)
+    measured = cuda.MEASURED
 
     def __init__(
         self, spec: Spec, members: Sequence[Member], addresses: np.ndarray, firsts: np.ndarray
@@ -62,6 +63,9 @@ class DeviceEngine:
         self._chunks: Chunks | None = None
         self._is_aligned = np.empty(0, bool)
         self._stream = cuda.stream(self._device)
+        self._recipe_stages = {stage: _Stage(spec._replace(stage=stage)) for stage in self._recipe.stages}
+        width = max(len(self._recipe.measures), 1)
+        self.measures = torch.zeros(count, width, dtype=torch.float64, device=self._device)
 
     @staticmethod
     def supports(codec: Codec | None) -> bool:  # noqa: D102
@@ -74,19 +78,54 @@ class DeviceEngine:
         }
         return {name: cuda.to_device(array, self._device) for name, array in arrays.items()}
 
+    def measure(self, stage: str, chunks: Chunks, settings: AllSettings, scaling: Scaling) -> None:  # noqa: D102
+        taking = self._recipe_stages[stage]
+        if not (self._addresses[1] != 0).any():
+            self.measures[:, taking.first : taking.first + taking.count] = 0.0
+            return
+        with cuda.on(self._device):
+            capturing = cuda.is_capturing(self._device)
+            table = self._prepare(settings, scaling, capturing, keeps=True)
+            is_aligned = cuda.aligned(self._addresses[: self._streams])
+            parts = taking.divide(chunks, is_aligned, self._device)
+            for aligned, part in zip((True, False), parts, strict=True):
+                arguments = (table, part.work, self._rows, part.sums, len(self._positions))
+                cuda.run(taking.kernels[aligned], len(part.work), *arguments)
+            first, second = ((part.sums, part.begins) for part in parts)
+            columns = (self.measures, taking.first, self.measures.shape[1])
+            tensors = len(self._positions)
+            cuda.run(taking.totals, tensors, *first, *second, *columns, columns=taking.count)
+            if capturing:
+                self._shared.keep(self._all_tensors())
+
+    def total(self, name: str) -> Tensor:  # noqa: D102
+        return self.measures[:, self._column(name)].sum()
+
+    def share(self, name: str, total: Tensor | float) -> None:  # noqa: D102
+        self.measures[:, self._column(name)] = total
+
+    def _column(self, name: str) -> int:
+        return [one.name for one in self._recipe.measures].index(name)
+
+    def _prepare(self, settings: AllSettings, scaling: Scaling, capturing: bool, keeps: bool) -> Tensor:
+        """Make ready what kernels read, and rows; return the table of addresses."""
+        if not capturing:
+            self._follow_stream()
+        if settings is not self._known:
+            self._notice(settings, capturing)
+        found_inf = self._here(scaling.found_inf)
+        table = self._tables["addresses"].send(self._addresses, capturing)
+        self._make_rows(table, self._here(scaling.scale), found_inf, capturing, keeps)
+        return table
+
     def launch(self, chunks: Chunks, settings: AllSettings, scaling: Scaling) -> None:  # noqa: D102
         is_present = self._addresses[1] != 0
         if not is_present.any():
             return
         with cuda.on(self._device):
             capturing = cuda.is_capturing(self._device)
-            if not capturing:
-                self._follow_stream()
-            if settings is not self._known:
-                self._notice(settings, capturing)
+            table = self._prepare(settings, scaling, capturing, keeps=False)
             found_inf = self._here(scaling.found_inf)
-            table = self._tables["addresses"].send(self._addresses, capturing)
-            self._make_rows(table, self._here(scaling.scale), found_inf, capturing)
             if chunks.elements:
                 self._step(table, chunks, found_inf)
             if capturing:
@@ -110,6 +149,8 @@ class DeviceEngine:
             self._never,
             self._firsts,
             *self._counts,
+            self.measures,
+            *(tensor for stage in self._recipe_stages.values() for tensor in stage.tensors),
         ]
         for table in self._tables.values():
             found += [table.tensor, *table.replayed]
@@ -148,7 +189,9 @@ class DeviceEngine:
         options["rounding_step"] = cuda.to_device(np.array(count, np.int64), self._device)
         return options["rounding_step"]
 
-    def _make_rows(self, table: Tensor, scale: Tensor, found_inf: Tensor, capturing: bool) -> None:
+    def _make_rows(
+        self, table: Tensor, scale: Tensor, found_inf: Tensor, capturing: bool, keeps: bool
+    ) -> None:
         for here, there in self._foreign:
             here.copy_(there, non_blocking=True)
         arguments = (
@@ -162,9 +205,11 @@ class DeviceEngine:
             self._keys,
             scale,
             found_inf,
+            self.measures,
         )
         count = len(self._keys)
-        cuda.run(self._rows_kernel, -(-count // cuda.WIDTH), *arguments, self._streams, count)
+        programs = -(-count // cuda.WIDTH)
+        cuda.run(self._rows_kernel, programs, *arguments, self._streams, count, int(keeps))
 
     def _hypers(self, capturing: bool) -> Tensor:
         """Return the hyperparameters on the device, a row for each group; those that are there are copied."""
@@ -194,3 +239,36 @@ class DeviceEngine:
         if chunks is not self._chunks or not np.array_equal(is_aligned, self._is_aligned):
             self._work = cuda.divide(chunks, is_aligned, self._device)
             self._chunks, self._is_aligned = chunks, is_aligned
+
+
+class _Stage:
+    """What takes the measures of a stage.
+
+    Args:
+        spec: of the stage.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        self.kernels = {aligned: cuda.measure_kernel(spec, aligned) for aligned in (True, False)}
+        names = [one.name for one in spec.recipe.measures]
+        own = [names.index(one.name) for one in spec.measures]
+        self.first, self.count = own[0], len(own)
+        assert own == list(range(self.first, self.first + self.count)), "measures lie stage by stage"
+        self.totals = cuda.totals_kernel(self.count)
+        self._parts: tuple[cuda.Sums, cuda.Sums] | None = None
+        self._known: tuple[Any, bytes] | None = None
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What kernels read and write."""
+        return [tensor for part in self._parts or () for tensor in part]
+
+    def divide(
+        self, chunks: Chunks, is_aligned: np.ndarray, device: torch.device
+    ) -> tuple[cuda.Sums, cuda.Sums]:
+        """Return the work, that of aligned tensors and the others', anew only where it has changed."""
+        content = is_aligned.tobytes()
+        if self._parts is None or self._known is None or self._known != (id(chunks), content):
+            self._parts = cuda.sums_of(chunks, is_aligned, self.count, device)
+            self._known, self._chunks = (id(chunks), content), chunks
+        return self._parts
