@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from thalweg import additions
 from thalweg.optimizer import checkpoint
+from thalweg.optimizer.averaging import averages, exchanged
 from thalweg.rule import Recipe, Rule
 from thalweg.stepping.scaling import NO_SCALING, Scaling
 from thalweg.stepping.state import prepare
@@ -42,6 +44,7 @@ class Optimizer(torch.optim.Optimizer):
 
     rule: ClassVar[Rule]
     _stepper: Stepper | None
+    _is_averaged = False
 
     def __init__(self, params: Params, defaults: dict[str, Any], **stored: Unpack[Storage]) -> None:
         unknown = stored.keys() - Storage.__annotations__ - additions.NAMES
@@ -124,6 +127,8 @@ class Optimizer(torch.optim.Optimizer):
         self._step()
 
     def _step(self) -> None:
+        if self._is_averaged:
+            raise RuntimeError("no step can be taken while the weights are their averages")
         scaling = self._scaling()
         if scaling.overflowed_on_host:
             return
@@ -173,6 +178,60 @@ class Optimizer(torch.optim.Optimizer):
             key: checkpoint.full_weights(param, self.state.get(param, {}), group)
             for key, param, group in self._keyed()
         }
+
+    def averaged_weights(self) -> dict[Any, Tensor]:
+        """Return the averages of the weights that `average=` keeps, of what has been stepped.
+
+        Returns:
+            For each parameter, by name or position as in `full_precision_weights`, a new tensor of its dtype.
+        """
+        found = ((key, param, self._average_of(param, group)) for key, param, group in self._keyed())
+        return {key: value.to(param.dtype, copy=True) for key, param, value in found if value is not None}
+
+    @contextmanager
+    def averaged(self, model: nn.Module | None = None) -> Iterator[None]:
+        """Have parameters be their averages, until the end of the `with` block, however it ends.
+
+        Statistics of batch norms are those of the weights, not of their average: inside the block
+        `torch.optim.swa_utils.update_bn(loader, model)` works them out anew.
+
+        Args:
+            model: whose buffers are put back at the end too.
+
+        Raises:
+            RuntimeError: if there is no average yet, or in a block of this kind.
+        """
+        if self._is_averaged:
+            raise RuntimeError("the weights are their averages already")
+        pairs = ((param, self._average_of(param, group)) for _, param, group in self._keyed())
+        values = {param: value for param, value in pairs if value is not None}
+        if not values:
+            raise RuntimeError("there is no average: give the optimizer average=0.999, and take a step")
+        self._is_averaged = True
+        try:
+            with exchanged(values, model):
+                yield
+        finally:
+            self._is_averaged = False
+
+    def _average_of(self, param: Tensor, group: Mapping[str, Any]) -> Tensor | None:
+        return averages(self.recipe_of(group).slots, self.state, param)
+
+    def statistics(self) -> list[dict[str, Tensor]]:
+        """Return what `statistics=True` measured in the last step, without waiting for a device.
+
+        Returns:
+            For each parameter group a dict of 0-dim float64 tensors, empty if it does not ask for any:
+            `grad_norm` and `nonfinite` (a count) of the gradients as they came, `update_rms` of what was
+            subtracted from the weights, before it was rounded to their dtype, and `weight_rms` of the weights
+            before the step.
+        """
+        return [] if self._stepper is None else self._stepper.statistics(self.param_groups)
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps `skip_nonfinite` has skipped; to read it waits for a device."""
+        return 0 if self._stepper is None else self._stepper.guard.skipped
 
     def load_full_precision_weights(self, weights: Mapping[Any, Tensor]) -> None:
         """Set the weights, and what `weight_bits` holds beside them, rounded to nearest.

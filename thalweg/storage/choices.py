@@ -61,15 +61,21 @@ torch's keys and no others, as torch's tools expect.
 
 _CODES = "_codes"
 
+_STORED = "_state"
+"""How a key ends that says how a slot of an addition is stored; what is rounded there is drawn for too."""
+
 CHOICES = ("state", "weight_bits")
 """Keys that say how something is stored, and not what was trained: a checkpoint does not change them."""
 
 
 def settle(group: MutableMapping[str, Any]) -> None:
     """Have `group` name all of `DEFAULTS`, or none of them if it asks for nothing else."""
-    if not DEFAULTS.keys() & group.keys():
+    is_asked = any(key.endswith(_STORED) and group[key] != DEFAULTS["state"] for key in group)
+    if not is_asked and not DEFAULTS.keys() & group.keys():
         return
-    if all(_is_default(name, group.get(name, default)) for name, default in DEFAULTS.items()):
+    if not is_asked and all(
+        _is_default(name, group.get(name, default)) for name, default in DEFAULTS.items()
+    ):
         for name in DEFAULTS:
             group.pop(name, None)
         return
