@@ -12,6 +12,7 @@ from thalweg.algorithms.adagrad import Adadelta, Adagrad
 from thalweg.algorithms.adam import Adam, AdamW
 from thalweg.algorithms.adamax import Adamax
 from thalweg.algorithms.lion import Lion
+from thalweg.algorithms.mixed import Mixed
 from thalweg.algorithms.nadam import NAdam
 from thalweg.algorithms.radam import RAdam
 from thalweg.algorithms.rmsprop import RMSprop
@@ -29,6 +30,7 @@ __all__ = [
     "AdamW",
     "Adamax",
     "Lion",
+    "Mixed",
     "NAdam",
     "Optimizer",
     "RAdam",

@@ -25,7 +25,8 @@ class Additions(TypedDict, total=False):
         max_step_rms: bound the root mean square of a tensor's step, before the learning rate; above 0.
         lamb: multiply a tensor's step, decoupled decay included, by `||p|| / ||step||` (LAMB).
         decay_by: what decoupled decay is proportional to: `"lr"`, `"independent"` (to nothing:
-            `weight_decay` of the weight at every step), or `"corrected"` (lr squared over the largest lr so far, AdamC).
+            `weight_decay` of the weight at every step), or `"corrected"` (lr squared over the largest lr that
+            there was, AdamC).
         cautious_decay: decay only what the step does not move away from zero.
         lookahead: every so many steps, weights meet slow ones that follow them; at least 1.
         lookahead_alpha: how far the slow ones then go, in [0, 1]; 0.5.

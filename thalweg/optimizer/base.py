@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from thalweg import additions
 from thalweg.optimizer import checkpoint
 from thalweg.optimizer.averaging import averages, exchanged
+from thalweg.optimizer.checkpoint import RecipeOf
 from thalweg.rule import Recipe, Rule
 from thalweg.stepping.scaling import NO_SCALING, Scaling
 from thalweg.stepping.state import prepare
@@ -59,7 +60,17 @@ class Optimizer(torch.optim.Optimizer):
 
     def recipe_of(self, group: Mapping[str, Any]) -> Recipe:
         """Return what the steps of a group are made by: the rule, and the additions that it asks for."""
-        return additions.recipe_of(self.rule, group)
+        return self._recipes()(group)
+
+    def _rules(self) -> Callable[[Mapping[str, Any]], Rule]:
+        """Return what says which rule a group follows, and does not hold the optimizer."""
+        rule = self.rule
+        return lambda group: rule
+
+    def _recipes(self) -> RecipeOf:
+        """Return `recipe_of` as a function that does not hold the optimizer, which its stepper must not."""
+        rule_of = self._rules()
+        return lambda group: additions.recipe_of(rule_of(group), group)
 
     def _check(self, group: Mapping[str, Any]) -> None:
         storage.check(additions.check(self.rule, group), group)
@@ -86,7 +97,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group, as in torch; hyperparameters are checked first."""
-        if isinstance(param_group, dict) and not self.defaults.keys().isdisjoint(param_group):
+        said = self.defaults.keys() | additions.NAMES
+        if isinstance(param_group, dict) and not said.isdisjoint(param_group):
             self._check({**self.defaults, **param_group})  # the defaults alone have been checked
         super().add_param_group(param_group)
         group = self.param_groups[-1]
@@ -136,7 +148,7 @@ class Optimizer(torch.optim.Optimizer):
             # The machinery of a step is imported with the first one: `import thalweg` stays light.
             from thalweg.stepping.stepper import Stepper
 
-            self._stepper = Stepper(self.recipe_of)
+            self._stepper = Stepper(self._recipes())
         self._stepper.step(self.param_groups, self.state, scaling)
 
     def _scaling(self) -> Scaling:

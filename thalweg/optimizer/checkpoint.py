@@ -21,6 +21,9 @@ from thalweg.storage.layout import like_home
 EXECUTION = ("foreach", "fused", "capturable", "differentiable", *storage.CHOICES)
 """How a step is carried out is the constructor's choice; a checkpoint says only what was trained."""
 
+RULE = "optimizer"
+"""The key of a group that names the class whose rule it follows, where each has one of its own."""
+
 Groups = list[dict[str, Any]]
 State = defaultdict[Any, dict[str, Any]]
 
@@ -87,7 +90,11 @@ def _group_in_form(
     A flag of the rule that the checkpoint does not name was off: torch had no such flag when it was saved, or
     has none.
     """
-    kept = {"params", *EXECUTION} | ({"param_names"} if "param_names" in group else set())
+    kept = {"params", *EXECUTION} | ({"param_names", RULE} & group.keys())
+    if RULE in group and source.get(RULE, group[RULE]) != group[RULE]:
+        raise ValueError(
+            f"a group follows the rule of {group[RULE]} here and of {source[RULE]} in the checkpoint"
+        )
     values = {key: deepcopy(value, copies) for key, value in source.items() if key not in kept}
     if isinstance(values.get("rounding_step"), Tensor):
         values["rounding_step"] = int(values["rounding_step"])
