@@ -23,7 +23,7 @@ _CLASSES = (SGD, Adadelta, Adagrad, Adam, AdamW, Adamax, Lion, NAdam, RAdam, RMS
 
 
 class Mixed(Optimizer):
-    """An optimizer whose groups follow the rules of different classes: one step, one state dict, one scheduler.
+    """An optimizer whose groups follow the rules of different classes: one step, one state dict.
 
     .. code-block:: python
 
