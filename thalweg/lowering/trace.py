@@ -32,6 +32,11 @@ class Trace:
     outputs: dict[str, int] = field(default_factory=dict)
     _known: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def inputs(self) -> list[str]:
+        """The names of all inputs."""
+        return [line[1] for line in self.lines if line[0] in ("input", "whole", "truth")]
+
     def emit(self, *line: Any) -> Symbol:
         """Append a line, or find the equal one, and return its symbol."""
         key = repr(line)  # in which -0.0 is not 0.0, and NaN is NaN

@@ -58,7 +58,7 @@ def assembly(spec: Spec) -> str:
         elements=_elements(spec),
     )
     if spec.stage:
-        return text + (measuring.function(spec) if spec.blocks else "") + _METADATA
+        return text + (measuring.function(spec) if measuring.is_in_runs(spec) else "") + _METADATA
     if spec.draws:
         text += _first_function(spec)
     if spec.blocks:
@@ -68,7 +68,7 @@ def assembly(spec: Spec) -> str:
 
 def _elements(spec: Spec) -> str:
     if spec.stage:
-        return measuring.over_runs(spec) if spec.blocks else measuring.over_elements(spec)
+        return measuring.over_runs(spec) if measuring.is_in_runs(spec) else measuring.over_elements(spec)
     return _loops_over_runs(spec) if spec.draws else _loop(spec, "tensor.row", "finish")
 
 

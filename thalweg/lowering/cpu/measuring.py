@@ -13,6 +13,12 @@ from thalweg.lowering.spec import Spec
 from thalweg.storage.codecs.draws import RUN
 
 
+def is_in_runs(spec: Spec) -> bool:
+    """Say whether something is measured that is stored in blocks."""
+    record = passes.measures(spec.recipe, spec.stage, dict(spec.on), spec.scalars, spec.codecs)
+    return any(name.endswith(".unit") for name in record.inputs)
+
+
 def over_elements(spec: Spec) -> str:
     """Return the loop over the elements of a chunk."""
     names = [one.name for one in spec.measures]

@@ -120,11 +120,14 @@ def measure(spec: Spec, aligned: bool) -> str:
 
 def _measured_tile(spec: Spec) -> list[str]:
     real = dtype_name(spec.compute)
+    record = passes.measures(spec.recipe, spec.stage, dict(spec.on), spec.scalars, spec.codecs)
+    used = {name.partition(".")[0] for name in record.inputs}
     found = []
     for name, codec in spec.stored.items():
-        found += _load(name, codec, real, "mask")
-    found += _gradient(spec, real, "mask")
-    record = passes.measures(spec.recipe, spec.stage, dict(spec.on), spec.scalars, spec.codecs)
+        if name in used:
+            found += _load(name, codec, real, "mask")
+    if "g" in used:
+        found += _gradient(spec, real, "mask")
     found += lines(record, real, _input)
     for one in spec.measures:
         found.append(f"{one.name}_exact = tl.where(mask, {one.name}_new, 0.0).to(tl.float64)")
