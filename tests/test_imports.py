@@ -37,7 +37,7 @@ ORDER = {
         "chunks files",
     ],
     "storage": ["choices", "codecs layout"],
-    "optimizer": ["base", "checkpoint"],
+    "optimizer": ["base groups schedules presets", "checkpoint depths"],
     "rule": ["rule", "hyper", "maths"],
 }
 """Within a room, likewise; what stands in one line knows nothing of its neighbours."""
