@@ -46,7 +46,7 @@ ORDER = {
         "chunks files",
     ],
     "storage": ["choices", "codecs layout"],
-    "optimizer": ["base", "checkpoint averaging"],
+    "optimizer": ["base groups schedules presets", "checkpoint averaging depths"],
     "rule": ["recipe", "addition", "rule", "hyper", "maths"],
 }
 """Within a room, likewise; what stands in one line knows nothing of its neighbours."""

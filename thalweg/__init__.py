@@ -5,6 +5,7 @@ import thalweg as tw
 optimizer = tw.AdamW(model.parameters(), lr=1e-3)
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from thalweg._version import __version__
@@ -20,7 +21,11 @@ from thalweg.algorithms.sgd import SGD
 from thalweg.optimizer import Optimizer
 
 if TYPE_CHECKING:
+    from thalweg.algorithms.vision import rmsprop_for_vision
     from thalweg.lab.memory import memory
+    from thalweg.optimizer import schedules
+    from thalweg.optimizer.groups import param_groups
+    from thalweg.optimizer.presets import half_life, half_life_of, scaled_to
 
 __all__ = [
     "SGD",
@@ -36,14 +41,30 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "__version__",
+    "half_life",
+    "half_life_of",
     "memory",
+    "param_groups",
+    "rmsprop_for_vision",
+    "scaled_to",
+    "schedules",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # Looked up when asked for: training needs nothing of the lab.
-    if name != "memory":
-        raise AttributeError(f"module 'thalweg' has no attribute {name!r}")
-    from thalweg.lab.memory import memory
+_LATER = {
+    "half_life": "optimizer.presets",
+    "half_life_of": "optimizer.presets",
+    "memory": "lab.memory",
+    "param_groups": "optimizer.groups",
+    "rmsprop_for_vision": "algorithms.vision",
+    "scaled_to": "optimizer.presets",
+    "schedules": "optimizer.schedules",
+}
 
-    return memory
+
+def __getattr__(name: str) -> Any:
+    # Looked up when asked for: training needs nothing of the lab, and a step nothing of the helpers.
+    if name not in _LATER:
+        raise AttributeError(f"module 'thalweg' has no attribute {name!r}")
+    module = import_module(f"thalweg.{_LATER[name]}")
+    return module if name == "schedules" else getattr(module, name)
