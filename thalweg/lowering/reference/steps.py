@@ -161,7 +161,9 @@ def _apply(
     new_p, new = recipe.apply(p, g, taken, SimpleNamespace(**scalars), SimpleNamespace(**on))
     new = {"p": new_p, **new}
     if where is None:
-        return new
+        # What was another's value is copied, which is written before it is read.
+        origins = {id(value): name for name, value in values.items()}
+        return {n: v.clone() if origins.get(id(v), n) != n else v for n, v in new.items()}
     return {name: values[name].clone().index_put_(where, value) for name, value in new.items()}
 
 
