@@ -64,13 +64,15 @@ _CODES = "_codes"
 _STORED = "_state"
 """How a key ends that says how a slot of an addition is stored; what is rounded there is drawn for too."""
 
+_PACKED = frozenset(STATE) - {DEFAULTS["state"]}
+
 CHOICES = ("state", "weight_bits")
 """Keys that say how something is stored, and not what was trained: a checkpoint does not change them."""
 
 
 def settle(group: MutableMapping[str, Any]) -> None:
     """Have `group` name all of `DEFAULTS`, or none of them if it asks for nothing else."""
-    is_asked = any(key.endswith(_STORED) and group[key] != DEFAULTS["state"] for key in group)
+    is_asked = any(map(_asks, group.items()))
     if not is_asked and not DEFAULTS.keys() & group.keys():
         return
     if not is_asked and all(
@@ -81,6 +83,12 @@ def settle(group: MutableMapping[str, Any]) -> None:
         return
     for name, default in DEFAULTS.items():
         group.setdefault(name, default)
+
+
+def _asks(entry: tuple[Any, Any]) -> bool:
+    """Say whether an entry of a group wants a slot of an addition stored in fewer bytes."""
+    key, value = entry
+    return isinstance(key, str) and key.endswith(_STORED) and isinstance(value, str) and value in _PACKED
 
 
 def _is_default(name: str, value: Any) -> bool:
