@@ -307,3 +307,360 @@ def test_an_addition_is_what_torch_does_around_its_optimizer(name, case):
 def test_the_reference_adds_the_same(name, case, reference_only):
     reference_only()
     compare(name, case, [rand(n, seed=n) for n in (1, 7, 65, 0, 300)])
+
+
+# --- storage ---
+
+STORED = [
+    {"state": "int8", "average": 0.9, "average_state": "int8", "lookahead": 3, "lookahead_state": "int8"},
+    {
+        "state": "bfloat16",
+        "average": 0.9,
+        "average_state": "bfloat16",
+        "lookahead": 2,
+        "lookahead_state": "bfloat16",
+    },
+    {"average": 0.5, "average_state": "int8", "max_norm": 20.0, "cautious": True},
+    {"state": "int8", "lamb": True, "max_value": 1.0, "average": 0.5, "average_state": "bfloat16"},
+    {"state": "int8", "lars": True, "trust_coefficient": 0.1, "max_step_rms": 0.5, "statistics": True},
+]
+LENGTHS = (4096, 4159, 30)
+
+
+@pytest.mark.parametrize("weight_bits", [None, 16, 24, 32])
+@pytest.mark.parametrize("options", STORED, ids=range(len(STORED)))
+def test_stored_in_fewer_bytes_the_kernel_is_the_reference(options, weight_bits, reference_only):
+    dtype = torch.float32 if weight_bits is None else torch.bfloat16
+    name = "AdamW" if "lars" not in options else "SGD"
+    params = [leaf(rand(n, seed=n), dtype) for n in LENGTHS]
+    one = ours_of(name, params, weight_bits=weight_bits, **options)
+    *before, last = gradients(params, 3)
+    follow(one, params, before)
+    twins, other = copy.deepcopy((params, one))
+    follow(one, params, [last])
+    reference_only()
+    follow(other, twins, [last])
+    for p, q in zip(params, twins, strict=True):
+        assert one.state[p].keys() == other.state[q].keys()
+        for key in one.state[p].keys() - {"weight_correction"}:
+            value, expected = one.state[p][key], other.state[q][key]
+            assert value.dtype == expected.dtype
+            if value.dtype == torch.float32:
+                assert_close(value, expected, 1e-5)
+            else:  # what lies at the edge of two codes may fall to either side
+                assert (value != expected).float().mean() < 0.01, key
+    rtol = {None: 1e-5, 16: 2**-7, 24: 2**-14, 32: 1e-5}[weight_bits]
+    found = one.full_precision_weights(), other.full_precision_weights()
+    for key, value in found[0].items():
+        # A weight that meets a slow one has its error.
+        coarse = "lookahead_state" in options
+        torch.testing.assert_close(value, found[1][key], rtol=0.05 if coarse else rtol, atol=1e-6)
+    if "statistics" in options:
+        for key, value in one.statistics()[0].items():
+            assert float(value) == pytest.approx(float(other.statistics()[0][key]), rel=1e-5)
+
+
+@pytest.mark.parametrize("stored", ["int8", "bfloat16", "float32"])
+@pytest.mark.parametrize("way", ["kernel", "reference"])
+def test_an_average_rests_between_updates_and_slow_weights_between_meetings(stored, way, reference_only):
+    if way == "reference":
+        reference_only()
+    scales = 10.0 ** torch.linspace(-44, 30, 65)[:, None]  # of each block another one, and denormal ones
+    param = leaf((rand(65, 64) * scales).float())
+    with torch.no_grad():
+        param[3], param[4, ::2], param[5, 1] = 0.0, 0.0, 1e-45
+        param[7] = torch.linspace(1.9, 2.0, 64)
+        param[9, :3] = torch.tensor([math.inf, math.nan, -math.inf])
+    optimizer = tw.SGD(
+        [param],
+        lr=1e-3,
+        average=0.9,
+        average_every=5,
+        average_state=stored,
+        lookahead=5,
+        lookahead_state=stored,
+        lookahead_alpha=0.25,
+    )
+
+    def kept():
+        state = optimizer.state[param]
+        return [copy.deepcopy(tw_values(state, name)) for name in ("average", "slow")]
+
+    grads = gradients([param], 11)
+    for i, (grad,) in enumerate(grads):
+        before = kept() if i else None
+        follow(optimizer, [param], [[grad * param.detach()]])
+        if i % 5 != 0:
+            assert same(kept()[0], before[0]), f"average, step {i + 1}"
+        if i % 5 != 4 and i:
+            assert same(kept()[1], before[1]), f"slow, step {i + 1}"
+
+
+def tw_values(state, name):
+    """Return the values of a slot, whatever stores them."""
+    from thalweg.rule import Slot
+    from thalweg.stepping.state import values_of
+
+    return values_of(Slot(name), state).clone()
+
+
+def same(a, b):
+    return torch.equal(a.nan_to_num(7.0, 8.0, 9.0), b.nan_to_num(7.0, 8.0, 9.0))
+
+
+@pytest.mark.parametrize("stored", ["int8", "bfloat16"])
+def test_an_average_in_fewer_bytes_goes_where_the_plain_one_goes(stored):
+    params, twins = ([leaf(rand(5000), torch.float32)] for _ in range(2))
+    a = tw.AdamW(params, lr=0.01, average=0.95, average_state=stored)
+    b = tw.AdamW(twins, lr=0.01, average=0.95)
+    for grads in gradients(params, smaller(60, 6)):
+        follow(a, params, [grads])
+        follow(b, twins, [grads])
+    assert torch.equal(params[0], twins[0])
+    found, expected = a.averaged_weights()[0], b.averaged_weights()[0]
+    error = (found - expected).norm() / expected.norm()
+    assert error < (0.05 if stored == "int8" else 0.01)
+    assert abs(float((found - expected).mean())) < 1e-3  # rounding is not to one side
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_averages_of_weights_of_few_bits_have_the_bits_that_these_lack(name):
+    param, twin = leaf(torch.ones(5000), torch.bfloat16), leaf(torch.ones(5000), torch.float32)
+    options = {"lr": 1e-4, "average": 0.5, "weight_decay": 0.0}
+    a = getattr(tw, name)([param], weight_bits=32, **options)
+    b = getattr(tw, name)([twin], **options)
+    for _ in range(5):
+        param.grad, twin.grad = torch.ones_like(param), torch.ones_like(twin)
+        a.step()
+        b.step()
+    assert torch.equal(a.state[param]["average"], b.state[twin]["average"])
+    assert a.averaged_weights()[0].dtype == torch.bfloat16
+
+
+# --- layouts ---
+
+LAYOUTS = {
+    "transposed": lambda t: t.t(),
+    "columns": lambda t: t[:, 1:-1],
+    "every other row": lambda t: t[::2],
+    "channels_last": lambda t: t.view(3, 2, 7, 11).to(memory_format=torch.channels_last),
+    "misaligned": lambda t: t.flatten()[3:400],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("case", ["many", "lamb", "skip_nonfinite", "maximize"])
+def test_layouts(case, layout):
+    name = "AdamW" if case != "lamb" else "SGD"
+    base = rand(21, 22)
+    mine = LAYOUTS[layout](base).detach().requires_grad_()
+    others = [leaf(rand(5)), leaf(rand(30, seed=3))]
+    decoupled = case in DECOUPLED or name in ALWAYS_DECOUPLED
+    theirs = [leaf(mine.contiguous()), *map(leaf, others)]
+    optimizer = ours_of(name, [mine, *others], decoupled and name not in ALWAYS_DECOUPLED, **CASES[case])
+    oracle = Oracle(theirs, name, decoupled=decoupled, **{**RULES[name], **CASES[case]})
+    for i, grads in enumerate(gradients(theirs, 4)):
+        if i == 2 and "skip_nonfinite" in CASES[case]:
+            grads[0].view(-1)[-1] = math.nan
+        give([mine, *others], grads)
+        if i == 1:
+            mine.grad = grads[0].flip(0).clone().flip(0)
+        if i == 3 and mine.dim() == 2:
+            mine.grad = grads[0].t().contiguous().t()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            optimizer.step()
+        oracle.step(grads)
+        assert_alike(optimizer, [mine, *others], oracle, theirs, 1e-7)
+    assert optimizer.skipped_steps == oracle.skipped
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_complex_parameters_are_pairs_of_real_ones(case):
+    tensors = [torch.complex(rand(n, seed=1), rand(n, seed=2)) for n in (5, 70, 0)]
+    mine, theirs = [leaf(t) for t in tensors], [leaf(torch.view_as_real(t)) for t in tensors]
+    options = {key: value for key, value in CASES[case].items() if key != "statistics"}
+    a, b = (ours_of("AdamW", params, **options) for params in (mine, theirs))
+    for i, grads in enumerate(gradients(mine, 4)):
+        if i == 2 and "skip_nonfinite" in options:
+            grads[0][1] = complex(0.0, math.nan)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            follow(a, mine, [grads])
+            follow(b, theirs, [[torch.view_as_real(g) for g in grads]])
+        for p, q in zip(mine, theirs, strict=True):
+            assert_close(torch.view_as_real(p.detach()), q, 1e-12)
+            if "average" in options:
+                assert_close(torch.view_as_real(a.state[p]["average"]), b.state[q]["average"], 1e-12)
+
+
+ROWWISE = {
+    "max_norm": {"max_norm": 1.0},
+    "max_value": {"max_value": 0.5},
+    "lars": {"lars": True, "trust_coefficient": 0.1},
+    "lamb": {"lamb": True},
+    "cautious": {"cautious": True, "max_step_rms": 0.5},
+    "average": {"average": 0.9, "lookahead": 2},
+    "statistics": {"statistics": True, "skip_nonfinite": 1},
+}
+
+
+@pytest.mark.parametrize("way", ["kernel", "reference"])
+@pytest.mark.parametrize("case", ROWWISE)
+@pytest.mark.parametrize("name", ["SGD", "Adagrad", "AdamW"])
+def test_a_sparse_step_is_a_dense_one_of_the_rows(name, case, way, reference_only):
+    if way == "reference":
+        reference_only()
+    rows, options = [1, 4, 8], {**RULES[name], **ROWWISE[case]}
+    mine = leaf(rand(9, 5))
+    twin = leaf(mine[rows])
+    a, b = getattr(tw, name)([mine], **options), getattr(tw, name)([twin], **options)
+    before = mine.detach().clone()
+    for i in range(4):
+        twin.grad = rand(3, 5, seed=i)
+        mine.grad = torch.sparse_coo_tensor([[8, 1, 4]], twin.grad[[2, 0, 1]], (9, 5))
+        a.step()
+        b.step()
+    others = [i for i in range(9) if i not in rows]
+    assert torch.equal(mine[others], before[others])
+    assert_close(mine[rows], twin, 1e-13)
+    if "average" in ROWWISE[case]:
+        average = a.averaged_weights()[0]
+        assert_close(average[rows], b.averaged_weights()[0], 1e-13)
+        assert torch.equal(average[others], before[others])
+        assert torch.equal(a.state[mine]["slow"][others], before[others])
+    if "statistics" in ROWWISE[case]:
+        for key, value in a.statistics()[0].items():
+            assert float(value) == pytest.approx(float(b.statistics()[0][key]), rel=1e-12)
+
+
+@pytest.mark.parametrize("stored", ["float32", "int8"])
+@pytest.mark.parametrize("way", ["kernel", "reference"])
+@pytest.mark.parametrize("name", ["SGD", "Adagrad"])
+def test_rows_that_come_later_are_averaged_with_what_they_were(name, way, stored, reference_only):
+    if way == "reference":
+        reference_only()
+    shape = (100, 60)  # int8 would be packed, were the gradients dense
+    param = leaf(rand(*shape), torch.float32)
+    options = {"lr": 0.1, "average": 0.75, "lookahead": 2, "average_state": stored, "lookahead_state": stored}
+    optimizer = getattr(tw, name)([param], **options)
+    p, sums = param.detach().double(), torch.zeros(shape, dtype=torch.float64)
+    slow, average = p.clone(), p.clone()
+    for i, rows in enumerate([[3, 70], [5, 70], [99], [3, 5, 99]]):
+        values = rand(len(rows), 60, seed=i).float()
+        param.grad = torch.sparse_coo_tensor([rows], values, shape)
+        optimizer.step()
+        g = values.double()
+        sums[rows] += g * g
+        p[rows] -= 0.1 * (g / sums[rows].sqrt() if name == "Adagrad" else g)
+        if i % 2:
+            slow[rows] += 0.5 * (p[rows] - slow[rows])
+            p[rows] = slow[rows]
+        average[rows] += (1.0 if i == 0 else 0.25) * (p[rows] - average[rows])
+    assert_close(param, p.float(), 1e-5)
+    assert_close(optimizer.averaged_weights()[0], average.float(), 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_gradients_of_16_bits_are_measured_as_they_are(dtype, weights):
+    param = leaf(rand(5000), weights)
+    param.grad_dtype = dtype
+    param.grad = (rand(5000, seed=1) * 30).to(dtype)
+    norm = float(param.grad.double().norm())
+    before = param.detach().double()
+    optimizer = tw.SGD([param], lr=1.0, max_norm=norm / 4, statistics=True, weight_bits=None)
+    optimizer.step()
+    assert float(optimizer.statistics()[0]["grad_norm"]) == pytest.approx(norm, rel=1e-12)
+    expected = before - param.grad.double() / 4
+    assert_close(param, expected.to(weights), 1e-6 if weights == torch.float32 else 2**-8)
+
+
+def test_groups_have_bounds_of_their_own_and_one_norm():
+    tensors = [rand(n, seed=n) for n in (100, 40, 7, 30)]
+    mine, theirs = ([leaf(t) for t in tensors] for _ in range(2))
+    optimizer = tw.SGD(
+        [
+            {"params": mine[:1], "max_norm": 0.5},
+            {"params": mine[1:2], "max_norm": torch.tensor(2.0), "lr": 0.5},
+            {"params": mine[2:3], "max_norm": 1e6},
+            {"params": mine[3:]},
+        ],
+        lr=0.1,
+    )
+    for grads in gradients(mine, 3):
+        follow(optimizer, mine, [grads])
+        norm = torch.cat(grads[:3]).norm()
+        bounds = (0.5, 2.0, 1e6)
+        factors = [*(min(1.0, bound / (norm + 1e-6)) for bound in bounds), 1.0]
+        with torch.no_grad():
+            for q, g, factor, lr in zip(theirs, grads, factors, (0.1, 0.5, 0.1, 0.1), strict=True):
+                q -= lr * factor * g
+        for p, q in zip(mine, theirs, strict=True):
+            assert_close(p, q)
+        optimizer.param_groups[1]["max_norm"].fill_(2.0)
+
+
+def test_tensors_for_hyperparameters_are_followed():
+    tensors = [rand(50), rand(70, seed=1)]
+    numbers = {"max_norm": 3.0, "max_value": 0.5, "max_step_rms": 0.5, "trust_coefficient": 0.1}
+    numbers |= {"average": 0.9, "lookahead_alpha": 0.25}
+    held = {key: torch.tensor(value, dtype=torch.float64) for key, value in numbers.items()}
+    mine, theirs = ([leaf(t) for t in tensors] for _ in range(2))
+    rest = {"lr": 0.1, "lars": True, "lookahead": 2}
+    a, b = tw.SGD(mine, **rest, **held), tw.SGD(theirs, **rest, **numbers)
+    for i, grads in enumerate(gradients(mine, 4)):
+        for key, value in held.items():
+            value.fill_(numbers[key] * (1 + i) / 4)
+            b.param_groups[0][key] = numbers[key] * (1 + i) / 4
+        follow(a, mine, [grads])
+        follow(b, theirs, [grads])
+        for p, q in zip(mine, theirs, strict=True):
+            assert torch.equal(p, q)
+            assert torch.equal(a.state[p]["average"], b.state[q]["average"])
+
+
+def test_parameters_that_share_memory():
+    found = []
+    for kind in ("ours", "torch"):
+        base = rand(80)
+        params = [base[:50].requires_grad_(), base[30:].requires_grad_(), leaf(rand(9))]
+        for i, p in enumerate(params):
+            p.grad = rand(len(p), seed=i)
+        if kind == "ours":
+            tw.SGD(params, lr=0.1, max_norm=2.0, max_value=0.2).step()
+        else:
+            nn.utils.clip_grad_norm_(params, 2.0)
+            nn.utils.clip_grad_value_(params, 0.2)
+            torch.optim.SGD(params, lr=0.1, foreach=False).step()
+        found.append([base, params[2]])
+    for a, b in zip(*found, strict=True):
+        assert_close(a, b)
+
+
+class Plain(Tensor):
+    """A subclass, which only the reference steps."""
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_tensor_subclasses_are_stepped_beside_others(case):
+    tensors = [rand(40), rand(30, seed=1), rand(7, seed=2)]
+    decoupled = case in DECOUPLED
+    mine, theirs = [leaf(t) for t in tensors], [leaf(t) for t in tensors]
+    mine[1] = tensors[1].clone().as_subclass(Plain).detach().requires_grad_()
+    optimizer = ours_of("SGD", mine, decoupled, **CASES[case])
+    oracle = Oracle(theirs, "SGD", decoupled=decoupled, **{**RULES["SGD"], **CASES[case]})
+    for i, grads in enumerate(gradients(theirs, 4)):
+        if i == 2 and "skip_nonfinite" in CASES[case]:
+            grads[1][3] = math.nan
+        give(mine, grads)
+        mine[1].grad = grads[1].clone().as_subclass(Plain)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            optimizer.step()
+        oracle.step(grads)
+        for i, (p, q) in enumerate(zip(mine, theirs, strict=True)):
+            assert_close(p.as_subclass(Tensor), q, 1e-7)
+            if "average" in oracle.options:
+                assert_close(optimizer.averaged_weights()[i].as_subclass(Tensor), oracle.average_of(q), 1e-7)
+    assert optimizer.skipped_steps == oracle.skipped

@@ -105,9 +105,10 @@ class Optimizer(torch.optim.Optimizer):
         recipe = self.recipe_of(group)
         checkpoint.without_defaults(recipe, group)
         if recipe.eager:
-            on = recipe.flags(recipe.numbers(group))
+            alone = Recipe.of(recipe.rule)  # what is added begins with the first step, and knows its gradient
+            on = alone.flags(alone.numbers(group))
             for param in filter(_has_state, group["params"]):
-                prepare(recipe, on, param, self.state[param], group)
+                prepare(alone, on, param, self.state[param], group)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step every parameter that has a gradient.
