@@ -664,3 +664,316 @@ def test_tensor_subclasses_are_stepped_beside_others(case):
             if "average" in oracle.options:
                 assert_close(optimizer.averaged_weights()[i].as_subclass(Tensor), oracle.average_of(q), 1e-7)
     assert optimizer.skipped_steps == oracle.skipped
+
+
+DIFFERENTIABLE = {
+    "max_norm": lambda p, g, h: p - 0.1 * g * torch.clamp(h / (g.norm() + 1e-6), max=1.0),
+    "max_value": lambda p, g, h: p - 0.1 * torch.minimum(torch.maximum(g, -h), h),
+    "max_step_rms": lambda p, g, h: p - 0.1 * g / torch.clamp(g.square().mean().sqrt() / h, min=1.0),
+    "trust_coefficient": lambda p, g, h: p - 0.1 * h * p.norm() / g.norm() * g,
+    "lookahead_alpha": lambda p, g, h: p - h * 0.1 * g,
+    "lamb": lambda p, g, h: p - 0.1 * p.norm() / g.norm() * g,
+    "cautious": lambda p, g, h: p - 0.1 * g * 40 / 41,
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_steps_are_differentiated_through_additions(name):
+    found = []
+    for way in ("ours", "by hand"):
+        root = rand(40).requires_grad_()
+        slope, h = rand(40, seed=1).requires_grad_(), torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+        if way == "ours":
+            param = root.clone()
+            param.grad = slope.clone()
+            said = {"lamb": {"lamb": True}, "cautious": {"cautious": True}}.get(name, {name: h})
+            said |= {"trust_coefficient": {"lars": True}, "lookahead_alpha": {"lookahead": 1}}.get(name, {})
+            tw.SGD([param], lr=0.1, differentiable=True, **said).step()
+        else:
+            param = DIFFERENTIABLE[name](root, slope, h)
+        grads = torch.autograd.grad(param.square().sum(), (root, slope, h), allow_unused=True)
+        found.append([param, *grads])
+    for mine, theirs in zip(*found, strict=True):
+        assert (mine is None) == (theirs is None)
+        if mine is not None:
+            assert_close(mine, theirs)
+
+
+def test_two_differentiable_steps_with_an_average_and_a_guard():
+    root = rand(30).requires_grad_()
+    param = root.clone()
+    optimizer = tw.AdamW(
+        [param], lr=0.1, differentiable=True, average=0.5, skip_nonfinite=2, max_norm=1.0, statistics=True
+    )
+    for i in range(3):
+        param.grad = rand(30, seed=i) if i != 1 else torch.full((30,), math.nan, dtype=torch.float64)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            optimizer.step()
+    (grad,) = torch.autograd.grad(optimizer.state[param]["average"].sum(), root)
+    assert_close(grad, torch.ones(30, dtype=torch.float64) * (0.5 * 0.999 + 0.5 * 0.999**2))
+    assert optimizer.skipped_steps == 1
+
+
+# --- the same bits ---
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter has no threads")
+@pytest.mark.parametrize("options", [{}, {"state": "int8", "average_state": "int8"}], ids=["plain", "int8"])
+@pytest.mark.parametrize("name", ["AdamW", "SGD"])
+def test_bits_do_not_depend_on_the_number_of_threads(name, options, threads):
+    sizes = (3_000_001, 65_536 * 3, 70_001, 33, 1)
+    added = {"max_norm": 20.0, "cautious": True, "max_step_rms": 0.7, "lars": True, "trust_coefficient": 0.1}
+    added |= {"average": 0.9, "statistics": True, "skip_nonfinite": 2}
+    tensors = [rand(n, seed=n).float() for n in sizes]
+    grads = gradients(tensors, 1)[0]
+    found = []
+    for count in (1, 2, 3):
+        threads(count)
+        params = [leaf(t) for t in tensors]
+        optimizer = ours_of(name, params, **added, **options)
+        follow(optimizer, params, [grads, [0.5 * g for g in grads]])
+        state = [value for p in params for value in optimizer.state[p].values()]
+        found.append([*params, *state, *optimizer.statistics()[0].values()])
+    for other in found[1:]:
+        assert all(map(torch.equal, found[0], other))
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter has no threads")
+def test_sparse_bits_do_not_depend_on_the_number_of_threads(threads):
+    rows = torch.randperm(5000, generator=torch.Generator().manual_seed(1))[:3000]
+    found = []
+    for count in (1, 2):
+        threads(count)
+        param = leaf(rand(5000, 100), torch.float32)
+        optimizer = tw.SGD([param], lr=0.1, max_norm=1.0, lamb=True, statistics=True)
+        param.grad = torch.sparse_coo_tensor(rows[None], rand(3000, 100, seed=1).float(), (5000, 100))
+        optimizer.step()
+        found.append([param, *optimizer.statistics()[0].values()])
+    assert all(map(torch.equal, *found))
+
+
+# --- the guard ---
+
+
+def everything(optimizer):
+    """Return what a step may change, as it is now."""
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    tensors = [(plain(p), p._version) for p in params]
+    state = [(key, plain(value)) for p in params for key, value in optimizer.state.get(p, {}).items()]
+    groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    return tensors, state, copy.deepcopy(groups)
+
+
+def plain(tensor):
+    return tensor.detach().as_subclass(Tensor).clone()
+
+
+def assert_unchanged(before, after):
+    for (p, version), (q, version_after) in zip(before[0], after[0], strict=True):
+        assert torch.equal(p, q)
+        assert INTERPRETED or version == version_after
+    for (key, value), (other, found) in zip(before[1], after[1], strict=True):
+        assert key == other
+        assert torch.equal(value, found), key
+    assert before[2] == after[2]
+
+
+GUARDED = {
+    "plain": {},
+    "norm": {"max_norm": 1.0, "statistics": True},
+    "int8": {"state": "int8", "average": 0.9, "average_state": "int8", "max_norm": 1.0},
+    "lookahead": {"lookahead": 2, "average": 0.9, "average_every": 2, "cautious": True},
+    "weights": {"state": "bfloat16", "weight_bits": 24, "average": 0.9},
+}
+
+
+def guarded(options, kinds):
+    """Return an optimizer of parameters of several kinds in two groups, and what gives them gradients."""
+    dtype = torch.bfloat16 if "weight_bits" in options else torch.float32
+    params = []
+    for i, kind in enumerate(kinds):
+        p = leaf(rand(70, 60, seed=i), dtype)
+        if kind == "strided":
+            p = leaf(rand(60, 70, seed=i), dtype).detach().t().requires_grad_()
+        if kind == "subclass":
+            p = rand(70, 60, seed=i).to(dtype).as_subclass(Plain).detach().requires_grad_()
+        params.append(p)
+    groups = [{"params": params[:1], "lr": 0.05}, {"params": params[1:]}]
+    optimizer = tw.AdamW(groups, lr=0.1, skip_nonfinite=3, **options)
+
+    def give_all(seed, bad=None):
+        for i, (p, kind) in enumerate(zip(params, kinds, strict=True)):
+            grad = rand(70, 60, seed=seed + i).to(dtype)
+            if bad is not None and bad[0] == i:
+                grad[3, 5] = bad[1]
+            if kind == "sparse":
+                rows = [3, 9, 50]
+                grad = torch.sparse_coo_tensor([rows], grad[rows], (70, 60))
+            p.grad = grad.as_subclass(Plain) if kind == "subclass" else grad
+
+    return optimizer, params, give_all
+
+
+MIXES = [("dense",), ("dense", "strided"), ("dense", "sparse"), ("subclass",), ("dense", "sparse", "subclass")]
+
+
+@pytest.mark.parametrize("kinds", MIXES, ids="-".join)
+@pytest.mark.parametrize("options", GUARDED)
+def test_a_step_that_is_skipped_changes_nothing_and_the_next_is_as_if_it_had_not_been(options, kinds):
+    one, params, give_one = guarded(GUARDED[options], kinds)
+    other, twins, give_other = guarded(GUARDED[options], kinds)
+    last = len(kinds) - 1
+    bad = {0: (0, math.nan), 2: (last, math.inf), 3: (last, -math.inf)}
+    for i in range(6):
+        give_one(i, bad.get(i))
+        before = everything(one)
+        if i in bad:
+            if i == 0:
+                with pytest.warns(UserWarning, match="a step was skipped because its gradients"):
+                    one.step()
+            else:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error")
+                    one.step()
+            if i:
+                assert_unchanged(before, everything(one))
+            else:  # state is there, and new
+                assert_unchanged((before[0], [], before[2]), (everything(one)[0], [], everything(one)[2]))
+                assert one.averaged_weights() == {}
+            continue
+        give_other(i)
+        one.step()
+        other.step()
+    assert one.skipped_steps == 3
+    assert other.skipped_steps == 0
+    for p, q in zip(params, twins, strict=True):
+        assert torch.equal(plain(p), plain(q))
+        assert one.state[p].keys() == other.state[q].keys()
+        for key, value in one.state[p].items():
+            assert torch.equal(plain(value), plain(other.state[q][key])), key
+    for group, twin in zip(one.param_groups, other.param_groups, strict=True):
+        assert group.get("rounding_step") == twin.get("rounding_step")
+
+
+@pytest.mark.parametrize("name", ["SGD", "NAdam", "RMSprop", "Adagrad"])
+def test_a_first_step_that_is_skipped_leaves_state_as_new(name):
+    extra = {"dampening": 0.5} if name == "SGD" else {}
+    params, twins = ([leaf(rand(50))] for _ in range(2))
+    options = {**RULES[name], **extra, "average": 0.9, "lookahead": 2}
+    a, b = getattr(tw, name)(params, skip_nonfinite=2, **options), getattr(tw, name)(twins, **options)
+    with pytest.warns(UserWarning, match="skipped"):
+        follow(a, params, [[torch.full((50,), math.inf)]])
+    for grads in gradients(params, 3):
+        follow(a, params, [grads])
+        follow(b, twins, [grads])
+    assert torch.equal(params[0], twins[0])
+    for key, value in b.state[twins[0]].items():
+        assert torch.equal(a.state[params[0]][key], value)
+
+
+@pytest.mark.filterwarnings("ignore:a step was skipped")
+def test_steps_in_a_row_are_counted_raise_and_training_may_go_on():
+    param = leaf(rand(10))
+    optimizer = tw.SGD([param], lr=0.1, skip_nonfinite=2)
+    bad, good = torch.full((10,), math.nan, dtype=torch.float64), torch.ones(10, dtype=torch.float64)
+    before = param.detach().clone()
+    for _ in range(3):
+        follow(optimizer, [param], [[bad]])
+        follow(optimizer, [param], [[good]])
+    assert optimizer.skipped_steps == 3
+    follow(optimizer, [param], [[bad]])
+    for skipped in (2, 3):
+        with pytest.raises(FloatingPointError, match=f"of {skipped} steps in a row .*skip_nonfinite=2"):
+            follow(optimizer, [param], [[bad]])
+    assert optimizer.skipped_steps == 6
+    follow(optimizer, [param], [[good]])
+    assert_close(param, before - 0.4)
+    follow(optimizer, [param], [[bad]])  # one in a row
+    assert optimizer.skipped_steps == 7
+
+
+@pytest.mark.filterwarnings("ignore:a step was skipped")
+def test_a_guarded_step_takes_a_closure():
+    param = leaf(rand(10))
+    optimizer = tw.SGD([param], lr=0.1, skip_nonfinite=3)
+    losses = []
+    for scale in (1.0, math.nan, 1.0):
+
+        def closure(scale=scale):
+            optimizer.zero_grad()
+            loss = (param * scale).square().sum()
+            loss.backward()
+            return loss
+
+        losses.append(float(optimizer.step(closure)))
+    assert math.isnan(losses[1])
+    assert optimizer.skipped_steps == 1
+    assert_close(param, rand(10) * 0.8**2)
+
+
+@pytest.mark.filterwarnings("ignore:a step was skipped")
+@pytest.mark.parametrize("options", [{}, {"state": "int8", "average": 0.9, "average_state": "int8"}], ids=str)
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_guard_and_a_scaler(fused, options):
+    mine, theirs = ([leaf(rand(5000), torch.float32), leaf(rand(30), torch.float32)] for _ in range(2))
+    added = {"max_norm": 10.0, "skip_nonfinite": 3, "max_value": 0.3, **options}
+    a, b = tw.AdamW(mine, fused=fused, **added), tw.AdamW(theirs, **added)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=1000)
+    scaler.scale(torch.ones(()))
+    for i, grads in enumerate(gradients(mine, 5)):
+        scale = scaler.get_scale()
+        give(mine, [g * scale for g in grads])
+        if i == 1:
+            mine[0].grad[5] = math.inf
+        before = everything(a)
+        scaler.step(a)
+        scaler.update()
+        if i == 1:  # the scaler's to see, and to skip
+            assert_unchanged(before, everything(a))
+            assert scaler.get_scale() == scale / 2
+        else:
+            follow(b, theirs, [grads])
+    assert a.skipped_steps == 0
+    for p, q in zip(mine, theirs, strict=True):
+        if options:
+            assert (p - q).norm() < 1e-2 * q.norm()
+        else:
+            assert_close(p, q, 1e-6)
+    assert a.param_groups[0].get("rounding_step") == b.param_groups[0].get("rounding_step")
+
+
+def test_statistics_of_a_step_that_was_skipped_are_of_that_step():
+    param = leaf(rand(30))
+    optimizer = tw.SGD([param], lr=0.1, skip_nonfinite=2, statistics=True)
+    grad = rand(30, seed=1)
+    follow(optimizer, [param], [[grad]])
+    with torch.no_grad():
+        param *= 2
+    grad[4:6] = math.nan
+    with pytest.warns(UserWarning, match="skipped"):
+        follow(optimizer, [param], [[grad]])
+    found = {key: float(value) for key, value in optimizer.statistics()[0].items()}
+    assert found["nonfinite"] == 2
+    assert found["weight_rms"] == pytest.approx(float(param.detach().square().mean().sqrt()))
+    assert math.isnan(found["grad_norm"])
+
+
+@pytest.mark.filterwarnings("ignore:a step was skipped")
+def test_a_group_that_does_not_ask_is_not_looked_at_but_rests_with_the_others():
+    mine = [leaf(rand(10)), leaf(rand(10))]
+    optimizer = tw.SGD([{"params": mine[:1], "skip_nonfinite": 5}, {"params": mine[1:]}], lr=0.1)
+    bad, good = torch.full((10,), math.nan, dtype=torch.float64), torch.ones(10, dtype=torch.float64)
+    follow(optimizer, mine, [[bad, good]])
+    assert optimizer.skipped_steps == 1
+    assert torch.equal(mine[1], rand(10))
+    follow(optimizer, mine, [[good, bad]])
+    assert optimizer.skipped_steps == 1
+    assert mine[1].isnan().all()

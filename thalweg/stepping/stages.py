@@ -37,14 +37,12 @@ class Stages:
         return bool(self._taking)
 
     def take(self, settings: AllSettings, scaling: Scaling, state: State) -> Scaling:
-        """Take all measures, unless one of them forbids the step.
+        """Take all measures, also of a step that one of them forbids: statistics are of the last one.
 
         Returns:
             `scaling`; with a `found_inf` of its own, if what was measured may forbid the step.
         """
         for stage, batches in self._taking:
-            if scaling.overflowed_on_host:
-                break
             for batch in batches:
                 batch.measure(stage, settings, scaling, state)
             totals = self._share_totals(stage, batches)
