@@ -7,10 +7,13 @@ The oracles here are written from the papers and from torch's functions, and sha
 from __future__ import annotations
 
 import copy
+import gc
+import io
 import math
 import os
 import pickle
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -21,6 +24,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import thalweg as tw
 from thalweg.stepping import plan
+from thalweg.stepping.pool import POOL
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 
@@ -682,7 +686,10 @@ def test_steps_are_differentiated_through_additions(name):
     found = []
     for way in ("ours", "by hand"):
         root = rand(40).requires_grad_()
-        slope, h = rand(40, seed=1).requires_grad_(), torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+        slope, h = (
+            rand(40, seed=1).requires_grad_(),
+            torch.tensor(0.3, dtype=torch.float64, requires_grad=True),
+        )
         if way == "ours":
             param = root.clone()
             param.grad = slope.clone()
@@ -822,7 +829,13 @@ def guarded(options, kinds):
     return optimizer, params, give_all
 
 
-MIXES = [("dense",), ("dense", "strided"), ("dense", "sparse"), ("subclass",), ("dense", "sparse", "subclass")]
+MIXES = [
+    ("dense",),
+    ("dense", "strided"),
+    ("dense", "sparse"),
+    ("subclass",),
+    ("dense", "sparse", "subclass"),
+]
 
 
 @pytest.mark.parametrize("kinds", MIXES, ids="-".join)
@@ -977,3 +990,399 @@ def test_a_group_that_does_not_ask_is_not_looked_at_but_rests_with_the_others():
     follow(optimizer, mine, [[good, bad]])
     assert optimizer.skipped_steps == 1
     assert mine[1].isnan().all()
+
+
+# --- checkpoints, and changes between steps ---
+
+
+def saved(state_dict):
+    file = io.BytesIO()
+    torch.save(state_dict, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+KEPT = {
+    "average": {"average": 0.9, "average_every": 2, "average_warmup": True},
+    "int8": {"average": 0.9, "average_state": "int8", "lookahead": 3, "lookahead_state": "bfloat16"},
+    "lookahead": {"lookahead": 3, "lookahead_alpha": 0.25},
+    "corrected": {"decay_by": "corrected"},
+    "measures": {"max_norm": 1.0, "cautious": True, "max_step_rms": 0.5, "statistics": True},
+    "lars": {"lars": True, "trust_coefficient": 0.5, "skip_nonfinite": 4},
+}
+
+
+@pytest.mark.parametrize("way", ["saved", "pickled", "deep copied"])
+@pytest.mark.parametrize("case", KEPT)
+def test_a_run_goes_on_where_it_was_saved(case, way):
+    tensors = [rand(5000).float(), rand(30, seed=1).float()]
+    params = [leaf(t) for t in tensors]
+    optimizer = tw.AdamW(params, lr=0.05, **KEPT[case])
+    steps = gradients(params, 6)
+    for i, grads in enumerate(steps[:3]):
+        optimizer.param_groups[0]["lr"] = 0.05 / (1 + i)
+        follow(optimizer, params, [grads])
+    if way == "deep copied":
+        twins, twin = copy.deepcopy((params, optimizer))
+    elif way == "pickled":
+        twins, twin = pickle.loads(pickle.dumps((params, optimizer)))
+    else:
+        twins = [leaf(p) for p in params]
+        twin = tw.AdamW(twins, lr=0.05, **KEPT[case])
+        twin.load_state_dict(saved(optimizer.state_dict()))
+    assert twin.averaged_weights().keys() == optimizer.averaged_weights().keys()
+    for grads in steps[3:]:
+        follow(optimizer, params, [grads])
+        follow(twin, twins, [grads])
+    for p, q in zip(params, twins, strict=True):
+        assert torch.equal(p, q)
+        assert optimizer.state[p].keys() == twin.state[q].keys()
+        for key, value in optimizer.state[p].items():
+            assert torch.equal(value, twin.state[q][key]), key
+    assert plain_groups(optimizer) == plain_groups(twin)
+
+
+def plain_groups(optimizer):
+    return [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+
+
+def test_a_checkpoint_brings_its_additions_and_leaves_those_that_it_does_not_name():
+    def optimizer(**options):
+        params = [leaf(rand(40), torch.float32)]
+        found = tw.SGD(params, lr=0.1, momentum=0.9, **options)
+        follow(found, params, gradients(params, 2))
+        return found, params
+
+    a, _ = optimizer(average=0.9, max_norm=1.0)
+    b, params = optimizer(max_value=0.5, max_norm=2.0)
+    b.load_state_dict(saved(a.state_dict()))
+    (group,) = b.param_groups
+    assert (group["average"], group["max_norm"], group["max_value"]) == (0.9, 1.0, 0.5)
+    assert torch.equal(b.averaged_weights()[0], a.averaged_weights()[0])
+    follow(b, params, gradients(params, 1))
+    assert float(b.state[params[0]]["average_step"]) == 3
+    plain, params = optimizer()
+    c, _ = optimizer(average=0.9, skip_nonfinite=2)
+    c.load_state_dict(saved(plain.state_dict()))
+    assert (c.param_groups[0]["average"], c.param_groups[0]["skip_nonfinite"]) == (0.9, 2)
+    assert c.averaged_weights() == {}
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "Adagrad"])
+def test_torchs_checkpoint_into_ours_and_ours_into_torchs(name):
+    arguments = {"lr": 0.01, "momentum": 0.9} if name == "SGD" else {"lr": 0.01}
+    mine, theirs = ([leaf(rand(40))] for _ in range(2))
+    b = getattr(torch.optim, name)(theirs, foreach=False, **arguments)
+    steps = gradients(mine, 6)
+    follow(b, theirs, steps[:2])
+    with torch.no_grad():
+        mine[0].copy_(theirs[0])
+    a = getattr(tw, name)(mine, average=0.9, max_norm=1.0, lookahead=2, average_every=1, **arguments)
+    a.load_state_dict(saved(b.state_dict()))
+    assert a.param_groups[0]["average"] == 0.9
+    assert a.averaged_weights() == {}
+    for grads in steps[2:4]:
+        follow(a, mine, [grads])
+    assert float(a.state[mine[0]]["average_step"]) == 2
+    with torch.no_grad():
+        theirs[0].copy_(mine[0])
+    b.load_state_dict(saved(a.full_precision_state_dict()))
+    a.param_groups[0].update(max_norm=None, lookahead=None)
+    for grads in steps[4:]:
+        follow(a, mine, [grads])
+        follow(b, theirs, [grads])
+    assert_close(mine[0], theirs[0])
+
+
+def test_how_averages_are_stored_stays_as_constructed():
+    def optimizer(**options):
+        params = [leaf(rand(5000), torch.float32)]
+        found = tw.SGD(params, lr=0.1, average=0.9, lookahead=5, **options)
+        follow(found, params, gradients(params, 2))
+        return found, params
+
+    packed = {"average_state": "int8", "lookahead_state": "bfloat16"}
+    for here, there in (({}, packed), (packed, {}), (packed, {"average_state": "bfloat16"})):
+        (a, params), (b, _) = optimizer(**here), optimizer(**there)
+        for state_dict in (b.state_dict(), b.full_precision_state_dict()):
+            a.load_state_dict(saved(state_dict))
+            said = {k: v for k, v in a.param_groups[0].items() if k in packed}
+            assert said == here
+            assert_close(a.averaged_weights()[0], b.averaged_weights()[0], 0.05)
+            follow(a, params, gradients(params, 1))
+            key = "average_codes" if here else "average"
+            assert key in a.state[params[0]]
+    full = b.full_precision_state_dict()["param_groups"][0]
+    assert not {"average_state", "lookahead_state", "state", "rounding_step"} & full.keys()
+
+
+def test_additions_are_turned_on_and_off_between_steps():
+    mine, theirs = ([leaf(rand(50)), leaf(rand(7))] for _ in range(2))
+    optimizer, oracle = tw.SGD(mine, lr=0.1), Oracle(theirs, "SGD", lr=0.1)
+    (group,) = optimizer.param_groups
+    changes = [
+        {"max_norm": 1.0},
+        {"average": 0.9},
+        {"max_norm": 0.5, "max_value": 0.05},
+        {"max_norm": None, "cautious": True},
+        {"cautious": False, "lookahead": 1},
+        {"average": None, "average_every": 3},  # without effect, for now
+        {"lookahead": None, "lars": True},
+        {"lars": False},
+    ]
+    for grads, change in zip(gradients(mine, len(changes)), changes, strict=True):
+        group.update(change)
+        oracle.options |= change
+        for key in [k for k, v in oracle.options.items() if v is None or v is False]:
+            del oracle.options[key]
+        follow(optimizer, mine, [grads])
+        oracle.step(grads)
+        assert_alike(optimizer, mine, oracle, theirs)
+    assert "average" in optimizer.state[mine[0]]  # until it is wanted again
+    # What has no effect now is no reason to refuse a checkpoint.
+    twins = [leaf(p) for p in mine]
+    twin = tw.SGD(twins, lr=0.1)
+    twin.load_state_dict(saved(optimizer.state_dict()))
+    for optimizer_, params in ((optimizer, mine), (twin, twins)):
+        optimizer_.param_groups[0]["average"] = 0.5
+        follow(optimizer_, params, gradients(params, 2))
+    assert torch.equal(optimizer.state[mine[0]]["average"], twin.state[twins[0]]["average"])
+    del group["average"], group["average_every"]
+    follow(optimizer, mine, gradients(mine, 1))
+
+
+def test_groups_may_do_without_what_the_others_have():
+    params = [leaf(rand(50, seed=i)) for i in range(3)]
+    optimizer = tw.SGD(
+        [{"params": params[:1]}, {"params": params[1:2], "lars": False, "average": None}],
+        lr=0.1,
+        lars=True,
+        trust_coefficient=0.5,
+        average=0.9,
+        average_every=2,
+        average_state="int8",
+    )
+    optimizer.add_param_group({"params": params[2:], "average": None, "max_norm": 1.0})
+    follow(optimizer, params, gradients(params, 2))
+    assert optimizer.averaged_weights().keys() == {0}
+    recipes = [{one.name for one in optimizer.recipe_of(g).additions} for g in optimizer.param_groups]
+    assert recipes == [{"lars", "average"}, set(), {"lars", "max_norm"}]
+    twin = tw.SGD([{"params": [leaf(p)]} for p in params], lr=0.1)
+    twin.load_state_dict(saved(optimizer.state_dict()))
+    assert plain_groups(twin)[1] == plain_groups(optimizer)[1]
+    mixed = tw.Mixed(
+        [{"params": [leaf(rand(5))], "average": None}, {"params": [leaf(rand(6))]}],
+        "SGD",
+        lr=0.1,
+        average=0.9,
+        average_every=2,
+    )
+    assert [group.get("average") for group in mixed.param_groups] == [None, 0.9]
+
+
+def test_a_schedule_moves_what_is_added():
+    params, twins = ([leaf(rand(50))] for _ in range(2))
+    optimizer = tw.AdamW(params, lr=0.1, weight_decay=0.5, decay_by="corrected", max_step_rms=0.5)
+    oracle = Oracle(
+        twins, "AdamW", lr=0.1, weight_decay=0.5, decoupled=True, decay_by="corrected", max_step_rms=0.5
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.3, total_steps=12)
+    for grads in gradients(params, 10):
+        oracle.set_lr(optimizer.param_groups[0]["lr"])
+        oracle.base.param_groups[0]["betas"] = optimizer.param_groups[0]["betas"]
+        follow(optimizer, params, [grads])
+        oracle.step(grads)
+        schedule.step()
+        assert_alike(optimizer, params, oracle, twins, 1e-7)
+
+
+def test_a_group_that_is_added_later():
+    params = [leaf(rand(50, seed=i)) for i in range(3)]
+    optimizer = tw.SGD(params[:1], lr=0.1, max_norm=1.0)
+    steps = gradients(params, 4)
+    follow(optimizer, params[:1], [steps[0][:1]])
+    optimizer.add_param_group({"params": params[1:2], "average": 0.5})
+    follow(optimizer, params[:2], [steps[1][:2]])
+    optimizer.add_param_group({"params": params[2:], "max_norm": None, "skip_nonfinite": 2})
+    steps[2][2] = steps[2][2] * math.nan
+    before = [p.detach().clone() for p in params]
+    with pytest.warns(UserWarning, match="skipped"):
+        follow(optimizer, params, [steps[2]])
+    assert all(map(torch.equal, before, params))
+    follow(optimizer, params, [steps[3]])
+    norm = torch.cat(steps[3][:2]).norm()
+    assert_close(params[0], before[0] - 0.1 * steps[3][0] / (norm + 1e-6))
+    assert_close(params[2], before[2] - 0.1 * steps[3][2])
+
+
+REFUSED = [
+    ({"max_norm": -1.0}, ValueError, r"max_norm must be a number at least 0 or None, not -1.0"),
+    ({"max_norm": "1"}, TypeError, r"max_norm must be a number at least 0 or None, not '1'"),
+    ({"max_norm": math.nan}, ValueError, r"max_norm must be .*not nan"),
+    ({"max_value": -0.5}, ValueError, r"max_value must be a number at least 0 or None, not -0.5"),
+    ({"skip_nonfinite": 0}, ValueError, r"skip_nonfinite must be an integer at least 1 or None, not 0"),
+    ({"skip_nonfinite": 1.5}, ValueError, r"skip_nonfinite must be an integer .*not 1.5"),
+    ({"lookahead": 0}, ValueError, r"lookahead must be an integer at least 1 or None, not 0"),
+    ({"lookahead": 2, "lookahead_alpha": 1.5}, ValueError, r"lookahead_alpha must be .*\[0, 1\], not 1.5"),
+    ({"lookahead_alpha": 0.3}, ValueError, r"lookahead_alpha=0.3 has no effect without lookahead"),
+    ({"average": 1.0}, ValueError, r"average must be a number in \[0, 1\) or None, not 1.0"),
+    ({"average": 0.9, "average_every": 0}, ValueError, r"average_every must be an integer at least 1, not 0"),
+    ({"average_state": "int8"}, ValueError, r"average_state='int8' has no effect without average"),
+    (
+        {"average": 0.9, "average_state": "int4"},
+        ValueError,
+        r"average_state must be 'float32' or .*not 'int4'",
+    ),
+    ({"average": 0.9, "average_state": 8}, TypeError, r"average_state must be .*not 8"),
+    ({"max_step_rms": 0.0}, ValueError, r"max_step_rms must be a number above 0 or None, not 0.0"),
+    ({"trust_coefficient": 0.1}, ValueError, r"trust_coefficient=0.1 has no effect without lars"),
+    ({"decay_by": "sometimes"}, ValueError, r"decay_by must be 'lr' or .*not 'sometimes'"),
+    ({"decay_by": "independent"}, ValueError, r"decay_by='independent' requires decoupled weight decay"),
+    ({"cautious_decay": True}, ValueError, r"cautious_decay=True requires decoupled weight decay"),
+    (
+        {"lamb": True, "decay_by": "corrected", "decoupled_weight_decay": True},
+        ValueError,
+        r"lamb=True scales weight decay with the step, which decay_by='corrected' does not",
+    ),
+    (
+        {"average": 0.9, "average_state": "int8", "differentiable": True},
+        ValueError,
+        r"differentiable=True needs .*average_state='int8'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "match"), REFUSED, ids=str)
+def test_what_is_wrong_is_refused_by_name_and_nothing_changes(options, error, match):
+    with pytest.raises(error, match=match):
+        tw.SGD([leaf(rand(5))], lr=0.1, **options)
+    param = leaf(rand(5))
+    optimizer = tw.SGD([param], lr=0.1)
+    with pytest.raises(error, match=match):
+        optimizer.add_param_group({"params": [leaf(rand(3))], **options})
+    with pytest.raises(error, match=match):
+        tw.SGD([{"params": [leaf(rand(3))], **options}], lr=0.1)
+    assert len(optimizer.param_groups) == 1
+    follow(optimizer, [param], gradients([param], 1))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"max_norm": -1.0}, "max_norm must be"),
+        ({"average": 2.0}, "average must be"),
+        ({"decay_by": "independent"}, "requires decoupled"),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_with_a_wrong_addition_is_refused_and_nothing_changes(options, match):
+    params = [leaf(rand(50))]
+    optimizer = tw.SGD(params, lr=0.1, momentum=0.9, average=0.5)
+    follow(optimizer, params, gradients(params, 2))
+    wrong = copy.deepcopy(optimizer.state_dict())
+    wrong["param_groups"][0].update(options)
+    before = everything(optimizer)
+    with pytest.raises(ValueError, match=match):
+        optimizer.load_state_dict(wrong)
+    assert_unchanged(before, everything(optimizer))
+
+
+# --- averaged() ---
+
+
+@pytest.mark.parametrize("options", [{}, {"average_state": "int8"}, {"state": "int8"}], ids=str)
+def test_averaged_weights_are_exchanged_and_put_back(options):
+    model = nn.Sequential(nn.Linear(80, 70), nn.BatchNorm1d(70), nn.Linear(70, 1))
+    optimizer = tw.AdamW(model.named_parameters(), lr=0.05, average=0.8, **options)
+    batches = [rand(16, 80, seed=i).float() for i in range(4)]
+    for x in batches:
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+    weights, buffers = copy.deepcopy((list(model.parameters()), list(model.buffers())))
+    before, average = everything(optimizer), optimizer.averaged_weights()
+    assert average.keys() == {name for name, _ in model.named_parameters()}
+
+    def evaluate():
+        with optimizer.averaged(model):
+            for name, p in model.named_parameters():
+                assert torch.equal(p, average[name])
+            torch.optim.swa_utils.update_bn(batches, model)
+            assert not torch.equal(model[1].running_mean, buffers[0])
+            with pytest.raises(RuntimeError, match="averages already"), optimizer.averaged():
+                pass
+            with pytest.raises(RuntimeError, match="no step can be taken while"):
+                optimizer.step()
+            assert all(torch.equal(p, average[name]) for name, p in model.named_parameters())
+            raise RuntimeError("no such thing")
+
+    with pytest.raises(RuntimeError, match="no such thing"):
+        evaluate()
+    assert all(map(torch.equal, model.parameters(), weights))
+    assert all(map(torch.equal, model.buffers(), buffers))
+    after = everything(optimizer)
+    assert_unchanged(([], before[1], before[2]), ([], after[1], after[2]))
+    with optimizer.averaged():
+        model(batches[0])
+    assert not torch.equal(model[1].running_mean, buffers[0])  # whose model is not given
+    optimizer.zero_grad()
+    model(batches[0]).square().mean().backward()
+    optimizer.step()
+
+
+def test_there_is_no_average_before_a_step_or_without_being_asked():
+    for optimizer in (tw.Adagrad([leaf(rand(5))], average=0.9), tw.SGD([leaf(rand(5))], lr=0.1)):
+        with pytest.raises(RuntimeError, match="there is no average"), optimizer.averaged():
+            pass
+        assert optimizer.averaged_weights() == {}
+
+
+def test_parameters_that_were_not_stepped_stay_in_averaged():
+    params = [leaf(rand(5)), leaf(rand(6))]
+    optimizer = tw.Adagrad(params, lr=0.1, average=0.5)
+    for _ in range(3):
+        params[0].grad = torch.ones_like(params[0])
+        optimizer.step()
+    with optimizer.averaged():
+        assert not torch.equal(params[0], rand(5))
+        assert torch.equal(params[1], rand(6))
+    assert optimizer.averaged_weights().keys() == {0}
+
+
+# --- plans ---
+
+
+def test_plans_are_handed_on_with_what_is_added():
+    POOL._plans.clear()
+    options = {"max_value": 0.5, "average": 0.9, "lookahead": 2}
+    runs = []
+    for seed in range(3):
+        mine, theirs = ([leaf(rand(5, seed=seed)), leaf(rand(7, seed=seed))] for _ in range(2))
+        runs.append((tw.SGD(mine, lr=0.1, **options), mine, Oracle(theirs, "SGD", lr=0.1, **options), theirs))
+    plans = set()
+    for i in (0, 1, 2, 0, 1, 2, 2, 1, 0):
+        optimizer, mine, oracle, theirs = runs[i]
+        (grads,) = gradients(mine, 1, seed=10 + i)
+        follow(optimizer, mine, [grads])
+        oracle.step(grads)
+        assert_alike(optimizer, mine, oracle, theirs)
+        plans.add(id(optimizer._stepper._plan))
+    assert INTERPRETED or len(plans) < len(runs) + 1
+    other = tw.SGD([leaf(rand(5)), leaf(rand(7))], lr=0.1, max_value=0.5)  # alike, but for what is added
+    params = other.param_groups[0]["params"]
+    follow(other, params, gradients(params, 1))
+    assert "average" not in other.state[params[0]]
+    with_measures = tw.SGD([leaf(rand(5))], lr=0.1, max_norm=1.0)
+    params = with_measures.param_groups[0]["params"]
+    follow(with_measures, params, gradients(params, 3))
+    assert not with_measures._stepper._plan.can_be_handed_on
+
+
+def test_an_optimizer_with_measures_keeps_nobody_alive():
+    params = [leaf(rand(50))]
+    optimizer = tw.AdamW(params, max_norm=1.0, average=0.9, skip_nonfinite=2, statistics=True)
+    follow(optimizer, params, gradients(params, 2))
+    refs = [weakref.ref(params[0]), *map(weakref.ref, optimizer.state[params[0]].values())]
+    del params, optimizer
+    gc.collect()
+    assert all(ref() is None for ref in refs)

@@ -27,7 +27,7 @@ def lamb_scalars(h: Any, t: Any, m: Any) -> dict[str, Any]:
 
 
 def lars_scalars(h: Any, t: Any, m: Any) -> dict[str, Any]:
-    """Return eta ||p|| / (||g|| + weight_decay ||p||), and without decay; 1 where one of the norms is zero."""
+    """Return eta ||p|| / (||g|| + weight_decay ||p||), also without decay; 1 where a norm is zero."""
     size, decay = sqrt(m.lars_weights_sq), h.weight_decay if hasattr(h, "weight_decay") else 0.0
     whole = where(m.lars_weights_sq > 0, sqrt(m.lars_grad_sq), 0.0)
     divisor = where(whole > 0, whole, 1.0)

@@ -111,10 +111,17 @@ def check(recipe: Recipe, group: Mapping[str, Any]) -> None:
         if not 0 <= value < 2**63:
             raise ValueError(f"{name} must be an int from 0 to 2**63 - 1, not {value!r}")
     if group.get("differentiable") and settings(recipe, group) != settings(recipe, DEFAULTS):
+        added = {slot.stored_by: _wanted(slot, group) for slot in recipe.slots if slot.stored_by != "state"}
+        asked = {"state": group["state"], "weight_bits": group["weight_bits"], **added}
+        needed = {"state": DEFAULTS["state"], "weight_bits": None, **dict.fromkeys(added, DEFAULTS["state"])}
         raise ValueError(
-            "differentiable=True needs state='float32' and weight_bits=None, not "
-            f"state={group['state']!r} and weight_bits={group['weight_bits']!r}: rounding has no derivative"
+            f"differentiable=True needs {_listed(needed)}, not {_listed(asked)}: rounding has no derivative"
         )
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    *most, last = (f"{name}={value!r}" for name, value in values.items())
+    return f"{', '.join(most)} and {last}"
 
 
 def _check_state(recipe: Recipe, state: Any) -> None:
