@@ -82,7 +82,7 @@ RATES = (0.5, 1.0, 1.0, 0.3, 0.2, 0.6)
 
 
 def matrix():
-    """Every addition with a few rules, and every rule with some of them; or all with all."""
+    """Yield every addition with a few rules, or with all of them."""
     wants_all = os.environ.get("THALWEG_TEST_ADDITIONS") == "all"
     names = list(RULES)
     for i, case in enumerate(CASES):
@@ -296,7 +296,7 @@ def compare(name, case, tensors, steps=None, **options):
     return optimizer, oracle
 
 
-@pytest.mark.parametrize(("name", "case"), matrix())
+@pytest.mark.parametrize(("name", "case"), list(matrix()))
 def test_an_addition_is_what_torch_does_around_its_optimizer(name, case):
     optimizer, oracle = compare(name, case, [rand(n, seed=n) for n in SIZES])
     if "statistics" in CASES[case]:
@@ -926,7 +926,7 @@ def test_a_guarded_step_takes_a_closure():
             loss.backward()
             return loss
 
-        losses.append(float(optimizer.step(closure)))
+        losses.append(optimizer.step(closure).item())
     assert math.isnan(losses[1])
     assert optimizer.skipped_steps == 1
     assert_close(param, rand(10) * 0.8**2)
