@@ -281,7 +281,7 @@ def compare(name, case, tensors, steps=None, **options):
     steps = steps or uneven(mine, smaller(6, 4))
     if "skip_nonfinite" in options:
         steps[1][0] = torch.full_like(mine[0], math.nan).detach()
-        steps[4][2] = steps[4][2].clone().index_fill_(0, torch.tensor([5]), -math.inf)
+        steps[-1][2] = steps[-1][2].clone().index_fill_(0, torch.tensor([5]), -math.inf)
     for i, grads in enumerate(steps):
         lr = RULES[name]["lr"] * RATES[i]
         optimizer.param_groups[0]["lr"] = lr
@@ -704,6 +704,41 @@ def test_steps_are_differentiated_through_additions(name):
         assert (mine is None) == (theirs is None)
         if mine is not None:
             assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"decay_by": "corrected"},
+        {"decay_by": "independent", "cautious_decay": True},
+        {"lamb": True, "max_norm": 1.0},
+        {"lars": True, "trust_coefficient": 0.5, "lookahead": 2},
+        {"max_step_rms": 0.5, "average": 0.5, "average_warmup": True},
+    ],
+    ids=str,
+)
+def test_the_learning_rate_is_differentiated_through_additions(options):
+    # Counters are float32, unless the default dtype is float64, and differences would be lost there.
+    torch.set_default_dtype(torch.float64)
+    try:
+
+        def loss(lr):
+            param = rand(40).requires_grad_().clone()
+            optimizer = tw.AdamW([param], lr=lr, weight_decay=0.5, differentiable=True, **options)
+            for i in range(3):
+                param.grad = rand(40, seed=i)
+                optimizer.step()
+            return param.square().sum() + sum(
+                s["average"].sum() for s in optimizer.state.values() if "average" in s
+            )
+
+        lr = torch.tensor(0.05, requires_grad=True)
+        (slope,) = torch.autograd.grad(loss(lr), lr)
+        with torch.no_grad():
+            difference = (loss(lr + 1e-6) - loss(lr - 1e-6)) / 2e-6
+        assert float(slope) == pytest.approx(float(difference), rel=1e-5)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_two_differentiable_steps_with_an_average_and_a_guard():

@@ -181,7 +181,7 @@ def test_long_rows_are_several_chunks():
 @pytest.fixture
 def on_a_device(monkeypatch):
     """GradScaler's numbers are treated as if a GPU had them."""
-    monkeypatch.setattr(Scaling, "_is_on_host", False)
+    monkeypatch.setattr(Scaling, "is_on_host", False)
 
 
 @interpreted
@@ -216,9 +216,9 @@ def test_an_overflow_that_only_the_device_knows_changes_nothing(configuration):
 @interpreted
 def test_a_learning_rate_on_the_device_is_read_there(monkeypatch):
     # As a GPU's tensor would, the rate reaches the kernel without passing through Python.
-    from thalweg import rule
+    from thalweg.rule import hyper
 
-    monkeypatch.setattr(rule, "_is_at_hand", lambda tensor: False)
+    monkeypatch.setattr(hyper, "_is_at_hand", lambda tensor: False)
     (mine,), (theirs,) = ([leaf(rand(100), torch.float32)] for _ in range(2))
     rate = torch.tensor(0.1)
     ours_, plain = tw.SGD([mine], lr=rate, momentum=0.9), tw.SGD([theirs], lr=0.1, momentum=0.9)

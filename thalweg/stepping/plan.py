@@ -223,12 +223,15 @@ class Plan:
         kept = [[m.param.grad for m in self.members], _values(state)]
         if self._stages:
             scaling = self._stages.take(self.settings, scaling, state)
-        is_forbidden = scaling.overflowed_on_host if self.skips else scaling.overflowed
-        if not is_forbidden:
+        if not self.is_forbidden(scaling):
             for part in self._parts:
                 part.run(self.settings, scaling, state)
         del kept
         return scaling
+
+    def is_forbidden(self, scaling: Scaling) -> bool:
+        """Say whether a step must not be taken, as far as the host has to know."""
+        return scaling.overflowed_on_host if self.skips else scaling.overflowed
 
     @property
     def stages(self) -> Stages:
