@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import torch
@@ -131,7 +132,8 @@ class Optimizer(torch.optim.Optimizer):
             # The machinery of a step is imported with the first one: `import thalweg` stays light.
             from thalweg.stepping.stepper import Stepper
 
-            self._stepper = Stepper(self.recipe_of)
+            # Not `self.recipe_of`: a stepper that knew its optimizer would keep it until gc comes by.
+            self._stepper = Stepper(partial(additions.recipe_of, self.rule))
         self._stepper.step(self.param_groups, self.state, scaling)
 
     def _scaling(self) -> Scaling:
