@@ -38,7 +38,7 @@ ORDER = {
     ],
     "storage": ["choices", "codecs layout"],
     "optimizer": ["base", "checkpoint"],
-    "rule": ["rule", "hyper", "maths"],
+    "rule": ["recipe", "addition", "rule", "hyper", "maths"],
 }
 """Within a room, likewise; what stands in one line knows nothing of its neighbours."""
 
