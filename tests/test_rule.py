@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
+import re
 from types import SimpleNamespace
 
 import hypothesis
@@ -307,7 +309,28 @@ def test_a_rule_names_what_exists(cls):
 
 
 @every_class
-def test_every_hyperparameter_is_checked_and_documented(cls):
+def test_every_argument_is_checked_and_documented(cls):
     text = cls.__doc__ if "Args:" in cls.__doc__ else cls.__mro__[1].__doc__
-    for hyper in cls.rule.hypers:
-        assert hyper.name == "decoupled_weight_decay" or f"{hyper.name}:" in text, hyper.name
+    (shared,) = re.findall(r"(?m)^ +(.*): see `thalweg.Optimizer`", text)
+    shared = shared.split(", ")
+    for name in inspect.signature(cls).parameters.keys() | {hyper.name for hyper in cls.rule.hypers}:
+        if name in shared:
+            assert re.search(rf"(?m)^ +(- `{name}`|{name}): ", tw.Optimizer.__doc__), name
+        else:
+            assert name == "decoupled_weight_decay" or f"{name}:" in text, name
+    assert set(shared) <= inspect.signature(cls).parameters.keys()
+
+
+@every_class
+def test_a_constructor_hands_on_all_that_it_takes(cls):
+    given = {
+        name: parameter.default
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if parameter.default is not parameter.empty
+    }
+    hypers = {hyper.name for hyper in cls.rule.hypers}
+    assert given.keys() | {"decoupled_weight_decay"} >= hypers
+    defaults = cls([leaf(rand(1))]).defaults
+    assert defaults.keys() == hypers | given.keys() | storage.DEFAULTS.keys()
+    for name, value in given.items():
+        assert defaults[name] == value, name
