@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+import runpy
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -506,6 +510,20 @@ def test_a_differentiable_step_goes_through_nadams_counters():
         return torch.autograd.grad(param.sum(), product)[0]
 
     assert_close(slope(tw), slope(torch.optim), rtol=1e-6)  # counters are float32
+
+
+def test_the_code_of_the_guide_is_lion(tmp_path):
+    text = (Path(__file__).parents[1] / "docs/adding-an-optimizer.md").read_text()
+    file = tmp_path / "guide.py"
+    file.write_text("\n".join(re.findall(r"```python\n(.*?)```", text, re.S)))
+    guide = runpy.run_path(str(file))["Lion"]
+    theirs, own = (inspect.signature(cls).parameters.values() for cls in (guide, tw.Lion))
+    assert [(p.name, p.kind, p.default) for p in theirs] == [(p.name, p.kind, p.default) for p in own]
+    params, others = twins([rand(50), rand(3, 4)])
+    steps = gradients(params, 5)
+    follow(guide(params, lr=0.1, weight_decay=0.1), params, steps)
+    follow(tw.Lion(others, lr=0.1, weight_decay=0.1), others, steps)
+    assert all(map(torch.equal, params, others))
 
 
 def test_giving_gradients_does_not_share_them():
