@@ -19,6 +19,7 @@ from thalweg.lowering.gpu import tables as cuda
 from thalweg.lowering.gpu import tiles
 from thalweg.lowering.passes import scalar_names
 from thalweg.lowering.spec import Spec
+from thalweg.rule import Recipe, hyper
 from thalweg.stepping import engines
 from thalweg.stepping.scaling import Scaling
 from thalweg.storage.codecs import FLOAT16, FLOAT32, FLOAT64, codec_of, draws, slot_codec, weight_codec
@@ -30,14 +31,15 @@ compiled = pytest.mark.skipif(INTERPRETED or find_spec("triton") is None, reason
 def spec_of(configuration, state=FLOAT32, p=FLOAT32, g=None, unscale=False):
     """Return the spec and the choices of a configuration; `state` is a codec, or the name of one of slots."""
     group = ours(configuration, [leaf(torch.zeros(1))]).param_groups[0]
-    rule = getattr(tw, configuration[0]).rule
-    on = rule.flags(rule.numbers(group))
+    recipe = Recipe.of(getattr(tw, configuration[0]).rule)
+    on = recipe.flags(recipe.numbers(group))
     slots = tuple(
-        slot_codec(state, slot.signed) if isinstance(state, str) else state for slot in rule.slots_on(on)
+        slot_codec(state, slot.signed) if isinstance(state, str) else state for slot in recipe.slots_on(on)
     )
-    names = scalar_names(rule, rule.choices(group))
+    choices = recipe.choices(group)
+    names = scalar_names(recipe, choices)
     g = g or codec_of(p.dtype)
-    return Spec(rule, tuple(on.items()), names, p, g, slots, False, unscale), rule.choices(group)
+    return Spec(recipe, tuple(on.items()), names, p, g, slots, False, unscale), choices
 
 
 STEP = {"addresses": "*i64", "chunks": "*i32", "keys": "*i32", "found_inf": "*fp32", "tensors": "i32"}
@@ -98,7 +100,7 @@ def test_every_kernel_compiles_for_nvidia(configuration, storage):
     assert ".local" not in ptx, "registers ran out"
     code(cuda.step_kernel(spec, aligned=False).function, STEP, hopper(), spec)
     kind = cuda.kind_of(spec, torch.float32)
-    rows = code(cuda.rows_kernel(spec.rule, choices, kind).function, ROWS, hopper(), spec)["ptx"]
+    rows = code(cuda.rows_kernel(spec.recipe, choices, kind).function, ROWS, hopper(), spec)["ptx"]
     assert "st.global" in rows
 
 
@@ -108,7 +110,7 @@ def test_kernels_compile_for_amd(configuration, storage):
     spec, choices = spec_of(configuration, **storage)
     assert code(cuda.step_kernel(spec, aligned=True).function, STEP, instinct(), spec)["amdgcn"]
     kind = cuda.kind_of(spec, torch.float32)
-    assert code(cuda.rows_kernel(spec.rule, choices, kind).function, ROWS, instinct(), spec)["amdgcn"]
+    assert code(cuda.rows_kernel(spec.recipe, choices, kind).function, ROWS, instinct(), spec)["amdgcn"]
 
 
 def test_keys_are_those_of_splitmix():
@@ -216,9 +218,7 @@ def test_an_overflow_that_only_the_device_knows_changes_nothing(configuration):
 @interpreted
 def test_a_learning_rate_on_the_device_is_read_there(monkeypatch):
     # As a GPU's tensor would, the rate reaches the kernel without passing through Python.
-    from thalweg import rule
-
-    monkeypatch.setattr(rule, "_is_at_hand", lambda tensor: False)
+    monkeypatch.setattr(hyper, "_is_at_hand", lambda tensor: False)
     (mine,), (theirs,) = ([leaf(rand(100), torch.float32)] for _ in range(2))
     rate = torch.tensor(0.1)
     ours_, plain = tw.SGD([mine], lr=rate, momentum=0.9), tw.SGD([theirs], lr=0.1, momentum=0.9)

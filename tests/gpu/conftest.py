@@ -6,7 +6,7 @@ import pytest
 import torch
 from interpreter import INTERPRETED
 
-from thalweg import rule
+from thalweg.rule import hyper
 from thalweg.stepping.scaling import Scaling
 
 HAS_GPU = torch.cuda.is_available() and not INTERPRETED
@@ -38,5 +38,5 @@ def cuda() -> torch.device:
 def tensors_stay_on_the_device(monkeypatch):
     """Treat tensors on the CPU as a GPU's where the interpreter runs: their values are not at hand."""
     if INTERPRETED:
-        monkeypatch.setattr(rule, "_is_at_hand", lambda tensor: False)
+        monkeypatch.setattr(hyper, "_is_at_hand", lambda tensor: False)
         monkeypatch.setattr(Scaling, "_is_on_host", property(lambda self: self.found_inf is None))
