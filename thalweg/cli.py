@@ -230,7 +230,7 @@ def memory(
 def bench(
     parts: Annotated[
         list[str] | None,
-        typer.Argument(help="What to measure: steps, training, startup; by default all."),
+        typer.Argument(help="What to measure: steps, training, update, startup; by default all."),
     ] = None,
     seconds: Annotated[
         float,
@@ -238,7 +238,7 @@ def bench(
     ] = 6.0,
     out: Annotated[Path | None, typer.Option(help="A file for the figures as JSON.")] = None,
 ) -> None:
-    """Measure our steps, whole training steps and start-up beside torch's best, in turns."""
+    """Measure our steps, training steps, the whole update and start-up beside torch's best, in turns."""
     from thalweg.bench import command
 
     try:
