@@ -32,7 +32,10 @@ SECONDS = 60.0
 
 ELEMENTS = 100_000_000
 TILES, WARPS = (512, 1024, 2048, 4096), (2, 4, 8)
-DEFAULT = tiles.TILE, tables.OPTIONS["num_warps"]
+DEFAULT = {
+    FLOAT32.name: (tiles.TILE, tables.OPTIONS["num_warps"]),
+    INT8.name: (tiles.TILE_IN_BLOCKS, tables.OPTIONS["num_warps"]),
+}
 STEPS = 3
 """After which weights have to be the same."""
 
@@ -78,18 +81,19 @@ class Variant(NamedTuple):
 def kernels_of(tile: int, warps: int) -> Iterator[list[tables.Kernel]]:
     """Have the step kernels of plans that are made here be of such tiles, and list them."""
     made: list[tables.Kernel] = []
-    before = tiles.TILE, tables.OPTIONS, tables.step_kernel
+    before = tiles.TILE, tiles.TILE_IN_BLOCKS, tables.OPTIONS, tables.step_kernel
 
     def step_kernel(*arguments: Any) -> tables.Kernel:
-        made.append(before[2].__wrapped__(*arguments))  # none that is remembered
+        made.append(before[3].__wrapped__(*arguments))  # none that is remembered
         return made[-1]
 
-    tiles.TILE, tables.OPTIONS = tile, {**tables.OPTIONS, "num_warps": warps}
+    tiles.TILE = tiles.TILE_IN_BLOCKS = tile
+    tables.OPTIONS = {**tables.OPTIONS, "num_warps": warps}
     tables.step_kernel = step_kernel
     try:
         yield made
     finally:
-        tiles.TILE, tables.OPTIONS, tables.step_kernel = before
+        tiles.TILE, tiles.TILE_IN_BLOCKS, tables.OPTIONS, tables.step_kernel = before
 
 
 def variant(storage: Storage, tile: int, warps: int, start: Tensor, gradient: Tensor) -> Variant:
@@ -123,7 +127,7 @@ def sweep(
     start, gradient = (torch.randn(elements, generator=generator, device=meter.device) for _ in range(2))
     start *= 0.02
     # Makes the kernel of rows, which all of them share, with the default's warps.
-    default = variant(storage, *DEFAULT, start, gradient)
+    default = variant(storage, *DEFAULT[storage.name], start, gradient)
     found: list[Variant] = []
     failed: list[Row] = []
     for tile, warps in ((tile, warps) for tile in chosen[0] for warps in chosen[1]):

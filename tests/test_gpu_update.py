@@ -80,9 +80,10 @@ def test_every_variant_has_kernels_of_its_own_and_the_same_weights(storage, monk
     ]
     sizes = [int(text.partition("TILE = tl.constexpr(")[2].partition(")")[0]) for text in texts]
     # The default's, and each variant's, for aligned memory and for other; none when they are timed.
-    assert sizes == [tiles.DEFAULT[0]] * 2 + [512] * 4 + [1024] * 4
+    assert sizes == [tiles.DEFAULT[storage.name][0]] * 2 + [512] * 4 + [1024] * 4
     assert all("  -" in tiles.line(row) for row in rows)
-    assert (kernels.TILE, tables.OPTIONS["num_warps"]) == tiles.DEFAULT
+    sizes = {FLOAT32.name: kernels.TILE, INT8.name: kernels.TILE_IN_BLOCKS}
+    assert (sizes[storage.name], tables.OPTIONS["num_warps"]) == tiles.DEFAULT[storage.name]
 
 
 def test_variants_that_are_not_tritons_or_wrong_are_said():
