@@ -17,8 +17,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import thalweg as tw
 from thalweg.lowering import machine
-from thalweg.lowering.cpu import threads
 from thalweg.lowering.cpu import kernels as cpu
+from thalweg.lowering.cpu import threads
 from thalweg.lowering.look import fields
 from thalweg.lowering.passes import scalar_names
 from thalweg.lowering.spec import Spec

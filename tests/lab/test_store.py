@@ -14,10 +14,10 @@ import sqlalchemy
 from optuna.storages._rdb.models import TrialHeartbeatModel
 from samples import record
 
-from thalweg.lab import store as store_
 from thalweg.lab.errors import StoreError
-from thalweg.lab.record import Failure, Trial, failed
-from thalweg.lab.store import IN_MEMORY, Store, address, hidden
+from thalweg.lab.running import store as store_
+from thalweg.lab.running.store import IN_MEMORY, Store, address, hidden
+from thalweg.lab.study.record import Failure, Trial, failed
 
 
 def trials(number: int = 4) -> list[Trial]:
@@ -187,8 +187,8 @@ def test_what_was_taken_is_offered_again_when_it_is_released(machine):
 
 TAKE_AND_HANG = """
 import json, sys, time
-from thalweg.lab.store import Store
-from thalweg.lab.record import trial_from_json
+from thalweg.lab.running.store import Store
+from thalweg.lab.study.record import trial_from_json
 storage, document = sys.argv[1:]
 store = Store(storage, "study", higher_is_better=False)
 trial = trial_from_json(json.loads(document))
@@ -464,8 +464,8 @@ def test_nothing_is_logged(storage, capfd, recwarn):
 
 FINISH_ONE_BY_ONE = """
 import json, sys
-from thalweg.lab.store import Store
-from thalweg.lab.record import from_json
+from thalweg.lab.running.store import Store
+from thalweg.lab.study.record import from_json
 storage = sys.argv[1]
 store = Store(storage, "study", higher_is_better=False)
 for document in map(json.loads, sys.stdin):
