@@ -60,7 +60,7 @@ LAB_ORDER = {
     "memory": ["command", "api", "page", "picture", "counted", "optimizers", "footprint"],
     "showing": ["result console", "report", "figures results"],
     "judging": ["findings", "verdict", "measures wording", "statistics quantities"],
-    "running": ["execution", "pool store", "trial"],
+    "running": ["execution", "pool store", "endings trial"],
     "study": ["protocol", "study", "record"],
     "workload": ["models", "shipped tasks template", "contract data"],
     "spaces": ["known search", "space"],

@@ -212,14 +212,6 @@ def test_processes_end_too_if_another_cannot_be_started(monkeypatch):
     assert set(multiprocessing.active_children()) <= before
 
 
-@pytest.fixture
-def ctrl_c():
-    """Ctrl-C raises an exception, also where the tests were started with SIGINT ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_while_a_process_starts_is_not_lost(monkeypatch):
     before = set(multiprocessing.active_children())

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from multiprocessing import connection, resource_tracker
+from multiprocessing import connection
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -28,6 +28,7 @@ import torch
 
 import thalweg
 from thalweg.lab.errors import TrialError, WorkerDiedError
+from thalweg.lab.running import endings
 from thalweg.lab.running import trial as trials
 from thalweg.lab.study.record import Failure, Record, Trial, failed
 from thalweg.lab.workload import Workload, tasks
@@ -61,7 +62,7 @@ class _Worker:
         self.limit = float("inf")
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        with _endings_blocked(), _main_module_hidden():
+        with endings.blocked(), _main_module_hidden():
             self.process = context.Process(target=_serve, args=(theirs, index), daemon=True)
             self.process.start()
         theirs.close()
@@ -107,11 +108,11 @@ class Pool:
 
     def _begin(self, index: int) -> None:
         # Whoever ends this program meanwhile must find the process in the list, or it is left.
-        with _endings_held_back():
+        with endings.held_back():
             self._processes.append(_Worker(index))
 
     def _end(self) -> None:
-        with _endings_held_back():
+        with endings.held_back():
             for worker in self._processes:
                 worker.end()
         self._folder.cleanup()
@@ -192,54 +193,6 @@ def _ending(code: int | None) -> str:
     return f"the process ended with {'signal' if code and code < 0 else 'status'} {abs(code or 0)}"
 
 
-_ENDINGS = (signal.SIGINT, signal.SIGTERM)
-"""What a terminal, `timeout` or a batch system sends to all processes of a command; the parent answers."""
-
-
-@contextmanager
-def _endings_held_back() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait meanwhile, and then do what they do."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in _ENDINGS}
-    # One that is ignored stays so; None is a handler from outside Python, which Python could not put back.
-    held = {number: now for number, now in handlers.items() if now not in (signal.SIG_IGN, None)}
-    for number in held:
-        signal.signal(number, lambda number, _: came.append(number))
-    try:
-        yield
-    finally:
-        for number, handler in held.items():
-            signal.signal(number, handler)
-        for late in came:
-            signal.raise_signal(late)
-
-
-@contextmanager
-def _endings_blocked() -> Iterator[None]:
-    """Processes started meanwhile see no Ctrl-C and no SIGTERM until they have said what these do there."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    # The first process starts this one too, which would lift the block.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _leave_endings_to_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Not ignored, which what a task starts would inherit: then nothing but SIGKILL would end it.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)
-
-
 @contextmanager
 def _main_module_hidden() -> Iterator[None]:
     """Processes started meanwhile do not run the caller's script again.
@@ -257,7 +210,7 @@ def _main_module_hidden() -> Iterator[None]:
 
 def _serve(end: Connection, index: int) -> None:
     """What a process does: it runs the trials that it is sent, one after the other."""
-    _leave_endings_to_parent()
+    endings.leave_to_parent()
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     # The first optimizer of a process makes torch import its compiler, which takes seconds.

@@ -24,6 +24,7 @@ from optuna.storages import BaseStorage, RDBStorage, fail_stale_trials, get_stor
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from thalweg.lab.errors import StoreError
+from thalweg.lab.running import endings
 from thalweg.lab.study import record as records
 from thalweg.lab.study.record import Record, Trial
 
@@ -32,6 +33,9 @@ HEARTBEAT_SECONDS = 10
 
 GRACE_SECONDS = 60
 """After how long a silence they are offered again."""
+
+TURN_SECONDS = 60
+"""How long a process waits for its turn to write to a file."""
 
 IN_MEMORY = "sqlite://"
 """A store that ends with the process."""
@@ -71,7 +75,7 @@ class Store:
     """
 
     def __init__(self, storage: str, name: str, *, higher_is_better: bool, fresh: bool = False) -> None:
-        with _clear_errors(storage), _quietly():
+        with _talking_to(storage), _quietly():
             self._connection = _connect(address(storage))
             self._storage: BaseStorage = get_storage(self._connection)
             if fresh:
@@ -91,7 +95,7 @@ class Store:
 
     def agreed(self) -> dict[str, Any] | None:
         """What `agree` was given by whoever began the study; None if nobody did."""
-        with _clear_errors(self._storage_name):
+        with _talking_to(self._storage_name):
             said = [entry.user_attrs["agreed"] for entry in self._entries() if "agreed" in entry.user_attrs]
         return said[0] if said else None
 
@@ -100,13 +104,13 @@ class Store:
         # The storage numbers the entries one by one, so that of several who begin at once all see the same
         # first word. It is entered as a trial without a key, for an attribute's last word would count.
         word = create_trial(state=TrialState.FAIL, user_attrs={"agreed": dict(facts)})
-        with _clear_errors(self._storage_name):
+        with _talking_to(self._storage_name):
             self._storage.create_new_trial(self._id, word)
         return self.agreed() or dict(facts)
 
     def records(self) -> dict[str, Record]:
         """The records there are, by the keys of their trials, and a fresh look at what others are at."""
-        with _clear_errors(self._storage_name):
+        with _talking_to(self._storage_name):
             self._seen = self._trials()
             for trial in self._seen:
                 if trial.number not in self._records and "record" in trial.user_attrs:
@@ -121,7 +125,7 @@ class Store:
         What others are at is known from the last `records`, and asked again about what is taken.
         """
         taken = {trial.user_attrs["key"] for trial in self._seen if _is_alive(trial)} | self._ours.keys()
-        with _clear_errors(self._storage_name):
+        with _talking_to(self._storage_name):
             for trial in trials:
                 if trial.key not in taken and self._claim(trial):
                     return trial
@@ -129,11 +133,11 @@ class Store:
 
     def finish(self, record: Record) -> None:
         """Keeps the record of a trial that was taken."""
-        trial_id = self._ours.pop(record.trial.key)
         text = json.dumps(records.to_json(record))
         values = None if record.validation is None else [record.validation.metric]
         state = TrialState.FAIL if values is None else TrialState.COMPLETE
-        with _clear_errors(self._storage_name):
+        with _talking_to(self._storage_name):
+            trial_id = self._ours.pop(record.trial.key)
             try:
                 self._storage.set_trial_user_attr(trial_id, "record", text)
                 self._storage.set_trial_state_values(trial_id, state, values)
@@ -145,20 +149,20 @@ class Store:
 
     def beat(self) -> None:
         """Says that the trials which were taken are still under way; call it every ten seconds or so."""
-        with _clear_errors(self._storage_name):
+        with _talking_to(self._storage_name):
             for trial_id in self._ours.values():
                 self._storage.record_heartbeat(trial_id)  # type: ignore[attr-defined]
 
     def release(self) -> None:
         """Gives up the trials that were taken and have no record; they will be offered again."""
-        with _clear_errors(self._storage_name):
+        with _talking_to(self._storage_name):
             for trial_id in self._ours.values():
                 self._give_up(trial_id)
-        self._ours.clear()
+            self._ours.clear()
 
     def release_dead(self) -> None:
         """Gives up the trials of processes of this machine that ended, and of machines that fell silent."""
-        with _clear_errors(self._storage_name):
+        with _talking_to(self._storage_name):
             with _quietly():
                 fail_stale_trials(self._study)
             for trial in self._trials():
@@ -167,8 +171,9 @@ class Store:
 
     def close(self) -> None:
         """Ends the connection."""
-        self._storage.remove_session()
-        self._connection.engine.dispose()
+        with _talking_to(self._storage_name):
+            self._storage.remove_session()
+            self._connection.engine.dispose()
 
     def _give_up(self, trial_id: int) -> None:
         # Somebody else may have been quicker to give it up.
@@ -204,7 +209,7 @@ def _connect(url: str) -> RDBStorage:
     options: dict[str, Any] = {}
     if url.startswith("sqlite"):
         # SQLite lets one process write at a time; the others wait their turn instead of failing.
-        options["connect_args"] = {"timeout": 60}
+        options["connect_args"] = {"timeout": TURN_SECONDS}
     elif url.startswith("postgresql+psycopg"):
         # A host that does not answer would otherwise be waited for as long as the system sees fit.
         options["connect_args"] = {"connect_timeout": 20}
@@ -261,6 +266,17 @@ def _process_exists(process: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+@contextmanager
+def _talking_to(storage: str) -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the storage has answered, and its errors are told in clear words.
+
+    One that cuts SQLAlchemy short while it reads leaves a connection that keeps the file locked, for as long
+    as the exception is under way: whoever answers it could write no more.
+    """
+    with endings.held_back(), _clear_errors(storage):
+        yield
 
 
 @contextmanager
