@@ -1,6 +1,6 @@
-"""Steps, training steps and start-up beside torch: `thalweg bench` without the lab's packages.
+"""Steps, trainings, the whole update and start-up beside torch: `thalweg bench` without the lab's packages.
 
-Run: python benchmarks/cpu.py [steps|training|startup ...] [--seconds S] [--out FILE]
+Run: python benchmarks/cpu.py [steps|training|update|startup ...] [--seconds S] [--out FILE]
 """
 
 import argparse

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from thalweg.lab.workloads import WORKLOADS, find
+from thalweg.lab.workload.shipped import WORKLOADS, find
 from thalweg.storage.codecs import BLOCK, slot_codec
 from thalweg.storage.codecs.draws import keys, word
 from thalweg.storage.codecs.tensors import pack, unpack

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from thalweg.lab.record import Trial
+from thalweg.lab.judging.statistics import mean_interval
+from thalweg.lab.running.trial import run
 from thalweg.lab.spaces import SPACES
-from thalweg.lab.statistics import mean_interval
-from thalweg.lab.study import margin_of
-from thalweg.lab.trial import run
-from thalweg.lab.workloads import find
+from thalweg.lab.study.record import Trial
+from thalweg.lab.study.study import margin_of
+from thalweg.lab.workload.shipped import find
 
 STORAGES = ("float32", "bfloat16", "int8")
 TUNED: dict[str, dict[str, dict[str, Any]]] = {

@@ -29,4 +29,4 @@ if INTERPRETED:
 
     cuda.SERVED.add("cpu")
     # An operation takes the interpreter the same time whatever the size of a tile.
-    tiles.TILE = 4096
+    tiles.TILE = tiles.TILE_IN_BLOCKS = 4096

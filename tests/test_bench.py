@@ -1,11 +1,15 @@
 """The benchmark command: that it measures what it says; never how fast."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from thalweg.bench import command, measure, shapes, startup, steps, training
+from thalweg.bench import command, measure, shapes, startup, steps, training, update
+from thalweg.bench.gpu import Case, make_params
+from thalweg.bench.rivals import ADAMW, ALGORITHMS
 
 
 def test_resnet50_has_its_parameters():
@@ -39,7 +43,9 @@ def test_the_limit_moves_the_memory_of_the_step():
 def test_the_command_prints_and_writes_every_figure(tmp_path, monkeypatch):
     small = {name: [(8,), (3, 3)] for name in shapes.SETS}
     monkeypatch.setattr(steps, "SETS", {**small, "one 50M tensor": [(64,)]})
+    monkeypatch.setattr(update, "SETS", steps.SETS)
     monkeypatch.setattr(training, "NETWORKS", {"MLP": training._mlp})
+    monkeypatch.setattr(update, "NETWORKS", training.NETWORKS)
     monkeypatch.setattr(startup, "measure", lambda: [startup.StartupResult("import", 0.02, 0.05)])
     lines, out = [], tmp_path / "below" / "figures.json"
     command.run(command.check(command.PARTS, 0.01, out), lines.append)
@@ -47,14 +53,47 @@ def test_the_command_prints_and_writes_every_figure(tmp_path, monkeypatch):
     assert len(figures["steps"]) == 24
     assert [row["limit"] is not None for row in figures["steps"]].count(True) == 3
     assert len(figures["training"]) == 2
+    assert len(figures["update"]) == 3 * (5 + 1)
+    assert [row["limit"] is not None for row in figures["update"]].count(True) == 3 * 2
+    assert all(row["norm"] > update.MAX_NORM for row in figures["update"]), "clipped"
     assert figures["startup"] == [{"what": "import", "seconds": 0.02, "goal": 0.05}]
-    assert sum("goal" in line for line in lines) == 27
+    assert sum("goal" in line for line in lines) == 27 + 5 + 3
+
+
+@pytest.mark.parametrize("storage", update.STORAGES, ids=lambda s: s.name)
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: a.name)
+def test_a_wrong_update_is_found_before_anything_is_measured(algorithm, storage):
+    update.verify(algorithm, storage, torch.device("cpu"))
+    for part, option in (("weights", {"max_norm": None}), ("averages", {"average_every": 2})):
+        wrong = replace(storage, options={**storage.options, **option})
+        with pytest.raises(ArithmeticError, match=f"wrong {part}"):
+            update.verify(algorithm, wrong, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("storage", update.STORAGES, ids=lambda s: s.name)
+def test_both_updates_are_of_the_same_weights_and_gradients(storage):
+    case = Case(ADAMW, storage, "some", [(6400,)])
+    (param,) = params = make_params(case, torch.device("cpu"))
+    fresh = param.grad.clone()
+    sides = update.both(case, params)
+    sides.theirs.step()
+    assert sides.theirs.norm > update.MAX_NORM
+    assert not param.grad.equal(fresh)
+    sides.refill()
+    assert param.grad.equal(fresh)
+    before = param.detach().clone()
+    sides.ours.step()
+    assert not param.equal(before)
+    assert param.grad.equal(fresh)
+    # Two slots with a byte for each block of 64, read and written.
+    moved = 40 if storage is update.FLOAT32 else 24 + 2 * 2 / 64
+    assert update.bytes_of(sides) == (moved * 6400, 52 * 6400)
 
 
 @pytest.mark.parametrize(
     ("parts", "seconds", "out", "message"),
     [
-        (["stesp"], 1.0, None, "unknown part 'stesp'; choose from: steps, training, startup"),
+        (["stesp"], 1.0, None, "unknown part 'stesp'; choose from: steps, training, update, startup"),
         (["steps"], 0.0, None, "--seconds must be a finite number above 0, not 0"),
         (["steps"], float("nan"), None, "--seconds"),
         (["steps"], 1.0, "/dev/null/x/figures.json", "--out: cannot write"),

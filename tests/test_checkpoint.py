@@ -26,6 +26,7 @@ from support import (
 from torch import nn
 
 import thalweg as tw
+from thalweg.rule import Recipe
 
 one_each = pytest.mark.parametrize("configuration", ONE_EACH, ids=label)
 SHAPES = ((5, 3), (17,), ())
@@ -641,7 +642,7 @@ def test_older_checkpoints_with_our_keys_load(state):
     follow(first, params, gradients(params, 2))
     checkpoint = saved(first)
     stored = {"state": state, "weight_bits": None, "seed": 0, "rounding_step": 2 * (state == "int8")}
-    flags = dict.fromkeys(first.rule.extras, False)
+    flags = dict.fromkeys(Recipe.of(first.rule).extras, False)
     checkpoint["param_groups"][0].update(stored | flags)
     own = checkpoint["state"][0]
     for name in ("square_avg", "momentum_buffer"):

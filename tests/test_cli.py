@@ -8,7 +8,7 @@ import pytest
 
 import thalweg
 from thalweg.cli import main
-from thalweg.lab.workloads.digits import Digits
+from thalweg.lab.workload.shipped.digits import Digits
 
 PYTHON = [sys.executable, "-c", "from thalweg.cli import main; main()"]
 
@@ -163,7 +163,7 @@ def test_files_that_cannot_be_written_do_not_cost_the_answer(capsys, tmp_path, m
         steps = 22
 
     monkeypatch.setattr("thalweg.lowering.files.write_atomically", full)
-    monkeypatch.setattr("thalweg.lab.workloads.find", lambda name, data: Brief())
+    monkeypatch.setattr("thalweg.lab.workload.shipped.find", lambda name, data: Brief())
     options = {"--trials": "1", "--seeds": "1", "--workers": "1", "--out": str(tmp_path)}
     with pytest.raises(SystemExit) as exit_:
         main(["compare", "digits", *(word for option in options.items() for word in option)])

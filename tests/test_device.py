@@ -19,6 +19,7 @@ from thalweg.lowering.gpu import tables as cuda
 from thalweg.lowering.gpu import tiles
 from thalweg.lowering.passes import scalar_names
 from thalweg.lowering.spec import Spec
+from thalweg.rule import hyper
 from thalweg.stepping import engines
 from thalweg.stepping.scaling import Scaling
 from thalweg.storage.codecs import FLOAT16, FLOAT32, FLOAT64, codec_of, draws, slot_codec, weight_codec
@@ -285,8 +286,6 @@ def test_an_overflow_that_only_the_device_knows_changes_nothing(configuration):
 @interpreted
 def test_a_learning_rate_on_the_device_is_read_there(monkeypatch):
     # As a GPU's tensor would, the rate reaches the kernel without passing through Python.
-    from thalweg.rule import hyper
-
     monkeypatch.setattr(hyper, "_is_at_hand", lambda tensor: False)
     (mine,), (theirs,) = ([leaf(rand(100), torch.float32)] for _ in range(2))
     rate = torch.tensor(0.1)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import thalweg as tw
-from thalweg.lab.optimizers import settings
+from thalweg.lab.memory.optimizers import settings
 
 STORAGES = ("float32", "bfloat16", "int8")
 

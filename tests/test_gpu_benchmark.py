@@ -29,7 +29,7 @@ class FakeMeter:
 
     def times(self, work):
         work()
-        is_ours = type(getattr(work, "__self__", None)).__module__.startswith("thalweg")
+        is_ours = isinstance(getattr(work, "__self__", None), thalweg.Optimizer)
         return gpu.Times(self._host[not is_ours], self._device[not is_ours])
 
     def peak(self, work):

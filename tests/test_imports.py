@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -53,6 +54,33 @@ ORDER = {
 
 LEVEL = {name: level for level, room in enumerate(ROOMS) for name in room}
 
+LAB_ROOMS = [
+    {"comparing", "memory"},
+    {"showing"},
+    {"judging", "running"},
+    {"study"},
+    {"workload"},
+    {"spaces", "errors"},
+]
+"""The rooms of the lab, likewise."""
+
+LAB_ORDER = {
+    "comparing": ["api command", "comparison", "budget"],
+    "memory": ["command", "api", "page", "picture", "counted", "optimizers", "footprint"],
+    "showing": ["result console", "report", "figures results"],
+    "judging": ["findings", "verdict", "measures wording", "statistics quantities"],
+    "running": ["execution", "pool store", "endings trial"],
+    "study": ["protocol", "study", "record"],
+    "workload": ["models", "shipped tasks template", "contract data"],
+    "spaces": ["known search", "space"],
+}
+"""What asks for a picture stands above what draws it, and imports that when it is asked."""
+
+LAB_LEVEL = {name: level for level, room in enumerate(LAB_ROOMS) for name in room}
+
+TEMPLATE = ("workload", "template", "my_task")
+"""A user's own file, which imports what users import."""
+
 
 def path_of(path: Path) -> tuple[str, ...]:
     return path.relative_to(ROOT).with_suffix("").parts
@@ -72,8 +100,8 @@ def imported(path: Path) -> set[tuple[str, ...]]:
     return found
 
 
-def place(room: str, module: str) -> int:
-    found = [i for i, names in enumerate(ORDER[room]) if module in names.split()]
+def place(room: str, module: str, order: dict[str, list[str]] = ORDER) -> int:
+    found = [i for i, names in enumerate(order[room]) if module in names.split()]
     assert found, f"{module} has no place in {room}"
     return found[0]
 
@@ -81,13 +109,29 @@ def place(room: str, module: str) -> int:
 FILES = [path for path in sorted(ROOT.rglob("*.py")) if path.parent != ROOT or path.stem[0] != "_"]
 
 
+def entries(folder: Path) -> set[str]:
+    """What a folder holds, without folders in which an earlier version has left nothing but caches."""
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {path.parts[0] for path in files if "__pycache__" not in path.parts}
+
+
 def test_the_ground_floor_is_rooms():
-    entries = {path.name for path in ROOT.iterdir() if path.name not in ("__pycache__", "py.typed")}
-    assert len(entries - {"__init__.py", "_version.py", "cli.py"}) <= 10
+    assert len(entries(ROOT) - {"__init__.py", "_version.py", "cli.py", "py.typed"}) <= 10
+
+
+def test_the_lab_is_rooms():
+    found = entries(ROOT / "lab") - {"__init__.py", "README.md"}
+    assert len(found) <= 12
+    assert {name.removesuffix(".py") for name in found} == LAB_LEVEL.keys()
 
 
 @pytest.mark.parametrize(
-    "room", sorted(path.name for path in ROOT.iterdir() if (path / "__init__.py").exists())
+    "room",
+    sorted(
+        str(path.relative_to(ROOT))
+        for path in (*ROOT.iterdir(), *(ROOT / "lab").iterdir())
+        if (path / "__init__.py").exists()
+    ),
 )
 def test_every_room_says_what_it_is(room):
     text = (ROOT / room / "README.md").read_text()
@@ -107,6 +151,39 @@ def test_imports_run_down(path):
             assert LEVEL[own] < LEVEL[other], f"{own} imports {other}"
         elif own in ORDER and inside != ["__init__"] and rest[0] != inside[0]:
             assert place(own, inside[0]) < place(own, rest[0]), f"{inside[0]} imports {rest[0]}"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in FILES if path_of(path)[0] == "lab" and path_of(path)[1:] != ("__init__",)],
+    ids=lambda path: str(path.relative_to(ROOT / "lab")),
+)
+def test_imports_of_the_lab_run_down(path):
+    own, *inside = path_of(path)[1:]
+    assert own in LAB_LEVEL, f"{own} has no place in the order of the lab's rooms"
+    for _, other, *rest in (names for names in imported(path) if names[0] == "lab"):
+        if (own, *inside) == TEMPLATE:
+            assert rest[0] in importlib.import_module(f"thalweg.lab.{other}").__all__
+        elif other != own:
+            assert LAB_LEVEL[own] < LAB_LEVEL[other], f"{own} imports {other}"
+        elif inside != ["__init__"] and rest[0] != inside[0]:
+            assert place(own, inside[0], LAB_ORDER) < place(own, rest[0], LAB_ORDER), (
+                f"{inside[0]} imports {rest[0]}"
+            )
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("thalweg.lab", "Axis Evaluation Result Space Split Workload compare device_of tasks"),
+        ("thalweg.lab.workload", "Evaluation Split Workload device_of"),
+        ("thalweg.lab.spaces", "FEW SOME MANY Axis Space"),
+        ("thalweg.lab.errors", "TrialError StoreError WorkerDiedError"),
+    ],
+)
+def test_users_files_find_what_documents_have_shown_them(module, names):
+    for name in names.split():
+        assert getattr(importlib.import_module(module), name) is not None
 
 
 def test_algorithms_see_the_optimizer_and_the_vocabulary_only():

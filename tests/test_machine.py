@@ -22,6 +22,7 @@ from thalweg.lowering.cpu import threads
 from thalweg.lowering.look import fields
 from thalweg.lowering.passes import scalar_names
 from thalweg.lowering.spec import Spec
+from thalweg.rule import Recipe
 from thalweg.storage.codecs import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, slot_codec
 
 SCRIPT = """
@@ -164,15 +165,16 @@ print([name for name in sys.modules if name.startswith(('thalweg.lab', 'thalweg.
 def spec(cls=tw.AdamW, p=FLOAT32, g=FLOAT32, **kwargs):
     optimizer = cls([leaf(rand(1))], **kwargs)
     group = optimizer.param_groups[0]
-    on = cls.rule.flags(cls.rule.numbers(group))
+    recipe = Recipe.of(cls.rule)
+    on = recipe.flags(recipe.numbers(group))
     state = FLOAT64 if p is FLOAT64 else FLOAT32
     return Spec(
-        rule=cls.rule,
+        recipe=recipe,
         on=tuple(on.items()),
-        scalars=scalar_names(cls.rule, cls.rule.choices(group)),
+        scalars=scalar_names(recipe, recipe.choices(group)),
         p=p,
         g=g,
-        slots=(state,) * len(cls.rule.slots_on(on)),
+        slots=(state,) * len(recipe.slots_on(on)),
         maximize=False,
         unscale=False,
     )

@@ -76,6 +76,18 @@ def test_a_plan_keeps_nobody_alive():
     assert all(ref() is None for ref in refs)
 
 
+def test_an_optimizer_is_freed_with_its_last_reference():
+    _, optimizer = made(("AdamW", {}), 0)
+    optimizer.step()
+    ref = weakref.ref(optimizer)
+    gc.disable()
+    try:
+        del optimizer
+        assert ref() is None
+    finally:
+        gc.enable()
+
+
 def test_a_plan_that_does_not_fit_is_not_taken():
     made(("AdamW", {}), 0)[1].step()
     params, optimizer = made(("AdamW", {}), 1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
+import re
 from types import SimpleNamespace
 
 import hypothesis
@@ -16,14 +18,19 @@ from support import leaf, rand
 from test_trace import evaluate
 
 import thalweg as tw
-from thalweg.lowering.passes import scalar_names
+from thalweg import additions
+from thalweg.additions import ADDITIONS
+from thalweg.lowering.passes import element, measures, scalar_names
 from thalweg.lowering.reference.rows import advance
-from thalweg.lowering.trace import Trace
-from thalweg.rule import Hyper, lerp, maximum, sign, sqrt, where
+from thalweg.lowering.trace import Trace, operands_of
+from thalweg.rule import Hyper, Recipe, lerp, maximum, sign, sqrt, where
 from thalweg.storage import choices as storage
+from thalweg.storage.codecs import FLOAT32
 
 quick = hypothesis.settings(max_examples=60, deadline=None, derandomize=True, database=None)
-CLASSES = [getattr(tw, name) for name in tw.__all__ if name[0].isupper() and name != "Optimizer"]
+CLASSES = [
+    getattr(tw, name) for name in tw.__all__ if name[0].isupper() and name not in ("Optimizer", "Mixed")
+]
 every_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 numbers = st.floats(-1e6, 1e6)
 
@@ -125,7 +132,7 @@ def everything(cls):
     for values in itertools.product(*choices.values()):
         group = {**defaults, **dict(zip(choices, values, strict=True))}
         try:
-            cls.rule.check(group)
+            Recipe.of(cls.rule).check(group)
         except ValueError:
             continue
         yield group
@@ -133,37 +140,163 @@ def everything(cls):
 
 @every_class
 def test_a_rule_returns_as_much_as_it_says(cls):
-    rule, seen = cls.rule, set()
+    rule, recipe, seen = cls.rule, Recipe.of(cls.rule), set()
     for group in everything(cls):
         h = SimpleNamespace(**group)
-        flags = rule.flags(h)
+        flags = recipe.flags(h)
         key = tuple(flags.items())
         if key in seen:
             continue
         seen.add(key)
         assert all(type(flag) is bool for flag in flags.values()), flags
         counters = {c.name: c.initial for c in rule.counters}
-        scalars, after = advance(rule, h, counters, first=True)
-        assert tuple(scalars) == scalar_names(rule, rule.choices(group))
+        scalars, after = advance(recipe, h, counters, first=True)
+        assert tuple(scalars) == scalar_names(recipe, recipe.choices(group))
         assert after.keys() == counters.keys()
         s, on = SimpleNamespace(**scalars), SimpleNamespace(**flags)
-        slots = {slot.name: 0.5 for slot in rule.slots_on(flags)}
-        assert len(rule.update(1.0, 0.25, *(slots.get(x.name) for x in rule.slots), s, on)) == 1 + len(
-            rule.slots
-        )
-        p, new = rule.apply(1.0, 0.25, slots, s, on)
+        slots = {slot.name: 0.5 for slot in recipe.slots_on(flags)}
+        given = [slots.get(slot.name) for slot in rule.slots]
+        assert len(rule.update(0.25, *given, s, on)) == 1 + len(rule.slots)
+        p, new = recipe.apply(1.0, 0.25, slots, s, on)
         assert isinstance(p, float)
         assert new.keys() == slots.keys()
         assert all(isinstance(value, float) for value in new.values())
-        for slot in rule.slots_on(flags):
+        for slot in recipe.slots_on(flags):
             assert slot.signed or new[slot.name] >= 0
+
+
+def symbols(record, prefix, names):
+    return SimpleNamespace(**{name: record.emit("input", f"{prefix}{name}") for name in names})
+
+
+def host_trace(recipe, group):
+    """Return what is worked out once a step: the counters by name, and the scalars as `s.<name>`.
+
+    Inputs are the counters as they were, hyperparameters as `h.<name>` and measures as `m.<name>`.
+    """
+    record, h = Trace(), recipe.numbers(group)
+    for hyper in recipe.hypers:
+        if hyper.columns:
+            numbers = tuple(record.emit("input", f"h.{column}") for column in hyper.columns)
+            setattr(h, hyper.name, numbers if hyper.pair else numbers[0])
+    t = symbols(record, "", (counter.name for counter in recipe.counters))
+    recipe.advance(h, t)
+    record.outputs = {name: record.lift(value) for name, value in vars(t).items()}
+    t.first = record.emit("truth", "first")
+    found = recipe.scalars(h, t, symbols(record, "m.", (measure.name for measure in recipe.measures)))
+    record.outputs |= {f"s.{name}": record.lift(value) for name, value in found.items()}
+    return record
+
+
+def measure_traces(recipe, on, scalars):
+    """Return how each summand of a measure comes about, as `m.<name>`."""
+    codecs = dict.fromkeys(("p", *(slot.name for slot in recipe.slots_on(on))), FLOAT32)
+    for stage in recipe.stages:
+        record = measures(recipe, stage, on, scalars, codecs)
+        record.outputs = {f"m.{name}": line for name, line in record.outputs.items()}
+        yield record
+
+
+def inputs_of(record, output):
+    """Return the inputs of a trace that an output depends on."""
+    found, seen, pending = set(), set(), [record.outputs[output]]
+    while pending:
+        line = pending.pop()
+        if line not in seen:
+            seen.add(line)
+            operation, *operands = record.lines[line]
+            if operation in ("input", "truth"):
+                found.add(operands[0])
+            pending += operands_of(record.lines[line])
+    return found
+
+
+def reaching(recipe, group):
+    """Return all that a parameter, or a slot of an addition, depends on after some steps."""
+    on = recipe.flags(recipe.numbers(group))
+    host, slots = host_trace(recipe, group), recipe.slots_on(on)
+    scalars = [name.removeprefix("s.") for name in host.outputs if name.startswith("s.")]
+    step = element(recipe, on, scalars, dict.fromkeys(("p", *(slot.name for slot in slots)), FLOAT32))
+    records = (host, step, *measure_traces(recipe, on, scalars))
+    source = {name: inputs_of(record, name) for record in records for name in record.outputs}
+    for slot in slots:
+        source[slot.name] |= {f"h.{slot.initial}"} if slot.initial else set()
+    found, pending = set(), ["p", *(slot.name for a in recipe.additions for slot in a.slots)]
+    while pending:
+        name = pending.pop()
+        if name not in found:
+            found.add(name)
+            pending += source.get(name, ())
+    return {name.removeprefix("h.") for name in found if name.startswith("h.")}
+
+
+def off_default(hyper):
+    """Return values of an addition's hyperparameter to try: all it may be, or one number off its default."""
+    if hyper.flag or hyper.words:
+        return hyper.words or (False, True)
+    low = max(hyper.low, 0.0)
+    middle = low + 1.5 if hyper.high == math.inf else (low + hyper.high) / 2
+    number = math.ceil(middle) if hyper.whole else middle
+    return ((number, number) if hyper.pair else number,)
+
+
+MODES = ("maximize", "capturable", "differentiable")
+"""Flags that no rule sees."""
+
+
+def ways(cls, addition):
+    """Return groups and their recipes: a class's flags in all ways, or one at a time beside an addition."""
+    hypers = addition.hypers if addition else ()
+    for group in everything(cls):
+        flags = sum(group[hyper.name] for hyper in cls.rule.hypers if hyper.flag)
+        if any(group.get(mode) for mode in MODES) or (addition and flags > 1):
+            continue
+        for values in itertools.product(*map(off_default, hypers)):
+            full = {**group, **{hyper.name: value for hyper, value in zip(hypers, values, strict=True)}}
+            try:
+                recipe = additions.check(cls.rule, full)
+            except ValueError:
+                continue  # they do not go together
+            if recipe.additions == ((addition,) if addition else ()):
+                yield full, recipe
+
+
+def idle(group):
+    """Return the numbers that have nothing to do in a group, because there is none of what they are of."""
+    found = set() if group.get("weight_decay") else {"weight_decay"}
+    return found if group.get("momentum") else found | {"momentum", "dampening"}
+
+
+@every_class
+@pytest.mark.parametrize("addition", [None, *ADDITIONS], ids=lambda one: one.name if one else "alone")
+def test_every_number_reaches_the_parameter(cls, addition):
+    own = {column for hyper in cls.rule.hypers for column in hyper.columns}
+    more = {column for hyper in addition.hypers for column in hyper.columns} if addition else set()
+    more -= {"skip_nonfinite"}  # how many steps in a row is counted by the host
+    tried = False
+    for group, recipe in ways(cls, addition):
+        reached = reaching(recipe, group)
+        ignored = own - idle(group) - reached
+        assert not ignored, f"{sorted(ignored)} without effect in {group}"
+        more -= reached
+        tried = True
+    if addition and not tried:
+        pytest.skip("they do not go together")
+    assert tried
+    assert not more, f"{sorted(more)} without effect"
+
+
+@every_class
+def test_no_number_is_read_that_has_nothing_to_do(cls):
+    for group, recipe in ways(cls, None):
+        assert not reaching(recipe, group) & idle(group), group
 
 
 @every_class
 def test_a_rule_names_what_exists(cls):
     defaults = cls([leaf(rand(1))]).defaults
     rule = cls.rule
-    flags = rule.flags(SimpleNamespace(**defaults))
+    flags = Recipe.of(rule).flags(SimpleNamespace(**defaults))
     assert {h.name for h in rule.hypers} | {"foreach", "fused", *storage.DEFAULTS} >= defaults.keys()
     assert {h.name for h in rule.hypers} <= defaults.keys()
     for slot in rule.slots:
@@ -173,7 +306,28 @@ def test_a_rule_names_what_exists(cls):
 
 
 @every_class
-def test_every_hyperparameter_is_checked_and_documented(cls):
+def test_every_argument_is_checked_and_documented(cls):
     text = cls.__doc__ if "Args:" in cls.__doc__ else cls.__mro__[1].__doc__
-    for hyper in cls.rule.hypers:
-        assert hyper.name == "decoupled_weight_decay" or f"{hyper.name}:" in text, hyper.name
+    (shared,) = re.findall(r"(?m)^ +(.*): see `thalweg.Optimizer`", text)
+    shared = shared.split(", ")
+    for name in inspect.signature(cls).parameters.keys() | {hyper.name for hyper in cls.rule.hypers}:
+        if name in shared:
+            assert re.search(rf"(?m)^ +(- `{name}`|{name}): ", tw.Optimizer.__doc__), name
+        else:
+            assert name == "decoupled_weight_decay" or f"{name}:" in text, name
+    assert set(shared) <= inspect.signature(cls).parameters.keys()
+
+
+@every_class
+def test_a_constructor_hands_on_all_that_it_takes(cls):
+    given = {
+        name: parameter.default
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if parameter.default is not parameter.empty
+    }
+    hypers = {hyper.name for hyper in cls.rule.hypers}
+    assert given.keys() | {"decoupled_weight_decay"} >= hypers
+    defaults = cls([leaf(rand(1))]).defaults
+    assert defaults.keys() == hypers | given.keys() | storage.DEFAULTS.keys()
+    for name, value in given.items():
+        assert defaults[name] == value, name

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+import runpy
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,6 +35,7 @@ from torch import Tensor
 import thalweg as tw
 from thalweg.lowering.reference import steps as reference
 from thalweg.lowering.reference.rows import advance
+from thalweg.rule import Recipe
 
 EPS = torch.finfo(torch.float32).eps
 PLAIN = [(name, {}) for name in NAMES]
@@ -399,7 +404,7 @@ EXTRAS = [
 def test_rmsprop_extras(kwargs):
     param = leaf(rand(60))
     optimizer = tw.RMSprop([param], lr=0.01, **kwargs)
-    h = optimizer.rule.numbers(optimizer.param_groups[0])
+    h = Recipe.of(optimizer.rule).numbers(optimizer.param_groups[0])
     steps = [g for (g,) in gradients([param], 8)]
     for i, expected in enumerate(rmsprop_by_hand(rand(60), steps, h)):
         follow(optimizer, [param], [[steps[i]]])
@@ -447,22 +452,22 @@ def test_nadam_amsgrad():
 @every
 def test_the_reference_is_the_kernel(configuration):
     optimizer = ours(configuration, [leaf(rand(1))])
-    rule, group = optimizer.rule, optimizer.param_groups[0]
-    h = rule.numbers(group)
-    on = rule.flags(h)
+    recipe, group = Recipe.of(optimizer.rule), optimizer.param_groups[0]
+    h = recipe.numbers(group)
+    on = recipe.flags(h)
     (mine,), (theirs,) = twins([rand(50)])
     optimizer = ours(configuration, [mine])
     slots = {
         slot.name: torch.full_like(theirs, group[slot.initial] if slot.initial else 0.0)
-        for slot in rule.slots_on(on)
+        for slot in recipe.slots_on(on)
     }
-    counters = {c.name: torch.tensor(c.initial).numpy()[()] for c in rule.counters}
+    counters = {c.name: torch.tensor(c.initial).numpy()[()] for c in recipe.counters}
     for i, grads in enumerate(gradients([mine], 5)):
         follow(optimizer, [mine], [grads])
-        scalars, counters = advance(rule, h, counters, first=i == 0)
+        scalars, counters = advance(recipe, h, counters, first=i == 0)
         with torch.no_grad():
             maximize = group["maximize"]
-            reference.step(rule, on, theirs, grads[0], slots, scalars, maximize=maximize)
+            reference.step(recipe, on, theirs, grads[0], slots, scalars, maximize=maximize)
         # Multiply-add may be one rounding in the kernel and is two in torch.
         assert_close(mine, theirs, rtol=1e-14)
         for name, value in slots.items():
@@ -505,6 +510,20 @@ def test_a_differentiable_step_goes_through_nadams_counters():
         return torch.autograd.grad(param.sum(), product)[0]
 
     assert_close(slope(tw), slope(torch.optim), rtol=1e-6)  # counters are float32
+
+
+def test_the_code_of_the_guide_is_lion(tmp_path):
+    text = (Path(__file__).parents[1] / "docs/adding-an-optimizer.md").read_text()
+    file = tmp_path / "guide.py"
+    file.write_text("\n".join(re.findall(r"```python\n(.*?)```", text, re.S)))
+    guide = runpy.run_path(str(file))["Lion"]
+    theirs, own = (inspect.signature(cls).parameters.values() for cls in (guide, tw.Lion))
+    assert [(p.name, p.kind, p.default) for p in theirs] == [(p.name, p.kind, p.default) for p in own]
+    params, others = twins([rand(50), rand(3, 4)])
+    steps = gradients(params, 5)
+    follow(guide(params, lr=0.1, weight_decay=0.1), params, steps)
+    follow(tw.Lion(others, lr=0.1, weight_decay=0.1), others, steps)
+    assert all(map(torch.equal, params, others))
 
 
 def test_giving_gradients_does_not_share_them():

@@ -135,7 +135,7 @@ def compare(
     Ctrl-C (status 130) or SIGTERM (143) it has written a report on that.
     """
     need_lab()
-    from thalweg.lab import command
+    from thalweg.lab.comparing import command
 
     request = command.Request(
         task=task,
@@ -166,7 +166,7 @@ def trial(
 ) -> None:
     """Run one trial of a comparison again, alone, and see that it gives the same numbers."""
     need_lab()
-    from thalweg.lab import command
+    from thalweg.lab.comparing import command
 
     with failures():
         if not command.repeat(results, number):
@@ -178,7 +178,7 @@ def new_task(
     path: Annotated[Path, typer.Argument(help="The file to write, such as my_task.py.")],
 ) -> None:
     """Write a commented, working task to start from."""
-    from thalweg.lab import template
+    from thalweg.lab.workload import template
 
     with failures():
         template.write(path)
@@ -220,17 +220,17 @@ def memory(
     They are those of real tensors, after one step on a parameter of every kind that the model has.
     """
     need_lab()
-    from thalweg.lab import memory_command
+    from thalweg.lab.memory import command
 
     with failures():
-        memory_command.run(memory_command.Request(model, optimizers, state, dtype, weight_bits, out))
+        command.run(command.Request(model, optimizers, state, dtype, weight_bits, out))
 
 
 @app.command()
 def bench(
     parts: Annotated[
         list[str] | None,
-        typer.Argument(help="What to measure: steps, training, startup; by default all."),
+        typer.Argument(help="What to measure: steps, training, update, startup; by default all."),
     ] = None,
     seconds: Annotated[
         float,
@@ -238,7 +238,7 @@ def bench(
     ] = 6.0,
     out: Annotated[Path | None, typer.Option(help="A file for the figures as JSON.")] = None,
 ) -> None:
-    """Measure our steps, whole training steps and start-up beside torch's best, in turns."""
+    """Measure our steps, training steps, the whole update and start-up beside torch's best, in turns."""
     from thalweg.bench import command
 
     try:

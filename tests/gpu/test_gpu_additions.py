@@ -9,7 +9,7 @@ import pytest
 import torch
 from devices import beside, capture, host_kernels, no_waiting
 from runs import assert_equal, everything, start
-from support import assert_close, follow, give, gradients, label, leaf, ours, rand
+from support import assert_close, follow, give, gradients, ours, rand
 
 import thalweg as tw
 from thalweg.stepping import plan
@@ -178,27 +178,23 @@ def test_a_guard_counts_there_and_tells_later(device):
     good, bad = ([g.to(device) for g in one] for one in gradients(params, 2))
     bad[0][5] = math.nan
 
-    def step(grads):
-        give(params, grads)
-        optimizer.step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+    def step(*several):
+        for grads in several:
+            give(params, grads)
+            optimizer.step()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
 
     step(good)
     before = everything(optimizer)
     with pytest.warns(UserWarning, match="skipped"):
-        step(bad)
-        step(good)
+        step(bad, good)
     after = everything(optimizer)
     assert not all(map(torch.equal, before, after))
     assert optimizer.skipped_steps == 1
 
-    def many():
-        for _ in range(6):
-            step(bad)
-
     with pytest.raises(FloatingPointError, match=r"of [345] steps in a row were not all finite"):
-        many()
+        step(*[bad] * 6)
     assert all(map(torch.equal, after, everything(optimizer)))
     for _ in range(3):  # what the host has not seen yet may be told once more
         try:

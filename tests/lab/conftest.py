@@ -3,6 +3,7 @@
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -111,6 +112,14 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return str(tmp_path / "study.db")
     address: str = request.getfixturevalue("postgresql")
     return address
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C raises an exception, also where the tests were started with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 TASK = '''\

@@ -6,10 +6,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from thalweg.lab import protocol, spaces
-from thalweg.lab.record import Failure, Point, Record, Timing, Trial
+from thalweg.lab import spaces
 from thalweg.lab.spaces import Space
-from thalweg.lab.study import Margin, Settings, Study
+from thalweg.lab.study import protocol
+from thalweg.lab.study.record import Failure, Point, Record, Timing, Trial
+from thalweg.lab.study.study import Margin, Settings, Study
 from thalweg.lab.workload import Evaluation, Split, Workload
 
 

@@ -5,11 +5,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from samples import Line
 
-from thalweg.lab import budget, spaces
-from thalweg.lab.budget import MOST_SEEDS, MOST_TRIALS, START_SECONDS, buy, seconds, spread
-from thalweg.lab.protocol import CANDIDATES, CONFIRMATION_SEEDS, extension, runs_at_least
-from thalweg.lab.statistics import fewest_seeds
-from thalweg.lab.study import Settings
+from thalweg.lab import spaces
+from thalweg.lab.comparing import budget
+from thalweg.lab.comparing.budget import MOST_SEEDS, MOST_TRIALS, START_SECONDS, buy, seconds, spread
+from thalweg.lab.judging.statistics import fewest_seeds
+from thalweg.lab.study.protocol import CANDIDATES, CONFIRMATION_SEEDS, extension, runs_at_least
+from thalweg.lab.study.study import Settings
 
 SPACES = [spaces.find(name) for name in ("sgd", "rmsprop", "adamw")]
 
@@ -132,6 +133,6 @@ class Timed(Line):
 )
 def test_the_cost_of_a_run_is_estimated_from_a_short_one(monkeypatch, steps, evaluate_every, cost):
     timed = Timed(steps, evaluate_every)
-    monkeypatch.setattr("thalweg.lab.trial.time", SimpleNamespace(perf_counter=lambda: timed.now))
+    monkeypatch.setattr("thalweg.lab.running.trial.time", SimpleNamespace(perf_counter=lambda: timed.now))
     assert budget._cost(timed, spaces.find("sgd")) == pytest.approx(cost)
     assert timed.now < 3 * cost

@@ -22,14 +22,24 @@ from samples import Line
 from test_execution import Here
 
 from thalweg.cli import main
-from thalweg.lab import api, budget, comparison, results, spaces
-from thalweg.lab.comparison import Interrupted, Options, Task, check, choose, fingerprint, parse_margin
+from thalweg.lab import spaces
+from thalweg.lab.comparing import api, budget, comparison
+from thalweg.lab.comparing.comparison import (
+    Interrupted,
+    Options,
+    Task,
+    check,
+    choose,
+    fingerprint,
+    parse_margin,
+)
 from thalweg.lab.errors import TrialError
-from thalweg.lab.record import Record, from_json
+from thalweg.lab.running.store import address
+from thalweg.lab.showing import results
 from thalweg.lab.spaces import Axis, Space
-from thalweg.lab.store import address
-from thalweg.lab.study import Margin
-from thalweg.lab.tasks import TaskError
+from thalweg.lab.study.record import Record, from_json
+from thalweg.lab.study.study import Margin
+from thalweg.lab.workload.tasks import TaskError
 
 TWO = [spaces.find(name) for name in ("sgd", "adamw")]
 SMALL = Options(trials=2, seeds=2)
@@ -244,7 +254,8 @@ def narrow():
 
 PRINT_MARK = """
 import sys
-from thalweg.lab import comparison, spaces
+from thalweg.lab.comparing import comparison
+from thalweg.lab import spaces
 task = comparison.find(sys.argv[1])
 chosen = [spaces.find("sgd"), spaces.find("adamw")]
 print(comparison.fingerprint(task, chosen, comparison.Options(trials=2, seeds=2)))
@@ -390,7 +401,7 @@ def test_a_mistake_in_a_task_is_told_before_anything_is_written(tmp_path):
 def typed(monkeypatch, capfd, task_file):
     """Types `thalweg compare small.py` with more; the status, what was printed, and the results if any."""
     threads = torch.get_num_threads()
-    monkeypatch.setattr("thalweg.lab.command.Pool", Here)
+    monkeypatch.setattr("thalweg.lab.comparing.command.Pool", Here)
     file = task_file()
     monkeypatch.chdir(file.parent)
 

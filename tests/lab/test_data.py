@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from thalweg.lab import data
-from thalweg.lab.data import MissingDataError, Remote
+from thalweg.lab.workload import data
+from thalweg.lab.workload.data import MissingDataError, Remote
 
 CONTENT = b"the data"
 REMOTE = Remote("file.bin", "https://example.org/file.bin", data.sha256(CONTENT), 1)

@@ -1,8 +1,8 @@
 import numpy as np
 import torch
 
-from thalweg.lab.workloads import find
-from thalweg.lab.workloads.digits import TEST, TRAIN, VALIDATION
+from thalweg.lab.workload.shipped import find
+from thalweg.lab.workload.shipped.digits import TEST, TRAIN, VALIDATION
 
 DIGITS = find("digits")
 

@@ -8,13 +8,15 @@ import torch
 from children import PATIENCE_SECONDS
 from samples import Line, Scores, record, study
 
-from thalweg.lab import execution, protocol, spaces
-from thalweg.lab import trial as trials
+from thalweg.lab import spaces
 from thalweg.lab.errors import StoreError
-from thalweg.lab.execution import execute, gather
-from thalweg.lab.record import Record, Trial
-from thalweg.lab.store import IN_MEMORY, Store
-from thalweg.lab.study import Margin, Settings, Study
+from thalweg.lab.running import execution
+from thalweg.lab.running import trial as trials
+from thalweg.lab.running.execution import execute, gather
+from thalweg.lab.running.store import IN_MEMORY, Store
+from thalweg.lab.study import protocol
+from thalweg.lab.study.record import Record, Trial
+from thalweg.lab.study.study import Margin, Settings, Study
 
 SPACES = [spaces.find(name) for name in ("sgd", "rmsprop", "adamw")]
 

@@ -3,10 +3,11 @@ import math
 import pytest
 from samples import Line, record, study
 
-from thalweg.lab import figures, findings
-from thalweg.lab.figures.look import COLOURS, DARK, look, thinned
-from thalweg.lab.quantities import amount, hyperparameters, size
-from thalweg.lab.verdict import judge
+from thalweg.lab.judging import findings
+from thalweg.lab.judging.quantities import amount, hyperparameters, size
+from thalweg.lab.judging.verdict import judge
+from thalweg.lab.showing import figures
+from thalweg.lab.showing.figures.look import COLOURS, DARK, look, thinned
 
 SGD = [90.0, 90.5, 91.0, 90.2, 90.7, 90.4, 90.1, 90.9]
 BETTER = [value + 1 for value in SGD]

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import Line, Scores, study
 
-from thalweg.lab import measures, protocol
-from thalweg.lab.measures import basin, best_of_k, reached, target
-from thalweg.lab.study import Margin
+from thalweg.lab.judging import measures
+from thalweg.lab.judging.measures import basin, best_of_k, reached, target
+from thalweg.lab.study import protocol
+from thalweg.lab.study.study import Margin
 
 METRICS = st.lists(st.none() | st.integers(0, 20).map(float), min_size=1, max_size=7)
 

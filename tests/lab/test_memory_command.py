@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from thalweg.cli import main
-from thalweg.lab import models, workloads
 from thalweg.lab.memory import memory
-from thalweg.lab.memory_command import bars
+from thalweg.lab.memory.command import bars
+from thalweg.lab.workload import models, shipped
 
 MODELS = """
 import torch
@@ -57,9 +57,9 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("name", workloads.WORKLOADS)
+@pytest.mark.parametrize("name", shipped.WORKLOADS)
 def test_a_built_in_task_needs_no_data(monkeypatch, name):
-    monkeypatch.setattr(workloads.kind(name), "__init__", lambda self: pytest.fail("it loaded its data"))
+    monkeypatch.setattr(shipped.kind(name), "__init__", lambda self: pytest.fail("it loaded its data"))
     assert any(p.requires_grad for p in models.find(name).parameters())
 
 

@@ -12,12 +12,12 @@ import torch
 from children import PATIENCE_SECONDS, all_gone, wait_until
 from samples import Line
 
-from thalweg.lab import pool as pools
-from thalweg.lab import tasks
-from thalweg.lab import trial as trials
 from thalweg.lab.errors import TrialError, WorkerDiedError
-from thalweg.lab.pool import Pool
-from thalweg.lab.record import Record, Trial
+from thalweg.lab.running import pool as pools
+from thalweg.lab.running import trial as trials
+from thalweg.lab.running.pool import Pool
+from thalweg.lab.study.record import Record, Trial
+from thalweg.lab.workload import tasks
 
 SIGKILL, STATUS_1, STATUS_3, HANG, RAISE, ENDINGS = range(100, 106)
 """Seeds at which a run of `Odd` comes to a bad end."""
@@ -212,14 +212,6 @@ def test_processes_end_too_if_another_cannot_be_started(monkeypatch):
     assert set(multiprocessing.active_children()) <= before
 
 
-@pytest.fixture
-def ctrl_c():
-    """Ctrl-C raises an exception, also where the tests were started with SIGINT ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_while_a_process_starts_is_not_lost(monkeypatch):
     before = set(multiprocessing.active_children())
@@ -239,7 +231,7 @@ def test_ctrl_c_while_a_process_starts_is_not_lost(monkeypatch):
 
 def test_a_process_that_cannot_start_is_an_error(monkeypatch):
     # It reads this module again, to find what it is to do, and fails.
-    monkeypatch.setattr("thalweg.lab.pool._serve", _cannot_start)
+    monkeypatch.setattr("thalweg.lab.running.pool._serve", _cannot_start)
     with Pool(1) as pool:
         pool.load(Odd())
         pool.start(trial(0))
@@ -303,7 +295,7 @@ def test_a_script_without_a_main_guard_works(tmp_path):
 
 ABANDONED = """
 import time
-from thalweg.lab.pool import Pool
+from thalweg.lab.running.pool import Pool
 with Pool(2) as pool:
     print(*[worker.process.pid for worker in pool._processes], flush=True)
     time.sleep(600)

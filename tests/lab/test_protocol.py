@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import Line, Scores, complete, record
 
-from thalweg.lab import protocol, spaces
-from thalweg.lab.protocol import (
+from thalweg.lab import spaces
+from thalweg.lab.spaces import Axis, Space
+from thalweg.lab.study import protocol
+from thalweg.lab.study.protocol import (
     border,
     candidates,
     chosen,
@@ -19,9 +21,8 @@ from thalweg.lab.protocol import (
     runs_at_least,
     seeds,
 )
-from thalweg.lab.record import Failure, failed
-from thalweg.lab.spaces import Axis, Space
-from thalweg.lab.study import Settings, Study
+from thalweg.lab.study.record import Failure, failed
+from thalweg.lab.study.study import Settings, Study
 
 SPACES = [spaces.find(name) for name in ("sgd", "rmsprop", "adamw")]
 SGD, RMSPROP, ADAMW = SPACES

@@ -4,7 +4,7 @@ import string
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thalweg.lab.record import Failure, Point, Record, Timing, Trial, failed, from_json, to_json
+from thalweg.lab.study.record import Failure, Point, Record, Timing, Trial, failed, from_json, to_json
 from thalweg.lab.workload import Evaluation
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)

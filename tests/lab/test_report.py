@@ -5,12 +5,13 @@ from datetime import UTC, datetime
 import pytest
 from samples import Line, Scores, complete, study
 
-from thalweg.lab import results, spaces
-from thalweg.lab.report import render, summary
-from thalweg.lab.report.library import plotly
+from thalweg.lab import spaces
+from thalweg.lab.judging.verdict import judge
+from thalweg.lab.showing import results
+from thalweg.lab.showing.report import render, summary
+from thalweg.lab.showing.report.library import plotly
 from thalweg.lab.spaces import Axis, Space
-from thalweg.lab.study import Margin, Settings, Study
-from thalweg.lab.verdict import judge
+from thalweg.lab.study.study import Margin, Settings, Study
 
 SGD = [90.0, 90.5, 91.0, 90.2, 90.7, 90.4, 90.1, 90.9]
 BETTER = [value + 1 for value in SGD]

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from samples import study
 
-from thalweg.lab import results
-from thalweg.lab.report import render
-from thalweg.lab.result import Result
-from thalweg.lab.verdict import judge
+from thalweg.lab.judging.verdict import judge
+from thalweg.lab.showing import results
+from thalweg.lab.showing.report import render
+from thalweg.lab.showing.result import Result
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

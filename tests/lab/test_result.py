@@ -6,9 +6,9 @@ import plotly.graph_objects as go
 import pytest
 from samples import study
 
-from thalweg.lab import results
-from thalweg.lab.result import Result
-from thalweg.lab.verdict import judge
+from thalweg.lab.judging.verdict import judge
+from thalweg.lab.showing import results
+from thalweg.lab.showing.result import Result
 
 SGD = [90.0, 90.5, 91.0, 90.2, 90.7, 90.4, 90.1, 90.9]
 PROVENANCE = results.Provenance(datetime(2026, 1, 2, tzinfo=UTC), 60, 2, {"torch": "2.11"})

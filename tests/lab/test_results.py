@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 import pytest
 from samples import study
 
-from thalweg.lab import results
-from thalweg.lab.verdict import judge
+from thalweg.lab.judging.verdict import judge
+from thalweg.lab.showing import results
 from thalweg.lowering import files
 
 PROVENANCE = results.Provenance(datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), 61.23, 2, results.environment())

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thalweg.lab import spaces
-from thalweg.lab.search import points
 from thalweg.lab.spaces import Axis
+from thalweg.lab.spaces.search import points
 
 SGD, RMSPROP, ADAMW = map(spaces.find, ("sgd", "rmsprop", "adamw"))
 

@@ -6,8 +6,8 @@ from torch import nn
 
 import thalweg
 from thalweg.lab import spaces
-from thalweg.lab.search import points
 from thalweg.lab.spaces import FEW, MANY, SOME, Axis, Space
+from thalweg.lab.spaces.search import points
 
 
 def pasted(line: str, model: nn.Module) -> torch.optim.Optimizer:

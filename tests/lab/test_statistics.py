@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from samples import Line, study
 from scipy import stats
 
-from thalweg.lab.statistics import (
+from thalweg.lab.judging.statistics import (
     RESAMPLES,
     Interval,
     compare,
@@ -21,7 +21,7 @@ from thalweg.lab.statistics import (
     relate,
     signed_rank,
 )
-from thalweg.lab.study import Margin
+from thalweg.lab.study.study import Margin
 
 OPPOSITE = {
     "ahead": "behind",

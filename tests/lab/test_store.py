@@ -1,4 +1,5 @@
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -14,10 +15,10 @@ import sqlalchemy
 from optuna.storages._rdb.models import TrialHeartbeatModel
 from samples import record
 
-from thalweg.lab import store as store_
 from thalweg.lab.errors import StoreError
-from thalweg.lab.record import Failure, Trial, failed
-from thalweg.lab.store import IN_MEMORY, Store, address, hidden
+from thalweg.lab.running import store as store_
+from thalweg.lab.running.store import IN_MEMORY, Store, address, hidden
+from thalweg.lab.study.record import Failure, Trial, failed
 
 
 def trials(number: int = 4) -> list[Trial]:
@@ -182,13 +183,60 @@ def test_what_was_taken_is_offered_again_when_it_is_released(machine):
     assert here.take(trials(2)) is None
 
 
+# Who is cut short, and who waits
+
+
+def reading(store: Store, then) -> None:
+    """Calls `then` while a store reads, with rows that nobody has fetched yet."""
+    engine = store._connection.engine
+
+    def once(connection, cursor, statement, *_):
+        if statement.startswith("SELECT"):
+            sqlalchemy.event.remove(engine, "after_cursor_execute", once)
+            then()
+
+    sqlalchemy.event.listen(engine, "after_cursor_execute", once)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_while_it_reads_leaves_the_storage_to_those_who_write(machine, monkeypatch):
+    monkeypatch.setattr(store_, "TURN_SECONDS", 0.1)
+    monkeypatch.setattr("optuna.storages._rdb.storage.time.sleep", lambda _: None)
+    here, there = machine(), machine()
+    first, second = trials(2)
+    reading(here, lambda: signal.raise_signal(signal.SIGINT))
+    try:
+        here.take([first])
+    except KeyboardInterrupt:
+        # As long as the exception is under way, so is all that it has cut short.
+        here.release()
+        assert there.take([first]) == first
+        assert here.take([second]) == second
+    else:
+        pytest.fail("Ctrl-C was lost")
+
+
+def test_who_reads_first_and_then_writes_waits_for_another_who_writes(machine):
+    here, there = machine(), machine()
+    ours, theirs = (store._connection.engine for store in (here, there))
+    write = sqlalchemy.text("UPDATE studies SET study_name = study_name")
+    with ours.connect() as reader, theirs.connect() as writer:
+        reader.execute(sqlalchemy.text("SELECT * FROM studies")).all()
+        writer.execute(write)
+        done = threading.Timer(0.3, writer.commit)
+        done.start()
+        reader.execute(write)
+        reader.commit()
+        done.join()
+
+
 # Who falls silent
 
 
 TAKE_AND_HANG = """
 import json, sys, time
-from thalweg.lab.store import Store
-from thalweg.lab.record import trial_from_json
+from thalweg.lab.running.store import Store
+from thalweg.lab.study.record import trial_from_json
 storage, document = sys.argv[1:]
 store = Store(storage, "study", higher_is_better=False)
 trial = trial_from_json(json.loads(document))
@@ -464,8 +512,8 @@ def test_nothing_is_logged(storage, capfd, recwarn):
 
 FINISH_ONE_BY_ONE = """
 import json, sys
-from thalweg.lab.store import Store
-from thalweg.lab.record import from_json
+from thalweg.lab.running.store import Store
+from thalweg.lab.study.record import from_json
 storage = sys.argv[1]
 store = Store(storage, "study", higher_is_better=False)
 for document in map(json.loads, sys.stdin):

@@ -11,11 +11,10 @@ import cloudpickle
 import pytest
 import torch
 
-from thalweg.lab import tasks, template
-from thalweg.lab.tasks import TaskError
-from thalweg.lab.tasks.checking import ATTRIBUTES, COUNTS, METHODS
-from thalweg.lab.tasks.trying import equal
-from thalweg.lab.workload import Workload
+from thalweg.lab.workload import Workload, tasks, template
+from thalweg.lab.workload.tasks import TaskError
+from thalweg.lab.workload.tasks.checking import ATTRIBUTES, COUNTS, METHODS
+from thalweg.lab.workload.tasks.trying import equal
 
 TASK = """\
 from functools import cache
@@ -372,7 +371,7 @@ def test_trying_changes_neither_the_workload_nor_torchs_generator(write):
 
 
 def test_an_endless_workload_is_tried_in_seconds(write, monkeypatch):
-    monkeypatch.setattr("thalweg.lab.tasks.trying.COUNTING_SECONDS", 0.05)
+    monkeypatch.setattr("thalweg.lab.workload.tasks.trying.COUNTING_SECONDS", 0.05)
     task = tasks.load(write(changed("range(self.steps)", "iter(int, 1)")))
     task.steps = 10**12
     tasks.smoke(task, Path("my_task.py"))
@@ -434,7 +433,7 @@ def test_in_another_process_neighbours_are_found_and_errors_have_their_lines(wri
     content = content.replace("factorial(4)", "factorial(4) + torch.zeros(5, 5)")
     task = tasks.load(write(content))
     program = f"""
-        from thalweg.lab import tasks
+        from thalweg.lab.workload import tasks
         file = pathlib.Path({str(tmp_path / "my_task.py")!r})
         tasks.make_importable(file)
         print(workload.model(0).in_features)
@@ -460,7 +459,7 @@ def test_what_cannot_be_sent_is_told_before_training(write):
 
 
 def test_cached_functions_of_others_are_sent_by_name():
-    from thalweg.lab.workloads import text
+    from thalweg.lab.workload.shipped import text
 
     tasks.load(str(template.SOURCE))
     assert pickle.loads(pickle.dumps(text.corpus)) is text.corpus
@@ -499,8 +498,8 @@ def test_it_names_every_attribute_of_the_contract():
 
 
 def test_the_template_learns(write, tmp_path):
-    from thalweg.lab.record import Trial
-    from thalweg.lab.trial import run
+    from thalweg.lab.running.trial import run
+    from thalweg.lab.study.record import Trial
 
     template.write(tmp_path / "mine.py")
     trial = Trial("tune", "adamw", "thalweg.AdamW", {"lr": 0.02}, {"lr": 0.02}, 0)

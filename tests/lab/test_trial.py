@@ -9,8 +9,8 @@ from samples import Line
 from torch import nn
 
 from thalweg.lab import spaces
-from thalweg.lab.record import Trial
-from thalweg.lab.trial import run, schedule
+from thalweg.lab.running.trial import run, schedule
+from thalweg.lab.study.record import Trial
 
 
 def trial(name="adamw", stage="final", seed=7, **settings) -> Trial:

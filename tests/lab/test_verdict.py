@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from samples import Line, Scores, study
 from torch import nn
 
-from thalweg.lab import protocol
+from thalweg.lab.judging.verdict import judge
+from thalweg.lab.judging.wording import listed
 from thalweg.lab.spaces import code
-from thalweg.lab.verdict import judge
-from thalweg.lab.wording import listed
+from thalweg.lab.study import protocol
 
 SGD = [90.0, 90.5, 91.0, 90.2, 90.7, 90.4, 90.1, 90.9]
 

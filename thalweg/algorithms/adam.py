@@ -6,24 +6,9 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
-from thalweg.optimizer import Optimizer, Params, Storage
-from thalweg.rule import (
-    BETAS,
-    CAPTURABLE,
-    DIFFERENTIABLE,
-    EPS,
-    LR,
-    MAXIMIZE,
-    WEIGHT_DECAY,
-    Hyper,
-    Rule,
-    Slot,
-    lerp,
-    maximum,
-    sqrt,
-    times,
-    two_parts,
-)
+from thalweg.optimizer import Optimizer, Options, Params, arguments
+from thalweg.rule import BETAS, CAPTURABLE, COMMON, EPS, LR, WEIGHT_DECAY, Hyper, Rule, Slot
+from thalweg.rule.maths import lerp, maximum, sqrt, times, two_parts
 
 
 def adam(g, exp_avg, exp_avg_sq, max_exp_avg_sq, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
@@ -71,9 +56,8 @@ RULE = Rule(
         WEIGHT_DECAY,
         Hyper("amsgrad", flag=True),
         Hyper("decoupled_weight_decay", flag=True),
-        MAXIMIZE,
         CAPTURABLE,
-        DIFFERENTIABLE,
+        *COMMON,
     ),
 )
 
@@ -116,14 +100,9 @@ class Adam(Optimizer):
         eps: :math:`\epsilon`, at least 0.
         weight_decay: :math:`\lambda`, at least 0: :math:`\lambda p` is added to the gradient.
         amsgrad: divide by the largest :math:`v` so far.
-        foreach: accepted as in torch, without effect: a step is always one launch. With tensors for `lr` or
-            `betas` it is refused as in torch, unless `capturable`.
-        maximize: ascend.
-        capturable: keep the step counter on the parameter's device.
-        differentiable: keep the graph through the step, at the reference's speed.
-        fused: unscale, and skip overflows, within the step under a `torch.amp.GradScaler`, as in torch;
-            a step is always one launch. Not with `foreach` or `differentiable`.
         decoupled_weight_decay: shrink `p` by :math:`\gamma\lambda` instead, which is AdamW.
+        maximize, foreach, capturable, differentiable, fused, options: see `thalweg.Optimizer`. With tensors
+            for `lr` or `betas`, `foreach` is refused as in torch, unless `capturable`.
 
     Raises:
         ValueError, TypeError: if an argument is not allowed.
@@ -146,22 +125,10 @@ class Adam(Optimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
-        **storage: Unpack[Storage],
+        **options: Unpack[Options],
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": as_in_torch(lr, betas, foreach, capturable),
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "amsgrad": amsgrad,
-            "maximize": maximize,
-            "foreach": foreach,
-            "capturable": capturable,
-            "differentiable": differentiable,
-            "fused": fused,
-            "decoupled_weight_decay": decoupled_weight_decay,
-        }
-        super().__init__(params, defaults, **storage)
+        betas = as_in_torch(lr, betas, foreach, capturable)
+        super().__init__(params, arguments(locals()), **options)
 
 
 class AdamW(Adam):
@@ -185,23 +152,9 @@ class AdamW(Adam):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
-        **storage: Unpack[Storage],
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            betas,
-            eps,
-            weight_decay,
-            amsgrad,
-            foreach=foreach,
-            maximize=maximize,
-            capturable=capturable,
-            differentiable=differentiable,
-            fused=fused,
-            decoupled_weight_decay=True,
-            **storage,
-        )
+        super().__init__(params, **arguments(locals()), decoupled_weight_decay=True, **options)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -6,20 +6,9 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
-from thalweg.optimizer import Optimizer, Params, Storage
-from thalweg.rule import (
-    BETAS,
-    CAPTURABLE,
-    DIFFERENTIABLE,
-    EPS,
-    LR,
-    MAXIMIZE,
-    WEIGHT_DECAY,
-    Rule,
-    Slot,
-    lerp,
-    maximum,
-)
+from thalweg.optimizer import Optimizer, Options, Params, arguments
+from thalweg.rule import BETAS, CAPTURABLE, COMMON, EPS, LR, WEIGHT_DECAY, Rule, Slot
+from thalweg.rule.maths import lerp, maximum
 
 
 def adamax(g, exp_avg, exp_inf, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
@@ -44,7 +33,7 @@ RULE = Rule(
     update=adamax,
     scalars=scalars,
     slots=(Slot("exp_avg"), Slot("exp_inf", signed=False)),
-    hypers=(LR, BETAS, EPS, WEIGHT_DECAY, MAXIMIZE, CAPTURABLE, DIFFERENTIABLE),
+    hypers=(LR, BETAS, EPS, WEIGHT_DECAY, CAPTURABLE, *COMMON),
 )
 
 
@@ -64,10 +53,7 @@ class Adamax(Optimizer):
         betas: :math:`(\beta_1, \beta_2)`, each in [0, 1).
         eps: :math:`\epsilon`, at least 0.
         weight_decay: :math:`\lambda`, at least 0: :math:`\lambda p` is added to the gradient.
-        foreach: accepted as in torch, without effect: a step is always one launch.
-        maximize: ascend.
-        differentiable: keep the graph through the step, at the reference's speed.
-        capturable: keep the step counter on the parameter's device.
+        maximize, foreach, capturable, differentiable, options: see `thalweg.Optimizer`.
 
     Raises:
         ValueError, TypeError: if an argument is not allowed.
@@ -87,16 +73,6 @@ class Adamax(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         capturable: bool = False,
-        **storage: Unpack[Storage],
+        **options: Unpack[Options],
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "foreach": foreach,
-            "maximize": maximize,
-            "differentiable": differentiable,
-            "capturable": capturable,
-        }
-        super().__init__(params, defaults, **storage)
+        super().__init__(params, arguments(locals()), **options)

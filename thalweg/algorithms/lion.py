@@ -6,18 +6,9 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
-from thalweg.optimizer import Optimizer, Params, Storage
-from thalweg.rule import (
-    BETAS,
-    DIFFERENTIABLE,
-    LR,
-    MAXIMIZE,
-    WEIGHT_DECAY,
-    Rule,
-    Slot,
-    lerp,
-    sign,
-)
+from thalweg.optimizer import Optimizer, Options, Params, arguments
+from thalweg.rule import BETAS, COMMON, LR, WEIGHT_DECAY, Rule, Slot
+from thalweg.rule.maths import lerp, sign
 
 
 def lion(g, exp_avg, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
@@ -28,11 +19,7 @@ def lion(g, exp_avg, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
 def scalars(h: Any, t: Any) -> dict[str, Any]:
     """Return the scalars of a step."""
     beta1, beta2 = h.betas
-    return {
-        "lr": h.lr,
-        "one_minus_beta1": 1 - beta1,
-        "one_minus_beta2": 1 - beta2,
-    }
+    return {"lr": h.lr, "one_minus_beta1": 1 - beta1, "one_minus_beta2": 1 - beta2}
 
 
 RULE = Rule(
@@ -42,7 +29,7 @@ RULE = Rule(
     decoupled=True,
     slots=(Slot("exp_avg"),),
     counters=(),
-    hypers=(LR, BETAS, WEIGHT_DECAY, MAXIMIZE, DIFFERENTIABLE),
+    hypers=(LR, BETAS, WEIGHT_DECAY, *COMMON),
 )
 
 
@@ -62,11 +49,7 @@ class Lion(Optimizer):
         lr: learning rate :math:`\gamma`, at least 0; a float or a one-element tensor.
         betas: :math:`(\beta_1, \beta_2)`, each in [0, 1).
         weight_decay: :math:`\lambda`, at least 0; decoupled.
-        foreach: accepted for likeness with the others, without effect.
-        maximize: ascend.
-        differentiable: keep the graph through the step, at the reference's speed.
-        fused: unscale, and skip overflows, within the step under a `torch.amp.GradScaler`, as in torch;
-            a step is always one launch.
+        maximize, foreach, differentiable, fused, options: see `thalweg.Optimizer`.
 
     Raises:
         ValueError, TypeError: if an argument is not allowed.
@@ -85,15 +68,6 @@ class Lion(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
-        **storage: Unpack[Storage],
+        **options: Unpack[Options],
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "weight_decay": weight_decay,
-            "foreach": foreach,
-            "maximize": maximize,
-            "differentiable": differentiable,
-            "fused": fused,
-        }
-        super().__init__(params, defaults, **storage)
+        super().__init__(params, arguments(locals()), **options)

@@ -6,25 +6,9 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
-from thalweg.optimizer import Optimizer, Params, Storage
-from thalweg.rule import (
-    BETAS,
-    CAPTURABLE,
-    DIFFERENTIABLE,
-    EPS,
-    LR,
-    MAXIMIZE,
-    WEIGHT_DECAY,
-    Counter,
-    Hyper,
-    Rule,
-    Slot,
-    lerp,
-    maximum,
-    sqrt,
-    times,
-    two_parts,
-)
+from thalweg.optimizer import Optimizer, Options, Params, arguments
+from thalweg.rule import BETAS, CAPTURABLE, COMMON, EPS, LR, WEIGHT_DECAY, Counter, Hyper, Rule, Slot
+from thalweg.rule.maths import lerp, maximum, sqrt, times, two_parts
 
 
 def nadam(g, exp_avg, exp_avg_sq, max_exp_avg_sq, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
@@ -89,9 +73,8 @@ RULE = Rule(
         Hyper("momentum_decay"),
         Hyper("decoupled_weight_decay", flag=True),
         Hyper("amsgrad", flag=True, extra=True),
-        MAXIMIZE,
         CAPTURABLE,
-        DIFFERENTIABLE,
+        *COMMON,
     ),
 )
 
@@ -116,11 +99,8 @@ class NAdam(Optimizer):
         weight_decay: :math:`\lambda`, at least 0: :math:`\lambda p` is added to the gradient.
         momentum_decay: :math:`\psi`, at least 0.
         decoupled_weight_decay: shrink `p` by :math:`\gamma\lambda` instead.
-        foreach: accepted as in torch, without effect: a step is always one launch.
-        maximize: ascend.
-        capturable: keep the counters on the parameter's device.
-        differentiable: keep the graph through the step, at the reference's speed.
         amsgrad: divide by the largest :math:`v` so far.
+        maximize, foreach, capturable, differentiable, options: see `thalweg.Optimizer`.
 
     Raises:
         ValueError, TypeError: if an argument is not allowed.
@@ -143,19 +123,6 @@ class NAdam(Optimizer):
         capturable: bool = False,
         differentiable: bool = False,
         amsgrad: bool = False,
-        **storage: Unpack[Storage],
+        **options: Unpack[Options],
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "momentum_decay": momentum_decay,
-            "decoupled_weight_decay": decoupled_weight_decay,
-            "maximize": maximize,
-            "foreach": foreach,
-            "capturable": capturable,
-            "differentiable": differentiable,
-            "amsgrad": amsgrad,
-        }
-        super().__init__(params, defaults, **storage)
+        super().__init__(params, arguments(locals()), **options)

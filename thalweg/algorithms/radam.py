@@ -6,25 +6,9 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
-from thalweg.optimizer import Optimizer, Params, Storage
-from thalweg.rule import (
-    BETAS,
-    CAPTURABLE,
-    DIFFERENTIABLE,
-    EPS,
-    LR,
-    MAXIMIZE,
-    WEIGHT_DECAY,
-    Hyper,
-    Rule,
-    Slot,
-    lerp,
-    maximum,
-    sqrt,
-    times,
-    two_parts,
-    where,
-)
+from thalweg.optimizer import Optimizer, Options, Params, arguments
+from thalweg.rule import BETAS, CAPTURABLE, COMMON, EPS, LR, WEIGHT_DECAY, Hyper, Rule, Slot
+from thalweg.rule.maths import lerp, maximum, sqrt, times, two_parts, where
 
 
 def radam(g, exp_avg, exp_avg_sq, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
@@ -66,9 +50,8 @@ RULE = Rule(
         EPS,
         WEIGHT_DECAY,
         Hyper("decoupled_weight_decay", flag=True),
-        MAXIMIZE,
         CAPTURABLE,
-        DIFFERENTIABLE,
+        *COMMON,
     ),
 )
 
@@ -97,10 +80,7 @@ class RAdam(Optimizer):
         eps: :math:`\epsilon`, at least 0.
         weight_decay: :math:`\lambda`, at least 0: :math:`\lambda p` is added to the gradient.
         decoupled_weight_decay: shrink `p` by :math:`\gamma\lambda` instead.
-        foreach: accepted as in torch, without effect: a step is always one launch.
-        maximize: ascend.
-        capturable: keep the step counter on the parameter's device.
-        differentiable: keep the graph through the step, at the reference's speed.
+        maximize, foreach, capturable, differentiable, options: see `thalweg.Optimizer`.
 
     Raises:
         ValueError, TypeError: if an argument is not allowed.
@@ -121,17 +101,6 @@ class RAdam(Optimizer):
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
-        **storage: Unpack[Storage],
+        **options: Unpack[Options],
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "maximize": maximize,
-            "foreach": foreach,
-            "capturable": capturable,
-            "decoupled_weight_decay": decoupled_weight_decay,
-            "differentiable": differentiable,
-        }
-        super().__init__(params, defaults, **storage)
+        super().__init__(params, arguments(locals()), **options)

@@ -6,23 +6,9 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
-from thalweg.optimizer import Optimizer, Params, Storage
-from thalweg.rule import (
-    CAPTURABLE,
-    DIFFERENTIABLE,
-    EPS,
-    LR,
-    MAXIMIZE,
-    WEIGHT_DECAY,
-    Hyper,
-    Rule,
-    Slot,
-    lerp,
-    maximum,
-    sqrt,
-    times,
-    two_parts,
-)
+from thalweg.optimizer import Optimizer, Options, Params, arguments
+from thalweg.rule import CAPTURABLE, COMMON, EPS, LR, WEIGHT_DECAY, Hyper, Rule, Slot
+from thalweg.rule.maths import lerp, maximum, sqrt, times, two_parts
 
 
 def rmsprop(g, square_avg, grad_avg, max_square_avg, momentum_buffer, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
@@ -106,9 +92,8 @@ RULE = Rule(
         Hyper("momentum_ema", flag=True, extra=True),
         Hyper("decoupled_weight_decay", flag=True, extra=True),
         Hyper("amsgrad", flag=True, extra=True),
-        MAXIMIZE,
         CAPTURABLE,
-        DIFFERENTIABLE,
+        *COMMON,
     ),
 )
 
@@ -134,10 +119,6 @@ class RMSprop(Optimizer):
         weight_decay: :math:`\lambda`, at least 0: :math:`\lambda p` is added to the gradient.
         momentum: :math:`\mu`, at least 0; 0 keeps no buffer.
         centered: subtract the squared average of the gradient from :math:`v_t`.
-        capturable: keep the step counter on the parameter's device.
-        foreach: accepted as in torch, without effect: a step is always one launch.
-        maximize: ascend.
-        differentiable: keep the graph through the step, at the reference's speed.
         nesterov: step along :math:`u_t + \mu b_t`, Nesterov's momentum as SGD has it (Sutskever et
             al. 2013); with `momentum_ema`, along :math:`(1 - \mu) u_t + \mu b_t` (Dozat 2016).
         debias: divide each average by the weight that it has gathered since it was zero:
@@ -151,6 +132,7 @@ class RMSprop(Optimizer):
             (Loshchilov and Hutter 2019, arXiv 1711.05101).
         amsgrad: divide by the root of the largest :math:`v` so far (Reddi et al. 2018,
             arXiv 1904.09237, section 4).
+        maximize, foreach, capturable, differentiable, options: see `thalweg.Optimizer`.
 
     Raises:
         ValueError, TypeError: if an argument is not allowed.
@@ -178,24 +160,6 @@ class RMSprop(Optimizer):
         momentum_ema: bool = False,
         decoupled_weight_decay: bool = False,
         amsgrad: bool = False,
-        **storage: Unpack[Storage],
+        **options: Unpack[Options],
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "alpha": alpha,
-            "eps": eps,
-            "centered": centered,
-            "weight_decay": weight_decay,
-            "capturable": capturable,
-            "foreach": foreach,
-            "maximize": maximize,
-            "differentiable": differentiable,
-            "nesterov": nesterov,
-            "debias": debias,
-            "eps_inside_sqrt": eps_inside_sqrt,
-            "momentum_ema": momentum_ema,
-            "decoupled_weight_decay": decoupled_weight_decay,
-            "amsgrad": amsgrad,
-        }
-        super().__init__(params, defaults, **storage)
+        super().__init__(params, arguments(locals()), **options)

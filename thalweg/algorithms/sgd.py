@@ -6,17 +6,9 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
-from thalweg.optimizer import Optimizer, Params, Storage
-from thalweg.rule import (
-    DIFFERENTIABLE,
-    LR,
-    MAXIMIZE,
-    WEIGHT_DECAY,
-    Hyper,
-    Rule,
-    Slot,
-    where,
-)
+from thalweg.optimizer import Optimizer, Options, Params, arguments
+from thalweg.rule import COMMON, LR, WEIGHT_DECAY, Hyper, Rule, Slot
+from thalweg.rule.maths import where
 
 
 def sgd(g, momentum_buffer, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
@@ -34,10 +26,7 @@ def scalars(h: Any, t: Any) -> dict[str, Any]:
 
 def flags(h: Any) -> dict[str, bool]:
     """Return the static choices."""
-    return {
-        "momentum": h.momentum != 0,
-        "nesterov": h.nesterov,
-    }
+    return {"momentum": h.momentum != 0, "nesterov": h.nesterov}
 
 
 def conflict(h: Any) -> str | None:
@@ -65,8 +54,7 @@ RULE = Rule(
         WEIGHT_DECAY,
         Hyper("nesterov", flag=True),
         Hyper("decoupled_weight_decay", flag=True, extra=True),
-        MAXIMIZE,
-        DIFFERENTIABLE,
+        *COMMON,
     ),
 )
 
@@ -89,13 +77,9 @@ class SGD(Optimizer):
         dampening: :math:`\tau`, for the gradient's part in the momentum.
         weight_decay: :math:`\lambda`, at least 0: :math:`\lambda p` is added to the gradient.
         nesterov: look ahead along the momentum; needs `momentum` and no `dampening`.
-        maximize: ascend.
-        foreach: accepted as in torch, without effect: a step is always one launch.
-        differentiable: keep the graph through the step, at the reference's speed.
-        fused: unscale, and skip overflows, within the step under a `torch.amp.GradScaler`, as in torch;
-            a step is always one launch.
         decoupled_weight_decay: shrink `p` by :math:`\gamma\lambda` instead of adding to the gradient
             (SGDW, Loshchilov and Hutter 2019, arXiv 1711.05101, algorithm 1).
+        maximize, foreach, differentiable, fused, options: see `thalweg.Optimizer`.
 
     Raises:
         ValueError, TypeError: if an argument is not allowed.
@@ -117,18 +101,6 @@ class SGD(Optimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
-        **storage: Unpack[Storage],
+        **options: Unpack[Options],
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "weight_decay": weight_decay,
-            "nesterov": nesterov,
-            "maximize": maximize,
-            "foreach": foreach,
-            "differentiable": differentiable,
-            "fused": fused,
-            "decoupled_weight_decay": decoupled_weight_decay,
-        }
-        super().__init__(params, defaults, **storage)
+        super().__init__(params, arguments(locals()), **options)

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 import thalweg
-from thalweg.bench import startup, steps, training
+from thalweg.bench import startup, steps, training, update
 from thalweg.lowering.files import prepare_folder, write_atomically
 
-PARTS = ("steps", "training", "startup")
+PARTS = ("steps", "training", "update", "startup")
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,30 @@ def _training(seconds: float, say: Callable[[str], object]) -> Iterable[training
         yield r
 
 
+def _update(seconds: float, say: Callable[[str], object]) -> Iterable[update.UpdateResult]:
+    say("\nclip, step and average: torch's three calls / thalweg in one, median ratio of turns [quartiles]")
+    for r in update.measure(seconds):
+        c = r.comparison
+        line = (
+            f"  {r.algorithm:28} {r.storage:18} {r.what:28} {c.baseline * 1e3:8.2f} ms "
+            f"{c.ours * 1e3:8.2f} ms  {c.ratio:6.2f} [{c.low:.2f}, {c.high:.2f}]"
+        )
+        if r.goal is not None:
+            line += f"  goal {r.goal:g}"
+        say(line + _limit(r))
+        yield r
+
+
+def _limit(r: update.UpdateResult) -> str:
+    if r.limit is None or r.bandwidth is None:
+        return ""
+    asked = "" if r.limit_goal is None else f" (goal {r.limit_goal:.0%})"
+    return (
+        f"  {r.limit:.0%} of the memory limit{asked}, {r.bandwidth / 1e9:.1f} GB/s: "
+        f"{r.moved:.0f} bytes an element, torch {r.torch_moved:.0f}"
+    )
+
+
 def _startup(seconds: float, say: Callable[[str], object]) -> Iterable[startup.StartupResult]:
     say("\na new process, medians")
     for r in startup.measure():
@@ -95,5 +119,6 @@ def _startup(seconds: float, say: Callable[[str], object]) -> Iterable[startup.S
 _TABLES: dict[str, Callable[[float, Callable[[str], object]], Iterable[Any]]] = {
     "steps": _steps,
     "training": _training,
+    "update": _update,
     "startup": _startup,
 }

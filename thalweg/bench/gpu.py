@@ -200,8 +200,16 @@ def cases(sets: dict[str, Shapes] = GPU_SETS, quick: bool = False) -> list[Case]
     return [Case(ADAMW, FLOAT32, f"161 x 64, {n} groups", small, n) for n in (1, 10, 161)] + found
 
 
+Measured = Callable[[Case, Meter, float], list[Row]]
+"""What measures a case for some seconds."""
+
+
 def measure(
-    chosen: Sequence[Case], meter: Meter, seconds: float, clock: Callable[[], float]
+    chosen: Sequence[Case],
+    meter: Meter,
+    seconds: float,
+    clock: Callable[[], float],
+    one: Measured | None = None,
 ) -> Iterator[Row]:
     """Measure the cases one after the other; each gets its share of the time that is left.
 
@@ -210,6 +218,7 @@ def measure(
         meter: measures.
         seconds: for all of them.
         clock: the time in seconds.
+        one: measures one of them; by default the steps, beside every rival.
     """
     end = clock() + seconds
     flat: float | None = None
@@ -218,16 +227,16 @@ def measure(
         if left <= 0:
             yield _row(case, "-", failure="not measured: no time left")
             continue
-        rows = _guarded(case, meter, left / (len(chosen) - i))
+        rows = _guarded(one or _measure, case, meter, left / (len(chosen) - i))
         if case.set.startswith("161 x 64"):
             flat = flat or next((row.host.ours for row in rows if row.host), None)
             rows = [_judged_flat(row, flat) for row in rows]
         yield from rows
 
 
-def _guarded(case: Case, meter: Meter, seconds: float) -> list[Row]:
+def _guarded(one: Measured, case: Case, meter: Meter, seconds: float) -> list[Row]:
     try:
-        return _measure(case, meter, seconds)
+        return one(case, meter, seconds)
     except Exception as error:  # out of memory, a kernel that does not compile: the others are still measured
         return [_row(case, "-", failure=_said(error))]
     finally:
@@ -255,32 +264,48 @@ def _measure(case: Case, meter: Meter, seconds: float) -> list[Row]:
     peak = meter.peak(own.step) / held
     peaks = {name: meter.peak(other.step) / held_bytes(params, other) for name, other in ready.items()}
     works: list[Work] = [own.step, *(other.step for other in ready.values())]
-    copied = None
+    copied = 0
     if case.elements >= LARGE:
-        source = torch.randn(COPIED if meter.device.type == "cuda" else 1000, device=meter.device)
-        target = torch.empty_like(source)
-        works.append(lambda: target.copy_(source))
-        copied = 2 * source.nbytes
+        copy, copied = copying(meter.device)
+        works.append(copy)
     taken = turns(works, meter.times, seconds, LEAST_TURNS)
-    share = None
-    if copied is not None:
-        share = compare(
-            [t[-1].device * moved_bytes(params, own) / copied for t in taken], _device(taken, 0)
-        ).ratio
+    share = share_of(taken, moved_bytes(params, own), copied) if copied else None
     rows = []
     for place, name in enumerate(ready, start=1):
-        row = _row(
-            case,
-            name,
-            loop=compare([t[place].loop for t in taken], [t[0].loop for t in taken]),
-            device=compare(_device(taken, place), _device(taken, 0)),
-            host=compare([t[place].host for t in taken], [t[0].host for t in taken]),
-            share=share,
-            peak=peak,
-            rival_peak=peaks[name],
-        )
+        row = beside(case, name, taken, place, share=share, peak=peak, rival_peak=peaks[name])
         rows.append(replace(row, goals=goals(case, row)))
     return rows + failed
+
+
+def copying(device: torch.device) -> tuple[Work, int]:
+    """Return the copy that bandwidth is measured by, and the bytes that it reads and writes."""
+    source = torch.randn(COPIED if device.type == "cuda" else 1000, device=device)
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source), 2 * source.nbytes
+
+
+def share_of(taken: Sequence[tuple[Times, ...]], moved: int, copied: int, place: int = 0) -> float:
+    """Return what a work moves a second beside what the copy does, the last one of each turn.
+
+    Args:
+        taken: the turns.
+        moved: the bytes that the work reads and writes.
+        copied: the copy's.
+        place: of the work in each turn.
+    """
+    return compare([t[-1].device * moved / copied for t in taken], _device(taken, place)).ratio
+
+
+def beside(case: Case, rival: str, taken: Sequence[tuple[Times, ...]], place: int, **figures: Any) -> Row:
+    """Return the row that compares ours, the first of each turn, with what is at `place`."""
+    return _row(
+        case,
+        rival,
+        loop=compare([t[place].loop for t in taken], [t[0].loop for t in taken]),
+        device=compare(_device(taken, place), _device(taken, 0)),
+        host=compare([t[place].host for t in taken], [t[0].host for t in taken]),
+        **figures,
+    )
 
 
 def _device(taken: Sequence[tuple[Times, ...]], place: int) -> list[float]:
@@ -319,12 +344,12 @@ def grouped(params: Sequence[Tensor], count: int) -> list[dict[str, Any]]:
 
 def held_bytes(params: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> int:
     """Return the bytes of parameters, gradients and state."""
-    return sum(p.nbytes + _grad(p).nbytes for p in params) + state_bytes(optimizer)
+    return sum(p.nbytes + grad_of(p).nbytes for p in params) + state_bytes(optimizer)
 
 
 def moved_bytes(params: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> int:
     """Return the bytes that a step has to read and write."""
-    return sum(2 * p.nbytes + _grad(p).nbytes for p in params) + 2 * state_bytes(optimizer)
+    return sum(2 * p.nbytes + grad_of(p).nbytes for p in params) + 2 * state_bytes(optimizer)
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
@@ -333,7 +358,8 @@ def state_bytes(optimizer: torch.optim.Optimizer) -> int:
     return sum(t.nbytes for t in tensors if isinstance(t, Tensor) and t.dim())
 
 
-def _grad(param: Tensor) -> Tensor:
+def grad_of(param: Tensor) -> Tensor:
+    """Return the gradient that `make_params` gave a parameter."""
     assert param.grad is not None, "make_params gives every parameter one"
     return param.grad
 
@@ -357,7 +383,7 @@ def error_of(case: Case, own: Make, other: Make, device: torch.device) -> tuple[
     theirs: list[Tensor] = [torch.nn.Parameter(p.detach().float().clone()) for p in mine]
     begun = [p.detach().clone() for p in theirs]
     for p, q in zip(mine, theirs, strict=True):
-        q.grad = _grad(p).float()
+        q.grad = grad_of(p).float()
     a, b = own(grouped(mine, case.groups)), other(theirs)
     for _ in range(VERIFIED_STEPS):
         a.step()
@@ -366,8 +392,8 @@ def error_of(case: Case, own: Make, other: Make, device: torch.device) -> tuple[
         mine = list(a.full_precision_weights().values())  # type: ignore[attr-defined]
         mine = _ungrouped(mine, case.groups)
     if case.storage is BFLOAT16:
-        return _distance(mine, theirs, [torch.zeros((), device=device)] * len(mine)), HALF_TOLERANCE
-    return _distance(mine, theirs, begun), TOLERANCES[case.storage.name]
+        return distance(mine, theirs, [torch.zeros((), device=device)] * len(mine)), HALF_TOLERANCE
+    return distance(mine, theirs, begun), TOLERANCES[case.storage.name]
 
 
 def _ungrouped(values: Sequence[Tensor], count: int) -> list[Tensor]:
@@ -377,7 +403,8 @@ def _ungrouped(values: Sequence[Tensor], count: int) -> list[Tensor]:
     return [placed[i] for i in range(len(values))]
 
 
-def _distance(mine: Sequence[Tensor], theirs: Sequence[Tensor], begun: Sequence[Tensor]) -> float:
+def distance(mine: Sequence[Tensor], theirs: Sequence[Tensor], begun: Sequence[Tensor]) -> float:
+    """Return ||mine - theirs|| / ||theirs - begun||, over all tensors."""
     apart = walked = 0.0
     with torch.no_grad():
         for p, q, start in zip(mine, theirs, begun, strict=True):

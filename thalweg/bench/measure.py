@@ -38,7 +38,7 @@ def in_turns(baseline: Work, ours: Work, seconds: float, least: int = 9) -> Comp
     """Run both in turns, the order changing, for about `seconds` and at least `least` turns each."""
     for work in (baseline, ours, baseline, ours):
         work()
-    times = turns([ours, baseline], _timed, seconds, least)
+    times = turns([ours, baseline], seconds_of, seconds, least)
     return compare([b for _, b in times], [a for a, _ in times])
 
 
@@ -84,7 +84,8 @@ def compare(baseline: Sequence[float], ours: Sequence[float]) -> Comparison:
     )
 
 
-def _timed(work: Work) -> float:
+def seconds_of(work: Work) -> float:
+    """Run `work` and return the seconds that it took."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start

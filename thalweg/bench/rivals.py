@@ -59,21 +59,21 @@ RMSPROP = Algorithm("RMSprop centered + momentum", "RMSprop", {"momentum": 0.9, 
 ALGORITHMS = (ADAMW, SGD, RMSPROP)
 
 
-def ours(algorithm: Algorithm, storage: Storage) -> Make:
+def ours(algorithm: Algorithm, storage: Storage, lr: float = LR) -> Make:
     """Return what makes our optimizer."""
     cls = getattr(thalweg, algorithm.cls)
-    return lambda params: cls(params, lr=LR, **algorithm.options, **storage.options)
+    return lambda params: cls(params, lr=lr, **algorithm.options, **storage.options)
 
 
-def torchs(algorithm: Algorithm, form: str) -> Make:
+def torchs(algorithm: Algorithm, form: str, lr: float = LR) -> Make:
     """Return what makes torch's optimizer in the form `fused` or `foreach`."""
     cls = getattr(torch.optim, algorithm.cls)
-    return lambda params: cls(params, lr=LR, **algorithm.options, **{form: True})
+    return lambda params: cls(params, lr=lr, **algorithm.options, **{form: True})
 
 
-def oracle(algorithm: Algorithm) -> Make:
+def oracle(algorithm: Algorithm, lr: float = LR) -> Make:
     """Return what makes torch's optimizer to verify ours by: fused, where there is that."""
-    return torchs(algorithm, "fused" if algorithm.is_fused else "foreach")
+    return torchs(algorithm, "fused" if algorithm.is_fused else "foreach", lr)
 
 
 def rivals(algorithm: Algorithm, storage: Storage, shapes: Shapes) -> dict[str, Make]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import thalweg
 from thalweg.bench.measure import Comparison, in_turns
@@ -114,7 +115,7 @@ def measure(seconds: float) -> Iterator[StepResult]:
             params = _params(shapes)
             theirs = contest.torch(params)
             theirs.step()
-            ours = _sharing(contest.ours(params), theirs)
+            ours = sharing(contest.ours(params), theirs)
             comparison = in_turns(theirs.step, ours.step, seconds)
             limit = bandwidth = None
             if len(shapes) == 1 and not contest.packed:
@@ -130,7 +131,7 @@ def _params(shapes: Shapes) -> list[torch.nn.Parameter]:
     return params
 
 
-def _sharing(optimizer: torch.optim.Optimizer, other: torch.optim.Optimizer) -> torch.optim.Optimizer:
+def sharing(optimizer: torch.optim.Optimizer, other: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """Give `optimizer` the very state tensors of `other`.
 
     Where in memory tensors happen to lie is worth several percent; both sides shall have the same luck.
@@ -152,14 +153,25 @@ def _memory_limit(
     each (of a square, so that second moments stay what they are).
     """
     (param,) = params
-    slots = [t for t in ours.state[param].values() if t.shape == param.shape]
-    names = [f"slot{i}" for i in range(contest.slots)]
-    traffic = _Traffic(params, names)
-    traffic.state[param] = dict(zip(names, slots, strict=True))
-    comparison = in_turns(traffic.step, ours.step, seconds)
-    # p and every slot are read and written, g is read; 4 bytes each.
-    moved = 4 * (2 * (1 + contest.slots) + 1) * param.numel()
+    slots = slots_of(ours, param)
+    assert len(slots) == contest.slots
+    other, moved = traffic(param, slots)
+    comparison = in_turns(other.step, ours.step, seconds)
     return comparison.ratio, moved / comparison.baseline
+
+
+def slots_of(optimizer: torch.optim.Optimizer, param: Tensor) -> list[Tensor]:
+    """Return the tensors of state that are as large as the parameter."""
+    return [t for t in optimizer.state[param].values() if t.shape == param.shape]
+
+
+def traffic(param: Tensor, slots: Sequence[Tensor]) -> tuple[torch.optim.Optimizer, int]:
+    """Return a step that reads and writes float32 tensors and does next to no arithmetic, and its bytes."""
+    names = [f"slot{i}" for i in range(len(slots))]
+    found = _Traffic([param], names)
+    found.state[param] = dict(zip(names, slots, strict=True))
+    # p and every slot are read and written, g is read; 4 bytes each.
+    return found, 4 * (2 * (1 + len(slots)) + 1) * param.numel()
 
 
 class _Traffic(thalweg.Optimizer):

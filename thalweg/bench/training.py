@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 import thalweg
 from thalweg.bench.measure import Comparison, in_turns
+
+LEAST_TURNS = 25
 
 
 @dataclass(frozen=True)
@@ -54,25 +57,45 @@ def measure(seconds: float) -> Iterator[TrainingResult]:
     for network, make in NETWORKS.items():
         for name, (theirs, ours, settings) in PAIRS.items():
             comparison = in_turns(
-                _training_step(make, partial(theirs, fused=True, **settings)),
-                _training_step(make, partial(ours, **settings)),
+                training_step(make, partial(theirs, fused=True, **settings)),
+                training_step(make, partial(ours, **settings)),
                 seconds,
-                least=25,
+                least=LEAST_TURNS,
             )
             yield TrainingResult(network, name, comparison)
 
 
-def _training_step(
+class Steps(Protocol):
+    """What takes steps as an optimizer does."""
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        ...
+
+    def step(self) -> object:
+        """Take a step."""
+        ...
+
+
+def training_step(
     make: Callable[[], tuple[nn.Module, Tensor]],
-    optimize: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+    optimize: Callable[[list[nn.Parameter]], Steps],
+    scale: Tensor | None = None,
 ) -> Callable[[], None]:
+    """Return a training step of a network that is made for it.
+
+    Args:
+        make: makes the network and a batch.
+        optimize: makes what updates the parameters.
+        scale: what gradients are multiplied by, a number.
+    """
     torch.manual_seed(0)
     model, batch = make()
     optimizer = optimize(list(model.parameters()))
 
     def step() -> None:
         optimizer.zero_grad()
-        model(batch).square().mean().backward()
+        model(batch).square().mean().backward(scale)
         optimizer.step()
 
     return step

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg import additions
+from thalweg.additions.options import Additions
 from thalweg.optimizer import checkpoint
 from thalweg.optimizer.averaging import averages, exchanged
 from thalweg.optimizer.checkpoint import RecipeOf
@@ -23,21 +24,44 @@ from thalweg.storage.codecs import codec_of
 if TYPE_CHECKING:
     from thalweg.stepping.stepper import Stepper
 
-__all__ = ["Optimizer", "Params", "Storage"]
-
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+
+
+class Options(Storage, Additions, total=False):
+    """The arguments that every optimizer takes beside its rule's: `Storage` and `Additions` describe them."""
+
+
+_APART = frozenset(("self", "params", "options", "__class__"))
+
+
+def arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the hyperparameters that a constructor was given, from its `locals()`.
+
+    Args:
+        given: `locals()`, where parameters are `params`, the keyword arguments that go on as they are
+            `options`, and all else is a hyperparameter.
+    """
+    return {name: value for name, value in given.items() if name not in _APART}
 
 
 class Optimizer(torch.optim.Optimizer):
     """A `torch.optim.Optimizer` that steps all parameters of all groups by its `rule`.
 
-    Subclasses name their rule and a constructor.
+    Subclasses name their rule and a constructor. Some arguments mean the same for all that have them:
+
+    - `maximize`: ascend.
+    - `foreach`: accepted as in torch, without effect: a step is always one launch.
+    - `capturable`: keep the counters on the parameter's device.
+    - `differentiable`: keep the graph through the step, at the reference's speed.
+    - `fused`: unscale, and skip overflows, within the step under a `torch.amp.GradScaler`, as in torch; a
+      step is always one launch. Not with `foreach` or `differentiable`.
 
     Args:
         params: parameters, named parameters, or groups, as in torch.
         defaults: the hyperparameters of groups that do not say otherwise.
-        stored: how state and weights are stored, likewise: `state`, `weight_bits` and `seed`, which every
-            optimizer takes and `thalweg.storage.Storage` describes.
+        options: what every optimizer takes beside them, likewise: how state and weights are stored
+            (`thalweg.storage.choices.Storage`), and what is added to the rule
+            (`thalweg.additions.options.Additions`).
 
     Raises:
         ValueError, TypeError: if a hyperparameter is not allowed; the message says what is.
@@ -47,11 +71,11 @@ class Optimizer(torch.optim.Optimizer):
     _stepper: Stepper | None
     _is_averaged = False
 
-    def __init__(self, params: Params, defaults: dict[str, Any], **stored: Unpack[Storage]) -> None:
-        unknown = stored.keys() - Storage.__annotations__ - additions.NAMES
+    def __init__(self, params: Params, defaults: dict[str, Any], **options: Unpack[Options]) -> None:
+        unknown = options.keys() - Options.__optional_keys__
         if unknown:
             raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {min(unknown)!r}")
-        defaults = {**defaults, **storage.DEFAULTS, **stored}
+        defaults = {**defaults, **storage.DEFAULTS, **options}
         additions.check_effect(defaults)
         self._check(defaults)
         _check_fused(defaults)

@@ -9,6 +9,7 @@ from thalweg.rule.addition import Addition, Measure
 from thalweg.rule.hyper import (
     BETAS,
     CAPTURABLE,
+    COMMON,
     DIFFERENTIABLE,
     EPS,
     LR,
@@ -23,6 +24,7 @@ from thalweg.rule.rule import STEP, Counter, Rule, Slot, count
 __all__ = [
     "BETAS",
     "CAPTURABLE",
+    "COMMON",
     "DIFFERENTIABLE",
     "EPS",
     "LR",

@@ -181,3 +181,5 @@ BETAS = Hyper("betas", high=1.0, open_high=True, pair=True)
 MAXIMIZE = Hyper("maximize", flag=True)
 CAPTURABLE = Hyper("capturable", flag=True)
 DIFFERENTIABLE = Hyper("differentiable", flag=True)
+COMMON = (MAXIMIZE, DIFFERENTIABLE)
+"""What every optimizer can be told, in torch and here."""

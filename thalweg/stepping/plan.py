@@ -72,7 +72,7 @@ class Plan:
         self.skips = all(isinstance(b, KernelBatch) and b.engine.skips for b in self.batches)
         """Whether all of it asks on its device whether gradients overflowed."""
         self._stages = Stages(self.batches)
-        self.is_bare = all(isinstance(part, _Compiled) for part in self._parts) and not self._stages
+        self.is_bare = all(isinstance(part, _Compiled) for part in self._parts)
         """Whether no operation of torch's takes part."""
         self._drawing = {member.sort.group for member in members if member.sort.draws}
         self._others = [members[i] for i, kind in enumerate(self._kinds) if kind is ReferenceBatch]
@@ -103,7 +103,8 @@ class Plan:
     @property
     def can_be_handed_on(self) -> bool:
         """Whether it depends on nothing but what is looked at and written anew by `take_over`."""
-        bare = self.is_bare and not (self._drawing or self._others or self._hidden or self.unscale)
+        rest = self._stages or self._drawing or self._others or self._hidden or self.unscale
+        bare = self.is_bare and not rest
         return bare and self._look is not None and not any(self._layers) and len(self._kernels) > 0
 
     def prepare_to_be_handed_on(self) -> None:
@@ -204,10 +205,24 @@ class Plan:
         if scaling is not None:
             part.prepare(self.settings, scaling)
         assert self._look is not None, "a plan that is bare is looked at"
-        seen = part.run_after(self._look, groups, state)
+        return self._is_same(part.run_after(self._look, groups, state))
+
+    def _is_same(self, seen: int) -> bool:
         if seen:
             self._must_compare_places = True
         return not seen
+
+    def measure_and_run_if_same(self, groups: Groups, state: State, scaling: Scaling) -> Scaling | None:
+        """Do what `run` does, of a plan that is bare; None, if something has changed meanwhile."""
+
+        def measure(stage: str, batches: Sequence[Batch], scaling: Scaling) -> bool:
+            (part,) = self._parts
+            return self._is_same(part.measure_after(self._look, groups, state, stage, self.settings, scaling))
+
+        found = self._stages.take(scaling, measure) if self._stages else scaling
+        if found is None or found.overflowed_on_host:
+            return found
+        return found if self.run_if_same(groups, state, found) else None
 
     def run(self, scaling: Scaling, state: State) -> Scaling:
         """Step everything that has been looked at, unless `scaling` or a measure forbids it.
@@ -222,7 +237,7 @@ class Plan:
         # What another thread takes away meanwhile stays alive as long as it is stepped.
         kept = [[m.param.grad for m in self.members], _values(state)]
         if self._stages:
-            scaling = self._stages.take(self.settings, scaling, state)
+            scaling = self._measured(scaling, state)
         if not self.is_forbidden(scaling):
             for part in self._parts:
                 part.run(self.settings, scaling, state)
@@ -232,6 +247,16 @@ class Plan:
     def is_forbidden(self, scaling: Scaling) -> bool:
         """Say whether a step must not be taken, as far as the host has to know."""
         return scaling.overflowed_on_host if self.skips else scaling.overflowed
+
+    def _measured(self, scaling: Scaling, state: State) -> Scaling:
+        def measure(stage: str, batches: Sequence[Batch], scaling: Scaling) -> bool:
+            for batch in batches:
+                batch.measure(stage, self.settings, scaling, state)
+            return True
+
+        found = self._stages.take(scaling, measure)
+        assert found is not None, "nothing hinders it"
+        return found
 
     @property
     def stages(self) -> Stages:
@@ -269,6 +294,8 @@ class _Compiled:
     """Batches of the CPU one after the other, in one call."""
 
     def __init__(self, batches: Sequence[Batch]) -> None:
+        self._batches: list[Any] = list(batches)
+        self._measuring: dict[str, cpu.Run] = {}
         self._ready = [(b.chunks, b.engine.prepare) for b in batches]  # type: ignore[attr-defined]
         for batch in batches:
             batch.engine.launched.divide(batch.chunks)  # type: ignore[attr-defined]
@@ -283,10 +310,28 @@ class _Compiled:
         self._run()
 
     def run_after(self, look: Look, groups: Groups, state: State) -> int:
-        kept = _all_tensors(groups, state) if self._run.is_long else None
-        seen = self._run.after(look, groups, state)
-        del kept
+        return _after(self._run, look, groups, state)
+
+    def measure_after(
+        self, look: Any, groups: Groups, state: State, stage: str, settings: AllSettings, scaling: Scaling
+    ) -> int:
+        """Look, and if nothing has changed take the measures of a stage, in one call."""
+        batches = [batch for batch in self._batches if stage in batch.recipe.stages]
+        for batch in batches:
+            batch.engine.prepare_stage(stage, batch.measured, settings, scaling)
+        if stage not in self._measuring:
+            self._measuring[stage] = cpu.Run([batch.engine.launch_of(stage) for batch in batches])
+        seen = _after(self._measuring[stage], look, groups, state)
+        for batch in batches if not seen else ():
+            batch.engine.finish_stage(stage)
         return seen
+
+
+def _after(run: cpu.Run, look: Look, groups: Groups, state: State) -> int:
+    kept = _all_tensors(groups, state) if run.is_long else None
+    seen = run.after(look, groups, state)
+    del kept
+    return seen
 
 
 def _all_tensors(groups: Groups, state: State) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,15 @@ from torch import Tensor
 
 from thalweg.lowering.gpu import tables as cuda
 from thalweg.rule.addition import STAGES
-from thalweg.stepping.batches import Batch, State
+from thalweg.stepping.batches import Batch
 from thalweg.stepping.scaling import Scaling
-from thalweg.stepping.settings import AllSettings
 
 _GRADIENT, _NONFINITE = "statistics_grad_sq", "statistics_nonfinite"
 _UPDATE, _WEIGHTS = "statistics_update_sq", "statistics_weights_sq"
 _SIZE = "statistics_size"
+
+
+Measuring = Callable[[str, Sequence[Batch], Scaling], bool]
 
 
 class Stages:
@@ -38,15 +40,20 @@ class Stages:
     def __bool__(self) -> bool:
         return bool(self._taking)
 
-    def take(self, settings: AllSettings, scaling: Scaling, state: State) -> Scaling:
+    def take(self, scaling: Scaling, measure: Measuring) -> Scaling | None:
         """Take all measures, also of a step that one of them forbids: statistics are of the last one.
 
+        Args:
+            scaling: GradScaler's.
+            measure: takes a stage of some batches, and says whether it could.
+
         Returns:
-            `scaling`; with a `found_inf` of its own, if what was measured may forbid the step.
+            `scaling`; with a `found_inf` of its own, if what was measured may forbid the step. None, if a
+            stage could not be taken.
         """
         for stage, batches in self._taking:
-            for batch in batches:
-                batch.measure(stage, settings, scaling, state)
+            if not measure(stage, batches, scaling):
+                return None
             totals = self._share_totals(stage, batches)
             if stage == "gradient" and self._skips:
                 found = _sum([totals[name] for name in sorted(self._skips)])

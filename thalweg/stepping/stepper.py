@@ -105,8 +105,14 @@ class Stepper:
     def _repeat(self, groups: Groups, state: State) -> bool:
         """Take the last step again, if nothing has changed since; say whether that is so."""
         plan = self._plan
-        usable = plan is not None and self._is_usable(plan, False)
-        return usable and plan.run_if_same(groups, state)  # type: ignore[union-attr]
+        if plan is None or not self._is_usable(plan, False):
+            return False
+        if not plan.stages:
+            return plan.run_if_same(groups, state)
+        taken = plan.measure_and_run_if_same(groups, state, NO_SCALING) is not None
+        if taken and plan.stages.refused is not None:
+            self.guard.notice(plan.stages.refused, groups)
+        return taken
 
     def _is_usable(self, plan: Plan, unscale: bool) -> bool:
         return plan.is_of(self._token) and plan.unscale == unscale and not _is_dispatching()
@@ -119,7 +125,7 @@ class Stepper:
             What `Plan.run` returns; None if it did not run.
         """
         if plan.is_bare:
-            return scaling if plan.run_if_same(groups, state, scaling) else None
+            return plan.measure_and_run_if_same(groups, state, scaling)
         with torch.set_grad_enabled(plan.is_differentiable):
             return plan.run(scaling, state)
 

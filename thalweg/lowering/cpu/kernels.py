@@ -167,10 +167,8 @@ class Launch:
         assert self._chunks is not None, "it has been divided"
         addresses = self._kept[0]
         found = np.zeros((addresses.shape[1], self._sums.shape[1]))
-        tensor = self._chunks.table[:, 0]
-        firsts = np.flatnonzero(np.diff(tensor, prepend=-1))
-        if len(firsts):
-            found[tensor[firsts]] = np.add.reduceat(self._sums, firsts, axis=0)
+        if len(self._begins):
+            found[self._measured] = np.add.reduceat(self._sums, self._begins, axis=0)
         found[addresses[1] == 0] = 0.0
         return found
 
@@ -181,6 +179,10 @@ class Launch:
         self._steps[1:4] = [len(chunks.tasks) - 1, _number(chunks.tasks), _number(chunks.table)]
         self._sums = np.zeros((len(chunks.table), len(self._spec.measures)))
         self._steps[9] = _number(self._sums)
+        if self._spec.stage:
+            tensor = chunks.table[:, 0]
+            self._begins = np.flatnonzero(np.diff(tensor, prepend=-1))
+            self._measured = tensor[self._begins]
         self._set("tasks", len(chunks.tasks) - 1)
         self._set("small", int(chunks.elements <= SMALL))
         self.is_long = chunks.elements > max(LONG, LONG_TENSOR * int(self.table[_WORDS.index("tensors")]))

@@ -41,9 +41,9 @@ def serves(device: torch.device) -> bool:
     return device.type in SERVED and obstacle(device) is None
 
 
-def chunk(elements: int) -> int:
-    """Return the most elements of a chunk, one program's work, however many `elements` a step takes."""
-    return tiles.TILE
+def chunk(spec: Spec) -> int:
+    """Return the most elements of a chunk, one program's work, however many a step takes."""
+    return tiles.tile_of(spec)
 
 
 @cache

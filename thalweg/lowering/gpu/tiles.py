@@ -26,6 +26,10 @@ from thalweg.storage.codecs.plain import dtype_name
 TILE = 1024
 """Elements of a tile: most of a chunk."""
 
+TILE_IN_BLOCKS = 512
+"""The same where something is stored in blocks: their arithmetic, not memory, is the limit, and the registers
+that fewer elements leave let more programs run at once (`benchmarks/gpu_tiles.py`)."""
+
 MEASURED = 4096
 """Elements of a chunk of a measure."""
 
@@ -159,11 +163,16 @@ def totals(columns: int) -> str:
     return _TOTALS.format(columns=columns, summed=SUMMED)
 
 
+def tile_of(spec: Spec) -> int:
+    """Return the elements of a tile of a kernel."""
+    return TILE_IN_BLOCKS if spec.blocks else TILE
+
+
 def _constants(spec: Spec) -> dict[str, Any]:
     return {
         "rule": spec.recipe.name,
-        "tile": TILE,
-        "blocks": TILE // BLOCK,
+        "tile": tile_of(spec),
+        "blocks": tile_of(spec) // BLOCK,
         "length_bits": LENGTH_BITS,
         "high_bits": HIGH_BITS,
         "block": BLOCK,

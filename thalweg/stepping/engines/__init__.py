@@ -56,8 +56,7 @@ class Engine(Protocol):
         """Say whether kernels of this engine read and write `codec`."""
         ...
 
-    @staticmethod
-    def chunk(elements: int) -> int:
+    def chunk(self, elements: int) -> int:
         """Return the most elements of a chunk where a step takes `elements` of them."""
         ...
 

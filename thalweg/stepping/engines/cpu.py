@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -42,6 +42,14 @@ class Keys:
             self._values[places] = keys(group["seed"], int(group["rounding_step"]), ordinals)
 
 
+class _Stage(NamedTuple):
+    """What measures a stage, and the columns of what it measures."""
+
+    launch: cpu.Launch
+    run: cpu.Run
+    columns: list[int]
+
+
 class CpuEngine:
     """Compiled kernels on torch's threads; scalars and keys are worked out on the way."""
 
@@ -73,11 +81,10 @@ class CpuEngine:
         self._settings: AllSettings | None = None
 
     @staticmethod
-    def _stage(spec: Spec, common: Any) -> tuple[cpu.Launch, cpu.Run, list[int]]:
-        """Return what measures a stage, and the columns of what it measures."""
+    def _stage(spec: Spec, common: Any) -> _Stage:
         launch = cpu.Launch(spec, *common)
         columns = [i for i, one in enumerate(spec.recipe.measures) if one.at == spec.stage]
-        return launch, cpu.Run([launch]), columns
+        return _Stage(launch, cpu.Run([launch]), columns)
 
     def prepare(self, chunks: Chunks, settings: AllSettings, scaling: Scaling) -> None:
         """Make ready what a launch reads."""
@@ -88,11 +95,24 @@ class CpuEngine:
         self._keys.draw()
 
     def measure(self, stage: str, chunks: Chunks, settings: AllSettings, scaling: Scaling) -> None:  # noqa: D102
-        launch, run, columns = self._stages[stage]
+        self.prepare_stage(stage, chunks, settings, scaling)
+        self._stages[stage].run()
+        self.finish_stage(stage)
+
+    def prepare_stage(self, stage: str, chunks: Chunks, settings: AllSettings, scaling: Scaling) -> None:
+        """Make ready what the launch of a stage reads."""
+        launch = self._stages[stage].launch
         launch.divide(chunks)
         launch.read(settings.table(self._recipe), scaling.inverse)
-        run()
-        self._measured[:, columns] = launch.sums()
+
+    def launch_of(self, stage: str) -> cpu.Launch:
+        """Return the launch that measures a stage."""
+        return self._stages[stage].launch
+
+    def finish_stage(self, stage: str) -> None:
+        """Take what the launch of a stage has measured."""
+        taken = self._stages[stage]
+        self._measured[:, taken.columns] = taken.launch.sums()
 
     def total(self, name: str) -> float:  # noqa: D102
         return float(self._measured[:, self._column(name)].sum())

@@ -27,13 +27,13 @@ class DeviceEngine:
     """
 
     skips = True
-    chunk = staticmethod(cuda.chunk)
     measured = cuda.MEASURED
 
     def __init__(
         self, spec: Spec, members: Sequence[Member], addresses: np.ndarray, firsts: np.ndarray
     ) -> None:
         self._recipe, self._draws = spec.recipe, spec.draws
+        self._chunk = cuda.chunk(spec)
         self._addresses, self._streams = addresses, len(spec.streams)
         self._host_firsts = firsts
         self._positions = np.array([member.position for member in members], np.int64)
@@ -70,6 +70,9 @@ class DeviceEngine:
     @staticmethod
     def supports(codec: Codec | None) -> bool:  # noqa: D102
         return codec is not None
+
+    def chunk(self, elements: int) -> int:  # noqa: D102
+        return self._chunk
 
     def _fixed_tables(self, members: Sequence[Member]) -> dict[str, Tensor]:
         arrays = {

@@ -1,0 +1,74 @@
+"""`thalweg.lab.compare`: a comparison from Python or a notebook."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from thalweg.lab.comparing import comparison
+from thalweg.lab.comparing.budget import seconds
+from thalweg.lab.comparing.comparison import Options, Task
+from thalweg.lab.running.pool import MOST_BY_DEFAULT, Pool, available_cores
+from thalweg.lab.running.store import IN_MEMORY
+from thalweg.lab.showing import console
+from thalweg.lab.showing.result import Result
+from thalweg.lab.spaces import Space
+from thalweg.lab.workload import Workload, tasks
+
+
+def compare(
+    task: Workload | str,
+    optimizers: Sequence[str | Space] = ("sgd", "rmsprop", "adamw"),
+    *,
+    trials: int | None = None,
+    seeds: int | None = None,
+    budget: str | float | None = None,
+    margin: float | str | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    storage: str | Path | None = None,
+    limit: float | None = None,
+    progress: bool = True,
+) -> Result:
+    """Tunes optimizers on a task and measures them, under the protocol of ``docs/protocol.md``.
+
+    Args:
+        task: a `thalweg.lab.Workload`, the name of a built-in one, or ``my_task.py:name``.
+        optimizers: at least two: names, dotted paths, or spaces of your own.
+        trials: configurations tried for each optimizer; 16 by default.
+        seeds: fresh paired seeds on which each is measured; 10 by default.
+        budget: a duration such as ``"10m"``, or seconds, in place of `trials` and `seeds`.
+        margin: the smallest difference worth having, in the metric's unit, or relative as ``"2%"``;
+            by default the task's.
+        seed: fixes all that is random.
+        workers: processes of one thread each; by default one for each core.
+        storage: a file or a database address where the study is kept, so that the same call goes on
+            from what there is; by default it is kept in memory only.
+        limit: seconds after which a run is ended as hung; by default ten times the slowest so far.
+        progress: whether to show what is going on, on stderr.
+
+    Returns:
+        The result: verdict, tables, pictures; a notebook shows it as a report. After Ctrl-C it holds
+        what there is.
+
+    Raises:
+        ValueError: an argument cannot be met; the message names it.
+        thalweg.lab.errors.TrialError: the task raised an exception.
+    """
+    options = Options(
+        trials=trials,
+        seeds=seeds,
+        budget=seconds(budget, "budget") if isinstance(budget, str) else budget,
+        margin=comparison.parse_margin("margin", margin),
+        seed=seed,
+        storage=IN_MEMORY if storage is None else str(storage),
+        limit=limit,
+        command="thalweg.lab.compare(...)",
+    )
+    comparison.check(options)
+    found = comparison.find(task) if isinstance(task, str) else Task(tasks.check(task))
+    chosen = comparison.choose(optimizers, found.workload)
+    count = comparison.at_least_one("workers", workers) or min(available_cores(), MOST_BY_DEFAULT)
+    with Pool(count) as pool, console.progress(shown=progress) as screen:
+        try:
+            return comparison.compare(found, chosen, options, pool, say=screen.say, watch=screen.watch)
+        except comparison.Interrupted as interrupted:
+            return interrupted.result

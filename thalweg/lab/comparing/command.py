@@ -1,0 +1,151 @@
+"""The `thalweg compare` and `thalweg trial` commands behind their options."""
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from thalweg.lab.running.pool import MOST_BY_DEFAULT, Pool, available_cores
+from thalweg.lowering import files
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for on the command line; see `thalweg compare --help`."""
+
+    task: str
+    optimizers: str
+    trials: int | None
+    seeds: int | None
+    budget: str | None
+    margin: str | None
+    seed: int
+    out: Path | None
+    workers: int | None
+    storage: str | None
+    data: Path | None
+    fresh: bool
+    limit: float | None
+
+
+def run(request: Request) -> bool:
+    """Runs the comparison, writes the files and shows the answer.
+
+    A disk that has filled up meanwhile does not take the answer away, nor does a reader of the answer
+    who stops early (``| head``) take the files away.
+
+    Returns:
+        Whether it came to its end; not after Ctrl-C, which leaves a report on what there is.
+
+    Raises:
+        ValueError: an option cannot be met; the message is for the user.
+        OSError: a file cannot be written.
+        thalweg.lab.errors.TrialError: the task raised an exception.
+        thalweg.lab.errors.WorkerDiedError: a training process could not start.
+        thalweg.lab.errors.StoreError: the storage failed.
+    """
+    folder = _folder(request)
+    if request.workers is not None and request.workers < 1:
+        raise ValueError(f"--workers must be a whole number of at least 1, not {request.workers}")
+    with Pool(request.workers or min(available_cores(), MOST_BY_DEFAULT)) as pool:
+        # Imported here, while the processes of the pool start.
+        from thalweg.lab.comparing import comparison
+        from thalweg.lab.comparing.budget import seconds
+        from thalweg.lab.showing import console
+
+        options = comparison.Options(
+            trials=request.trials,
+            seeds=request.seeds,
+            budget=None if request.budget is None else seconds(request.budget, "--budget"),
+            margin=comparison.parse_margin("--margin", request.margin),
+            seed=request.seed,
+            storage=request.storage or str(folder / "study.db"),
+            fresh=request.fresh,
+            limit=request.limit,
+            command=_command_line(),
+        )
+        comparison.check(options, prefix="--")
+        task = comparison.find(request.task, request.data)
+        spaces = comparison.choose(request.optimizers.split(","), task.workload, "--optimizers")
+        with console.progress() as screen:
+            try:
+                result = comparison.compare(task, spaces, options, pool, say=screen.say, watch=screen.watch)
+                finished = True
+            except comparison.Interrupted as interrupted:
+                result, finished = interrupted.result, False
+    try:
+        result.save(folder)
+    finally:
+        console.show(result.study, result.verdict)
+    console.show_written(folder / name for name in ("report.html", "results.json"))
+    return finished
+
+
+def repeat(results_at: Path, number: int) -> bool:
+    """Runs one trial of a comparison again and prints it beside its record.
+
+    Returns:
+        Whether it gave the same numbers, bit for bit.
+
+    Raises:
+        ValueError: the results, the record or its task cannot be found.
+        thalweg.lab.errors.TrialError: the task raised an exception.
+    """
+    import torch
+
+    from thalweg.lab.comparing import comparison
+    from thalweg.lab.errors import TrialError
+    from thalweg.lab.running import trial
+    from thalweg.lab.running.pool import device_for
+    from thalweg.lab.showing import results
+    from thalweg.lab.showing.console import print_line
+    from thalweg.lab.workload.tasks import told
+
+    document = results.load(results_at)
+    record = results.record(document, number)
+    if not document["task"]:
+        raise ValueError("these results are of an object passed from Python, which cannot be found again")
+    task = comparison.find(document["task"], document["data"] and Path(document["data"]))
+    torch.set_num_threads(1)
+    try:
+        again = trial.run(record.trial, task.workload, device_for(0))
+    except Exception as error:
+        raise TrialError(told(error, task.file)) from error
+    settings = ", ".join(f"{key}={value!r}" for key, value in record.trial.settings.items())
+    print_line(
+        f"{record.trial.optimizer}({settings}), seed {record.trial.seed}, stage {record.trial.stage}",
+        error=False,
+    )
+    for name in ("validation", "test", "failure"):
+        print_line(f"  {name:<10}  {getattr(again, name)}", error=False)
+    same = again == record
+    print_line(
+        "the same as recorded, bit for bit" if same else f"not as recorded: {_differing(again, record)}",
+        error=False,
+    )
+    return same
+
+
+def _differing(again: object, record: object) -> str:
+    names = ("curve", "validation", "test", "failure", "state_bytes")
+    return "; ".join(
+        f"{name} was {getattr(record, name)}"
+        for name in names
+        if getattr(again, name) != getattr(record, name)
+    )
+
+
+def _folder(request: Request) -> Path:
+    name = Path(request.task.partition(":")[0]).stem
+    folder = Path(f"compare-{name}") if request.out is None else request.out
+    try:
+        files.prepare_folder(folder)
+    except OSError as error:
+        raise ValueError(f"--out: cannot write in {str(folder)!r}: {error.strerror or error}") from None
+    return folder
+
+
+def _command_line() -> str:
+    from thalweg.lab.running.store import hidden
+
+    return shlex.join(["thalweg", *map(hidden, sys.argv[1:])])

@@ -1,0 +1,147 @@
+"""What else the records tell of an optimizer: what tuning buys, how forgiving it is, how soon it is there."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from thalweg.lab.spaces import Axis, Space
+from thalweg.lab.study.protocol import rate_range
+from thalweg.lab.study.record import Record
+from thalweg.lab.study.study import Study
+
+
+@dataclass(frozen=True)
+class Basin:
+    """How wide the range of good learning rates is.
+
+    Attributes:
+        decades: of learning rate within the margin of the optimizer's own best on validation.
+        searched: decades that were searched.
+    """
+
+    decades: float
+    searched: float
+
+
+@dataclass(frozen=True)
+class Reached:
+    """When an optimizer's final runs first reach the target on validation.
+
+    Attributes:
+        runs: how many do.
+        of: out of how many.
+        steps: median steps; None unless more than half of the runs reach it.
+        seconds: median seconds of training, likewise.
+    """
+
+    runs: int
+    of: int
+    steps: float | None
+    seconds: float | None
+
+
+def best_of_k(study: Study, space: Space) -> list[float]:
+    """The expected best validation metric of k = 1 .. n trials drawn from the n that were run.
+
+    The expectation is exact, over all subsets of k trials (Dodge et al. 2019, "Show your work",
+    arXiv 1909.03004, without replacement). A failed trial counts as the worst that finished. Only the
+    first range is counted, of which every optimizer got the same number of trials. Empty if none finished.
+    """
+    scores = sorted(_scores(study, study.of(space, "tune")))
+    n = len(scores)
+    expected = []
+    for k in range(1, n + 1):
+        # The i-th smallest is the best of k in comb(i, k - 1) of the comb(n, k) subsets.
+        shares = [math.comb(i, k - 1) / math.comb(n, k) for i in range(n)]
+        expected.append(study.better(math.fsum(s * share for s, share in zip(scores, shares, strict=True))))
+    return expected
+
+
+def basin(study: Study, space: Space, margin: float) -> Basin | None:
+    """How many decades of learning rate stay within `margin` of the best; None if every trial failed.
+
+    The trials of a range are spread evenly over its logarithm, so the share of them that is good,
+    times the decades of the range, is the width. Where other hyperparameters are searched too, it is
+    the width averaged over them.
+    """
+    scores = _scores(study, study.tuning_of(space))
+    if not scores:
+        return None
+    best, wide = max(scores), rate_range(study, space)
+    first = space.axes[0]
+    ranges = [first]
+    if wide.high > first.high:
+        ranges.append(Axis(first.name, first.high, wide.high))
+    if wide.low < first.low:
+        ranges.append(Axis(first.name, wide.low, first.low))
+    widths = [_good_decades(study, space, part, best - margin) for part in ranges]
+    return Basin(sum(widths), sum(map(_decades, ranges)))
+
+
+def target(study: Study) -> float | None:
+    """The workload's target; where it states none, what every optimizer that never failed arrives at.
+
+    That is the worst of their mean validation metrics after the last step of the final runs, less the
+    margin; None without such runs.
+    """
+    if study.workload.target is not None:
+        return study.workload.target
+    means = []
+    for space in study.spaces:
+        ends = [record.validation for record in study.final_of(space)]
+        metrics = [end.metric for end in ends if end is not None]
+        if metrics and len(metrics) == len(ends):
+            means.append(statistics.fmean(map(study.better, metrics)))
+    if not means:
+        return None
+    worst = min(means)
+    return study.better(worst - study.settings.margin.at(worst))
+
+
+def reached(study: Study, space: Space, level: float) -> Reached:
+    """When the final runs of an optimizer first reach `level` on validation."""
+    final = study.final_of(space)
+    steps, seconds = [], []
+    for record in final:
+        place = _first(study, record, level)
+        steps.append(math.inf if place is None else float(record.curve[place].step))
+        seconds.append(math.inf if place is None or record.timing is None else record.timing.at[place])
+    runs = sum(map(math.isfinite, steps))
+    return Reached(runs, len(final), _finite_median(steps), _finite_median(seconds))
+
+
+def _first(study: Study, record: Record, level: float) -> int | None:
+    for place, point in enumerate(record.curve):
+        if study.better(point.metric) >= study.better(level):
+            return place
+    return None
+
+
+def _finite_median(values: Sequence[float]) -> float | None:
+    if not values:
+        return None
+    # The upper median is infinite as soon as half of the runs do not arrive; a mean of two middle
+    # values would be too.
+    middle = statistics.median(values)
+    return middle if math.isfinite(middle) else None
+
+
+def _scores(study: Study, records: Sequence[Record]) -> list[float]:
+    """The validation metrics, larger is better; a failed run counts as the worst that finished."""
+    finished = [study.better(r.validation.metric) for r in records if r.validation is not None]
+    if not finished:
+        return []
+    return finished + [min(finished)] * (len(records) - len(finished))
+
+
+def _good_decades(study: Study, space: Space, part: Axis, least: float) -> float:
+    inside = [
+        record for record in study.tuning_of(space) if part.low <= record.trial.point[part.name] <= part.high
+    ]
+    good = sum(r.validation is not None and study.better(r.validation.metric) >= least for r in inside)
+    return _decades(part) * good / len(inside) if inside else 0.0
+
+
+def _decades(axis: Axis) -> float:
+    return math.log10(axis.high / axis.low)

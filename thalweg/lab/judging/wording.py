@@ -1,0 +1,62 @@
+"""Numbers and lists as they stand in a sentence."""
+
+import math
+from collections.abc import Sequence
+
+from thalweg.lab.judging.statistics import Interval
+from thalweg.lab.study.study import Study
+
+
+class Numbers:
+    """Writes values and differences of a study's metric, to a digit beyond the margin's first.
+
+    Args:
+        study: whose metric.
+        margin: the smallest difference worth having, in the metric's unit.
+    """
+
+    def __init__(self, study: Study, margin: float) -> None:
+        self._unit = study.workload.unit
+        self._difference_unit = study.workload.difference_unit
+        self._margin, self._share = margin, study.settings.margin
+        self.decimals = min(6, max(0, 1 - math.floor(math.log10(margin)))) if margin else 3
+
+    def plain(self, value: float) -> str:
+        """A value without its unit."""
+        return f"{value:.{self.decimals}f}"
+
+    def value(self, value: float) -> str:
+        """A value with its unit, for example ``96.77 %``."""
+        return f"{self.plain(value)} {self._unit}".rstrip()
+
+    def difference(self, value: float) -> str:
+        """A difference with its unit, for example ``0.39 points``."""
+        return f"{self.plain(value)} {self._difference_unit}".rstrip()
+
+    @property
+    def margin(self) -> str:
+        """The margin as it was chosen: ``0.5 points``, ``1 point``, ``2 % (0.086)``."""
+        if self._share.relative:
+            return f"{100 * self._share.value:g} % ({self.difference(self._margin)})"
+        unit = self._difference_unit.removesuffix("s") if self._margin == 1 else self._difference_unit
+        return f"{self._margin:g} {unit}".rstrip()
+
+    def interval(self, interval: Interval) -> str:
+        """The two ends, for example ``0.12 to 0.66``."""
+        if interval.low is None or interval.high is None:
+            return "unknown"
+        return f"{self.plain(interval.low)} to {self.plain(interval.high)}"
+
+    def in_brackets(self, interval: Interval) -> str:
+        """The interval as it follows its mean in a sentence; nothing where there is none."""
+        return "" if interval.low is None else f" (95 % interval {self.interval(interval)})"
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things: ``1 seed``, ``2 seeds``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def listed(items: Sequence[str]) -> str:
+    """The items as in a sentence: ``A``, ``A and B``, ``A, B and C``."""
+    return " and ".join(filter(None, [", ".join(items[:-1]), *items[-1:]]))

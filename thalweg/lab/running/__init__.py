@@ -1,0 +1,1 @@
+"""How it is run: one run, the processes that train, the storage of records, the loop over both."""

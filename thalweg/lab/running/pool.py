@@ -1,0 +1,255 @@
+"""Runs trials side by side, in processes of one torch thread each.
+
+Each trial depends on its own fields only and each process computes on one thread, so the records
+are the same, bit for bit, for every number of workers. A process that dies or hangs costs the trial it
+was at: that is recorded as a failure, and another process takes its place.
+"""
+
+import itertools
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from multiprocessing import connection
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import ModuleType, TracebackType
+
+import cloudpickle
+import torch
+
+import thalweg
+from thalweg.lab.errors import TrialError, WorkerDiedError
+from thalweg.lab.running import endings
+from thalweg.lab.running import trial as trials
+from thalweg.lab.study.record import Failure, Record, Trial, failed
+from thalweg.lab.workload import Workload, tasks
+
+MOST_BY_DEFAULT = 16
+"""More processes than this are started only on request: each takes a few hundred megabytes."""
+
+
+def available_cores() -> int:
+    """The cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class _Raised:
+    """What a worker sends in place of a record when the workload raised an exception."""
+
+    text: str
+
+
+class _Worker:
+    """One process, and the trial it is at."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.trial: Trial | None = None
+        self.ready = False
+        self.deadline = float("inf")
+        self.limit = float("inf")
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        with endings.blocked(), _main_module_hidden():
+            self.process = context.Process(target=_serve, args=(theirs, index), daemon=True)
+            self.process.start()
+        theirs.close()
+
+    def start(self, path: Path, trial: Trial, limit: float) -> None:
+        self.trial, self.limit, self.deadline = trial, limit, time.monotonic() + limit
+        # A process that has died meanwhile is noticed, like any that dies, by who waits for it.
+        with suppress(BrokenPipeError):
+            self.connection.send((path, trial))
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+class Pool:
+    """Processes that run trials; use it as a context, which starts them and ends them.
+
+    Args:
+        workers: how many processes, at least 1.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._loaded = itertools.count()
+
+    def __enter__(self) -> "Pool":
+        self._folder = tempfile.TemporaryDirectory(prefix="thalweg-")
+        self._processes: list[_Worker] = []
+        try:
+            for index in range(self.workers):
+                self._begin(index)
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def _begin(self, index: int) -> None:
+        # Whoever ends this program meanwhile must find the process in the list, or it is left.
+        with endings.held_back():
+            self._processes.append(_Worker(index))
+
+    def _end(self) -> None:
+        with endings.held_back():
+            for worker in self._processes:
+                worker.end()
+        self._folder.cleanup()
+
+    def load(self, workload: Workload, file: Path | None = None) -> None:
+        """Makes `workload` what is trained; `file` is the user's own that it comes from, if one."""
+        # By way of a file, the workload is pickled once and travels once to each process.
+        self._path = Path(self._folder.name) / f"workload-{next(self._loaded)}.pickle"
+        self._path.write_bytes(pickle.dumps((cloudpickle.dumps(workload), file)))
+
+    @property
+    def idle(self) -> int:
+        """How many processes wait for a trial."""
+        return sum(worker.trial is None for worker in self._processes)
+
+    @property
+    def running(self) -> list[Trial]:
+        """The trials under way."""
+        return [worker.trial for worker in self._processes if worker.trial is not None]
+
+    def start(self, trial: Trial, limit: float = float("inf")) -> None:
+        """Gives a trial to an idle process; past `limit` seconds it is ended as a failure."""
+        next(worker for worker in self._processes if worker.trial is None).start(self._path, trial, limit)
+
+    def wait(self, timeout: float) -> list[Record]:
+        """The records of the trials that end within `timeout` seconds, as soon as there is one.
+
+        Raises:
+            TrialError: the workload raised an exception.
+            WorkerDiedError: a process ended before it was given work.
+        """
+        busy = {worker.connection: worker for worker in self._processes if worker.trial is not None}
+        nearest = min((worker.deadline for worker in busy.values()), default=float("inf"))
+        ready = connection.wait(list(busy), max(0.0, min(timeout, nearest - time.monotonic())))
+        answers = [self._receive(busy[end]) for end in ready if isinstance(end, Connection)]
+        records = [answer for answer in answers if answer is not None]
+        now = time.monotonic()
+        return records + [
+            self._replace(worker, Failure("time limit", f"stopped after its limit of {worker.limit:.0f} s"))
+            for worker in busy.values()
+            if worker.trial is not None and worker.deadline <= now
+        ]
+
+    def _receive(self, worker: _Worker) -> Record | None:
+        """The record that a process sends; None while it only says that it is ready for work."""
+        try:
+            answer = worker.connection.recv()
+        except (EOFError, ConnectionResetError):
+            worker.process.join()
+            if not worker.ready and worker.process.exitcode == _NEVER_STARTED:
+                raise WorkerDiedError("a training process could not start; see its message above") from None
+            return self._replace(worker, Failure("killed", _ending(worker.process.exitcode)))
+        if answer is None:
+            worker.ready = True
+            return None
+        worker.trial, worker.deadline = None, float("inf")
+        if isinstance(answer, _Raised):
+            raise TrialError(answer.text)
+        record: Record = answer
+        return record
+
+    def _replace(self, worker: _Worker, failure: Failure) -> Record:
+        assert worker.trial is not None
+        record = failed(worker.trial, failure)
+        worker.trial = None
+        worker.end()
+        self._processes.remove(worker)
+        self._begin(worker.index)
+        return record
+
+
+_NEVER_STARTED = 1
+
+
+def _ending(code: int | None) -> str:
+    if code == -signal.SIGKILL:
+        return "the process was killed (signal 9), as it is when memory runs out"
+    return f"the process ended with {'signal' if code and code < 0 else 'status'} {abs(code or 0)}"
+
+
+@contextmanager
+def _main_module_hidden() -> Iterator[None]:
+    """Processes started meanwhile do not run the caller's script again.
+
+    Nothing in them is needed: what a script or a notebook defines travels by value. So a script that
+    compares needs no ``if __name__ == "__main__"``.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _serve(end: Connection, index: int) -> None:
+    """What a process does: it runs the trials that it is sent, one after the other."""
+    endings.leave_to_parent()
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    # The first optimizer of a process makes torch import its compiler, which takes seconds.
+    thalweg.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    device = device_for(index)
+    with suppress(EOFError, BrokenPipeError):
+        # Who has said that it is ready and ends with any status was ended by a trial.
+        end.send(None)
+        while True:
+            path, trial = end.recv()
+            end.send(_run(path, trial, device))
+
+
+def device_for(index: int) -> torch.device:
+    """Where the process of this number trains: GPUs in turn where there are any, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", index % torch.cuda.device_count())
+    return trials.CPU
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+@lru_cache(maxsize=1)
+def _load(path: Path) -> tuple[Workload, Path | None]:
+    workload, file = pickle.loads(path.read_bytes())
+    if file is not None:
+        tasks.make_importable(file)
+    return pickle.loads(workload), file
+
+
+def _run(path: Path, trial: Trial, device: torch.device) -> Record | _Raised:
+    file = None
+    try:
+        workload, file = _load(path)
+        return trials.run(trial, workload, device)
+    except Exception as error:
+        return _Raised(tasks.told(error, file))

@@ -1,0 +1,313 @@
+"""The study's records and who is at which of its trials, in an Optuna storage: a file, or a database server.
+
+Any number of machines may work on one study. A trial is taken by exactly one of them, and what a machine
+was at when it died is offered again. Nothing that has finished is ever lost: a record is written in one
+transaction as soon as its run has ended.
+"""
+
+import json
+import os
+import platform
+import random
+import re
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.distributions import FloatDistribution
+from optuna.storages import BaseStorage, RDBStorage, fail_stale_trials, get_storage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from thalweg.lab.errors import StoreError
+from thalweg.lab.running import endings
+from thalweg.lab.study import record as records
+from thalweg.lab.study.record import Record, Trial
+
+HEARTBEAT_SECONDS = 10
+"""How often a machine says that it is still at its trials."""
+
+GRACE_SECONDS = 60
+"""After how long a silence they are offered again."""
+
+TURN_SECONDS = 60
+"""How long a process waits for its turn to write to a file."""
+
+IN_MEMORY = "sqlite://"
+"""A store that ends with the process."""
+
+
+def address(storage: str) -> str:
+    """The SQLAlchemy address of a storage that a user names: a database's address or a file's path.
+
+    A PostgreSQL address without a driver gets psycopg's.
+
+    Raises:
+        StoreError: it is an address that cannot be read.
+    """
+    if "://" not in storage:
+        return f"sqlite:///{Path(storage).absolute()}"
+    try:
+        sqlalchemy.make_url(storage)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        raise StoreError(
+            f"storage {hidden(storage)!r}: not an address such as postgresql://user@host/database"
+        ) from None
+    scheme, _, rest = storage.partition("://")
+    return f"postgresql+psycopg://{rest}" if scheme in ("postgresql", "postgres") else storage
+
+
+class Store:
+    """One study in a storage; it is made there if it does not exist.
+
+    Args:
+        storage: see `address`.
+        name: of the study; whoever gives the same name works on the same study.
+        higher_is_better: the direction in which Optuna's own tools show it.
+        fresh: whether to delete what there is of that name first.
+
+    Raises:
+        StoreError: the storage cannot be reached.
+    """
+
+    def __init__(self, storage: str, name: str, *, higher_is_better: bool, fresh: bool = False) -> None:
+        with _talking_to(storage), _quietly():
+            self._connection = _connect(address(storage))
+            self._storage: BaseStorage = get_storage(self._connection)
+            if fresh:
+                with suppress(KeyError):
+                    optuna.delete_study(study_name=name, storage=self._storage)
+            self._study = optuna.create_study(
+                storage=self._storage,
+                study_name=name,
+                direction="maximize" if higher_is_better else "minimize",
+                load_if_exists=True,
+            )
+        self._id = self._storage.get_study_id_from_name(name)
+        self._records: dict[int, Record] = {}
+        self._ours: dict[str, int] = {}
+        self._seen: list[FrozenTrial] = []
+        self._storage_name = storage
+
+    def agreed(self) -> dict[str, Any] | None:
+        """What `agree` was given by whoever began the study; None if nobody did."""
+        with _talking_to(self._storage_name):
+            said = [entry.user_attrs["agreed"] for entry in self._entries() if "agreed" in entry.user_attrs]
+        return said[0] if said else None
+
+    def agree(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Keeps `facts` with the study for all who join it; returns those that count."""
+        # The storage numbers the entries one by one, so that of several who begin at once all see the same
+        # first word. It is entered as a trial without a key, for an attribute's last word would count.
+        word = create_trial(state=TrialState.FAIL, user_attrs={"agreed": dict(facts)})
+        with _talking_to(self._storage_name):
+            self._storage.create_new_trial(self._id, word)
+        return self.agreed() or dict(facts)
+
+    def records(self) -> dict[str, Record]:
+        """The records there are, by the keys of their trials, and a fresh look at what others are at."""
+        with _talking_to(self._storage_name):
+            self._seen = self._trials()
+            for trial in self._seen:
+                if trial.number not in self._records and "record" in trial.user_attrs:
+                    document = json.loads(trial.user_attrs["record"])
+                    self._records[trial.number] = records.from_json(document)
+        # Of two records of a trial the first that was entered counts, for all.
+        return {self._records[n].trial.key: self._records[n] for n in sorted(self._records, reverse=True)}
+
+    def take(self, trials: Iterable[Trial]) -> Trial | None:
+        """The first of `trials` that nobody has taken or finished, taken; None if there is none.
+
+        What others are at is known from the last `records`, and asked again about what is taken.
+        """
+        taken = {trial.user_attrs["key"] for trial in self._seen if _is_alive(trial)} | self._ours.keys()
+        with _talking_to(self._storage_name):
+            for trial in trials:
+                if trial.key not in taken and self._claim(trial):
+                    return trial
+        return None
+
+    def finish(self, record: Record) -> None:
+        """Keeps the record of a trial that was taken."""
+        text = json.dumps(records.to_json(record))
+        values = None if record.validation is None else [record.validation.metric]
+        state = TrialState.FAIL if values is None else TrialState.COMPLETE
+        with _talking_to(self._storage_name):
+            trial_id = self._ours.pop(record.trial.key)
+            try:
+                self._storage.set_trial_user_attr(trial_id, "record", text)
+                self._storage.set_trial_state_values(trial_id, state, values)
+            except optuna.exceptions.UpdateFinishedTrialError:
+                # Others gave this machine up for dead; perhaps they have run the trial again meanwhile.
+                if not self._has_record(record.trial):
+                    late = _entry(record.trial, state, values, record=text)
+                    self._storage.create_new_trial(self._id, late)
+
+    def beat(self) -> None:
+        """Says that the trials which were taken are still under way; call it every ten seconds or so."""
+        with _talking_to(self._storage_name):
+            for trial_id in self._ours.values():
+                self._storage.record_heartbeat(trial_id)  # type: ignore[attr-defined]
+
+    def release(self) -> None:
+        """Gives up the trials that were taken and have no record; they will be offered again."""
+        with _talking_to(self._storage_name):
+            for trial_id in self._ours.values():
+                self._give_up(trial_id)
+            self._ours.clear()
+
+    def release_dead(self) -> None:
+        """Gives up the trials of processes of this machine that ended, and of machines that fell silent."""
+        with _talking_to(self._storage_name):
+            with _quietly():
+                fail_stale_trials(self._study)
+            for trial in self._trials():
+                if trial.state == TrialState.RUNNING and _is_dead(trial):
+                    self._give_up(trial._trial_id)
+
+    def close(self) -> None:
+        """Ends the connection."""
+        with _talking_to(self._storage_name):
+            self._storage.remove_session()
+            self._connection.engine.dispose()
+
+    def _give_up(self, trial_id: int) -> None:
+        # Somebody else may have been quicker to give it up.
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+            self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+
+    def _has_record(self, trial: Trial) -> bool:
+        same = [entry for entry in self._trials() if entry.user_attrs["key"] == trial.key]
+        return any("record" in entry.user_attrs for entry in same)
+
+    def _trials(self) -> list[FrozenTrial]:
+        return [entry for entry in self._entries() if "key" in entry.user_attrs]
+
+    def _entries(self) -> list[FrozenTrial]:
+        return self._storage.get_all_trials(self._id, deepcopy=False)
+
+    def _claim(self, trial: Trial) -> bool:
+        """Enters a trial as under way here, unless somebody else has done so at the same moment.
+
+        The storage numbers the entries one by one: of two for the same trial the first counts.
+        """
+        trial_id = self._storage.create_new_trial(self._id, _entry(trial))
+        self._storage.record_heartbeat(trial_id)  # type: ignore[attr-defined]
+        same = [t for t in self._trials() if t.user_attrs["key"] == trial.key and _is_alive(t)]
+        if min(same, key=lambda t: t.number)._trial_id != trial_id:
+            self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+            return False
+        self._ours[trial.key] = trial_id
+        return True
+
+
+def _connect(url: str) -> RDBStorage:
+    options: dict[str, Any] = {}
+    if url.startswith("sqlite"):
+        # SQLite lets one process write at a time; the others wait their turn instead of failing.
+        options["connect_args"] = {"timeout": TURN_SECONDS}
+    elif url.startswith("postgresql+psycopg"):
+        # A host that does not answer would otherwise be waited for as long as the system sees fit.
+        options["connect_args"] = {"connect_timeout": 20}
+    for attempt in range(_ATTEMPTS):
+        try:
+            return RDBStorage(
+                url,
+                engine_kwargs=options,
+                heartbeat_interval=HEARTBEAT_SECONDS,
+                grace_period=GRACE_SECONDS,
+            )
+        except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            if attempt == _ATTEMPTS - 1 or not _is_made_by_another(error):
+                raise
+            time.sleep(0.2 * random.random())
+    raise AssertionError
+
+
+_ATTEMPTS = 10
+
+
+def _is_made_by_another(error: Exception) -> bool:
+    """Whether somebody else was making the same tables at the same moment."""
+    causes = (error, error.__cause__)
+    return any(isinstance(c, sqlalchemy.exc.IntegrityError) or "already exists" in str(c) for c in causes)
+
+
+def _entry(
+    trial: Trial, state: TrialState = TrialState.RUNNING, values: Any = None, **attributes: Any
+) -> FrozenTrial:
+    return create_trial(
+        state=state,
+        values=values,
+        params=dict(trial.point),
+        distributions={name: FloatDistribution(value, value) for name, value in trial.point.items()},
+        user_attrs={"key": trial.key, "owner": [platform.node(), os.getpid()], **attributes},
+    )
+
+
+def _is_alive(trial: FrozenTrial) -> bool:
+    return "record" in trial.user_attrs or trial.state == TrialState.RUNNING
+
+
+def _is_dead(trial: FrozenTrial) -> bool:
+    machine, process = trial.user_attrs["owner"]
+    return machine == platform.node() and not _process_exists(process)
+
+
+def _process_exists(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@contextmanager
+def _talking_to(storage: str) -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the storage has answered, and its errors are told in clear words.
+
+    One that cuts SQLAlchemy short while it reads leaves a connection that keeps the file locked, for as long
+    as the exception is under way: whoever answers it could write no more.
+    """
+    with endings.held_back(), _clear_errors(storage):
+        yield
+
+
+@contextmanager
+def _clear_errors(storage: str) -> Iterator[None]:
+    try:
+        yield
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        cause = error.__cause__ or error
+        reason = str(getattr(cause, "orig", None) or cause).strip() or type(cause).__name__
+        raise StoreError(f"storage {hidden(storage)!r}: {reason.splitlines()[0]}") from error
+    except ImportError as error:
+        # Optuna wraps the error that says which.
+        package = getattr(error.__cause__, "name", None) or error.name
+        cure = ": pip install 'thalweg[postgresql]'" if package == "psycopg" else ""
+        raise StoreError(f"storage {hidden(storage)!r} needs the package {package}{cure}") from error
+
+
+def hidden(text: str) -> str:
+    """A storage's address, or a word that it is part of, without the password that may be in it."""
+    text = re.sub(r"(://[^/:@]*:).*@", r"\1***@", text)
+    return re.sub(r"(?<=[?&]password=)[^&]*", "***", text)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            # Heartbeats have been called experimental since 2021.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)

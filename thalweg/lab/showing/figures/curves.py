@@ -1,0 +1,162 @@
+"""Learning curves with bands, against steps and against seconds."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+
+from thalweg.lab.judging import findings
+from thalweg.lab.judging.verdict import Verdict
+from thalweg.lab.judging.wording import Numbers
+from thalweg.lab.showing.figures.figure import Figure
+from thalweg.lab.showing.figures.look import (
+    brief,
+    look,
+    metric_axis,
+    name,
+    padded,
+    plot,
+    short,
+    thinned,
+    unit_of,
+)
+from thalweg.lab.spaces import Space
+from thalweg.lab.study.record import Record
+from thalweg.lab.study.study import Study
+
+BAND = (10, 90)
+"""The percentiles of the seeds between which a learning curve's band lies."""
+
+LATE = 0.2
+"""The share of the steps after which a curve must be inside the picture."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The learning curves of an optimizer's final runs taken together.
+
+    Attributes:
+        space: the optimizer.
+        runs: how many runs that is.
+        steps: where the metric was measured, as all below of shape (n,).
+        seconds: median seconds of training gone by then.
+        mean: mean validation metric there.
+        low: lower end of the band.
+        high: upper end.
+    """
+
+    space: Space
+    runs: int
+    steps: np.ndarray
+    seconds: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def curves(study: Study, verdict: Verdict) -> Figure | None:
+    """Validation while training; None before the first final run has ended."""
+    found = [curve for row in verdict.ranking if (curve := _curve(study, row.space)) is not None]
+    if not found:
+        return None
+    numbers = Numbers(study, verdict.margin)
+    runs = max(curve.runs for curve in found)
+    few = [f"{curve.space.title}: {curve.runs}" for curve in found if curve.runs < runs]
+    return Figure(
+        "curves",
+        findings.leaders_while_training(
+            study, verdict, {curve.space.title: (curve.steps, curve.mean) for curve in found}
+        ),
+        f"Validation {study.workload.metric} while training, "
+        + (
+            f"the mean of {runs} seeds with a band that holds the middle {BAND[1] - BAND[0]} % of them."
+            if runs > 1
+            else "on one seed."
+        )
+        + (f" Runs that came to their end: {', '.join(few)}." if few else "")
+        + " Seconds are those of forward, backward and optimizer step; evaluation is not counted."
+        + " What lies outside the picture is the beginning, where all are poor.",
+        {
+            "steps": _view(study, found, numbers, seconds=False),
+            "seconds": _view(study, found, numbers, seconds=True),
+        },
+        wide=True,
+    )
+
+
+def _curve(study: Study, space: Space) -> Curve | None:
+    runs = [
+        record for record in study.final_of(space) if record.test is not None and record.timing is not None
+    ]
+    if not runs:
+        return None
+    places = thinned(len(runs[0].curve))
+    metrics = np.array([[run.curve[place].metric for place in places] for run in runs])
+    low, high = np.percentile(metrics, BAND, axis=0)
+    return Curve(
+        space,
+        len(runs),
+        np.array([runs[0].curve[place].step for place in places]),
+        np.array([_seconds(runs, place) for place in places]),
+        metrics.mean(axis=0),
+        low,
+        high,
+    )
+
+
+def _seconds(runs: Sequence[Record], place: int) -> float:
+    return statistics.median(run.timing.at[place] for run in runs if run.timing is not None)
+
+
+def _view(study: Study, found: Sequence[Curve], numbers: Numbers, *, seconds: bool) -> go.Figure:
+    figure = plot(380, len(found))
+    for curve in found:
+        if curve.runs > 1:
+            _add_band(figure, study, curve, curve.seconds if seconds else curve.steps)
+    for curve in found:
+        _add_mean(figure, study, curve, numbers, seconds=seconds)
+    unit = "seconds of training" if seconds else "optimizer steps"
+    end = max(float(curve.seconds[-1]) for curve in found) if seconds else study.workload.steps
+    figure.update_xaxes(title_text=unit, range=[0, end])
+    figure.update_yaxes(title_text=metric_axis(study, "validation"), range=_focus(study, found))
+    return figure
+
+
+def _add_band(figure: go.Figure, study: Study, curve: Curve, at: np.ndarray) -> None:
+    figure.add_scatter(
+        x=short([*at, *at[::-1]]),
+        y=short([*curve.low, *curve.high[::-1]]),
+        fill="toself",
+        fillcolor=look(study, curve.space).tint(0.16),
+        line_width=0,
+        mode="lines",
+        hoverinfo="skip",
+        legendgroup=curve.space.name,
+        showlegend=False,
+    )
+
+
+def _add_mean(figure: go.Figure, study: Study, curve: Curve, numbers: Numbers, *, seconds: bool) -> None:
+    drawn, title = look(study, curve.space), name(curve.space)
+    single = len(curve.steps) == 1
+    figure.add_scatter(
+        x=short(curve.seconds if seconds else curve.steps),
+        y=short(curve.mean),
+        name=brief(curve.space),
+        mode="markers" if single else "lines",
+        line={"color": drawn.colour, "dash": drawn.dash, "width": 2.5},
+        marker={"color": drawn.colour, "symbol": drawn.marker},
+        legendgroup=curve.space.name,
+        hovertemplate=f"{title}, %{{x:.4g}} {'s' if seconds else 'steps'}: "
+        f"%{{y:.{numbers.decimals}f}} {unit_of(study)}<extra></extra>",
+    )
+
+
+def _focus(study: Study, found: Sequence[Curve]) -> list[float]:
+    """A vertical range that shows all but the first fifth of every curve, and the best of any."""
+    late = [curve.mean[curve.steps >= LATE * study.workload.steps] for curve in found]
+    ends = [curve.high if study.workload.higher_is_better else curve.low for curve in found]
+    values = np.concatenate([*late, [end[-1] for end in ends]])
+    return padded(float(values.min()), float(values.max()))

@@ -1,0 +1,120 @@
+"""Exactly how it was measured."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+from thalweg.lab.judging.statistics import RESAMPLES, fewest_seeds
+from thalweg.lab.judging.verdict import Verdict, norm_layers
+from thalweg.lab.judging.wording import Numbers, listed
+from thalweg.lab.running.trial import WARM_UP
+from thalweg.lab.showing.results import Provenance
+from thalweg.lab.study.protocol import CANDIDATES, CONFIRMATION_SEEDS, DECADE, EXTENSIONS, extension, seeds
+from thalweg.lab.study.study import Study
+
+STAGES = ("tune", "extend", "confirm", "final")
+
+SOURCES = (
+    "Choi et al. 2019 (arXiv 1910.05446), Sivaprasad et al. 2020 (1910.11758), "
+    "Schmidt et al. 2021 (2007.01547), Bouthillier et al. 2021 (2103.03098), "
+    "AlgoPerf (2306.07179), the Deep Learning Tuning Playbook"
+)
+
+
+def training(study: Study) -> str:
+    """How every run trains, in a sentence: without it a tuned learning rate means little."""
+    workload = study.workload
+    clip = "" if workload.clip_norm is None else f", gradients clipped to norm {workload.clip_norm:g}"
+    return (
+        f"{workload.steps:,} steps with batches of {workload.batch_size}; the learning rate climbs "
+        f"linearly over the first {100 * WARM_UP:g} % of the steps, then falls linearly to zero{clip}"
+    )
+
+
+def task(study: Study) -> dict[str, str]:
+    """What was trained."""
+    workload = study.workload
+    layers = norm_layers(workload.model(0))
+    unit = f" in {workload.unit}" if workload.unit else ""
+    order = "higher" if workload.higher_is_better else "lower"
+    return {
+        "Task": f"{workload.name}: {workload.title}" if workload.title else workload.name,
+        **workload.facts(),
+        "Norm layers": listed(layers) if layers else "none",
+        "Metric": f"{workload.metric}{unit}, {order} is better, evaluated every "
+        f"{workload.evaluate_every:,} steps",
+        "Every run": f"{training(study)}; the same for all optimizers",
+    }
+
+
+def protocol(study: Study) -> dict[str, str]:
+    """Which runs were made."""
+    settings = study.settings
+    first, confirmation, fresh = seeds(settings)
+    return {
+        "1. Tune": f"{settings.trials} quasi-random configurations for each optimizer from one "
+        "scrambled Sobol sequence (Optuna), log-uniform in the spaces below, all with "
+        f"seed {first}",
+        "2. Extend": "while the best learning rate of an optimizer is the outermost that was tried, "
+        f"its range grows by a factor of {DECADE:g}, at most {EXTENSIONS} times; every optimizer "
+        f"then gets {extension(settings)} more trials, so that budgets stay equal",
+        "3. Confirm": f"the best {CANDIDATES} configurations of each optimizer train on "
+        f"{CONFIRMATION_SEEDS} seeds ({', '.join(map(str, confirmation))}); the better mean on "
+        "validation is chosen",
+        "4. Measure": f"the chosen configurations train on {settings.seeds} fresh seeds, the same for "
+        "all: a seed fixes initial weights and order of data, so runs are compared pair by pair. Test "
+        "is evaluated once, after the last step, and nothing is chosen on it",
+        "Fresh seeds": ", ".join(map(str, fresh)),
+        "Root seed": f"{settings.seed}; all seeds and configurations follow from it",
+        "Sources": SOURCES,
+    }
+
+
+def analysis(study: Study, verdict: Verdict) -> dict[str, str]:
+    """What was made of the numbers."""
+    fewest, n = fewest_seeds(len(study.spaces)), len(study.spaces)
+    return {
+        "Intervals": "95 %, bootstrap over the seeds, of differences the paired bootstrap; "
+        f"{RESAMPLES:,} resamples, expanded percentiles (Hesterberg 2015). They cover the luck of "
+        "the seed, not the choice of the data split nor the luck of the tuning trials",
+        "p values": "Wilcoxon's signed-rank test, two-sided, exact over all signs up to 13 seeds; "
+        "adjusted over all pairs by Holm (1979)",
+        "Margin": f"{Numbers(study, verdict.margin).margin}; a smaller difference is not worth having",
+        "Verdict": "one optimizer is ahead of another if the whole interval of its lead lies beyond "
+        "the margin and Holm's p is at most 0.05. It wins if it is ahead of every other; those that "
+        f"the best mean is not ahead of tie with it. With {n} optimizers, fewer than {fewest} seeds "
+        "can tell nothing",
+        "Best of k": "expectation over all subsets of k trials (Dodge et al. 2019, arXiv 1909.03004, "
+        "without replacement); a failed trial counts as the worst that finished",
+        "Basin": "decades of learning rate within the margin of the optimizer's own best: the share "
+        "of trials that are, times the decades they are spread over",
+        "Time": "medians over the final runs; seconds are those of forward, backward and optimizer "
+        "step, a step is one optimizer.step()",
+        "State": "bytes of the tensors in the optimizer's state after the last step",
+    }
+
+
+def run(study: Study, provenance: Provenance) -> dict[str, str]:
+    """Where, when and with what."""
+    kinds: Counter[str] = Counter(record.trial.stage for record in study.records)
+    runs = listed([f"{kinds[stage]} {stage}" for stage in STAGES if kinds[stage]])
+    processes = "process" if provenance.workers == 1 else "processes"
+    facts = {
+        "Command": provenance.command,
+        "Budget": provenance.bought,
+        "Runs": f"{len(study.records)}: {runs}" if runs else "none",
+        "Of these": f"{provenance.found} were there before this command began" if provenance.found else "",
+        "Began": f"{provenance.started:%Y-%m-%d %H:%M %z}",
+        "Took": f"{provenance.seconds:,.0f} s with {provenance.workers} {processes} of one thread each",
+        "Machines": _machines(study),
+        **{key[:1].upper() + key[1:]: text for key, text in provenance.environment.items()},
+    }
+    return _stated(facts)
+
+
+def _machines(study: Study) -> str:
+    machines = Counter(r.timing.machine for r in study.records if r.timing is not None)
+    return listed([f"{name} ({count} runs)" for name, count in machines.items()])
+
+
+def _stated(facts: Mapping[str, str]) -> dict[str, str]:
+    return {key: text for key, text in facts.items() if text}

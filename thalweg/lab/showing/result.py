@@ -1,0 +1,115 @@
+"""What a comparison gives back in Python: the tables and pictures of the report, and the report itself."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+
+from thalweg.lab.judging import measures
+from thalweg.lab.judging.statistics import Row
+from thalweg.lab.judging.verdict import Verdict
+from thalweg.lab.showing import figures, report, results
+from thalweg.lab.showing.results import Provenance
+from thalweg.lab.spaces import code
+from thalweg.lab.study.record import Record
+from thalweg.lab.study.study import Study
+from thalweg.lowering import files
+
+FRAME_HEIGHT = 900
+"""Pixels of the window in which a notebook shows a result."""
+
+
+@dataclass(frozen=True, repr=False)
+class Result:
+    """A comparison, finished or not. A notebook shows it with verdict, ranking and pictures.
+
+    Attributes:
+        study: all records, with the workload and what was asked for.
+        verdict: the answer, with its ranking and all pairwise comparisons.
+        provenance: where, when and with what it was run.
+    """
+
+    study: Study
+    verdict: Verdict
+    provenance: Provenance
+
+    @property
+    def ranking(self) -> list[dict[str, Any]]:
+        """A row for each optimizer, best first; `pandas.DataFrame` takes the list as it is."""
+        level = measures.target(self.study)
+        return [self._ranked(row, level) for row in self.verdict.ranking]
+
+    @property
+    def trials(self) -> list[dict[str, Any]]:
+        """A row for each run, with the hyperparameters as columns of their own; the place is its id."""
+        return [{"id": place, **_run(record)} for place, record in enumerate(self.study.records)]
+
+    @cached_property
+    def figures(self) -> Mapping[str, go.Figure]:
+        """The pictures by name, ``curves_steps`` and ``rates`` among them, each with its finding on top."""
+        drawn = figures.draw(self.study, self.verdict)
+        return {name: plot for figure in drawn for name, plot in figure.plots().items()}
+
+    def html(self) -> str:
+        """The whole report: one file that needs no network."""
+        return report.render(self.study, self.verdict, self.provenance)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes ``report.html`` and ``results.json``, each whole or not at all.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        folder = Path(folder)
+        files.prepare_folder(folder)
+        document = results.to_json(self.study, self.verdict, self.provenance)
+        files.write_atomically(folder / "report.html", self.html().encode())
+        files.write_atomically(folder / "results.json", document.encode())
+
+    def __repr__(self) -> str:
+        verdict = self.verdict
+        parts = [f"{verdict.headline}.", verdict.sentence, verdict.conditions, *verdict.code]
+        return "\n".join(parts)
+
+    def _repr_html_(self) -> str:
+        # A frame of its own keeps the page's style and script apart from the notebook's.
+        page = escape(report.summary(self.study, self.verdict))
+        style = f"width: 100%; height: {FRAME_HEIGHT}px; border: 0"
+        return f'<iframe title="{escape(self.verdict.headline)}" style="{style}" srcdoc="{page}"></iframe>'
+
+    def _ranked(self, row: Row, level: float | None) -> dict[str, Any]:
+        test, basin = row.test, measures.basin(self.study, row.space, self.verdict.margin)
+        reached = None if level is None else measures.reached(self.study, row.space, level)
+        chosen = row.chosen and row.chosen.trial
+        return {
+            "optimizer": row.space.title,
+            "test": test and test.mean,
+            "test_low": test and test.low,
+            "test_high": test and test.high,
+            "seeds": row.measured,
+            "failures": row.failures,
+            "steps_to_target": reached and reached.steps,
+            "seconds_to_target": reached and reached.seconds,
+            "seconds": row.seconds,
+            "step_ms": row.step_ms,
+            "state_bytes": row.state_bytes,
+            "basin_decades": basin and basin.decades,
+            "code": chosen and code(chosen.optimizer, chosen.settings),
+        }
+
+
+def _run(record: Record) -> dict[str, Any]:
+    return {
+        "stage": record.trial.stage,
+        "optimizer": record.trial.optimizer,
+        "seed": record.trial.seed,
+        **record.trial.settings,
+        "validation": record.validation and record.validation.metric,
+        "test": record.test and record.test.metric,
+        "seconds": record.timing and record.timing.seconds,
+        "failure": record.failure and record.failure.text,
+    }

@@ -1,0 +1,223 @@
+"""The protocol of a comparison: which runs it takes, and how a configuration is chosen.
+
+1. Tune: every optimizer gets the same number of quasi-random configurations, all with one seed.
+2. Extend: while the best learning rate of some optimizer is the outermost that was tried, its range
+   grows by a decade on that side. Every optimizer gets as many further trials as it takes, so that
+   budgets stay equal.
+3. Confirm: the two best configurations of each optimizer train on three seeds; the better mean on
+   validation is chosen.
+4. Measure: the chosen configurations train on fresh seeds, the same for all. A seed fixes the initial
+   weights and the order of the data, so runs are compared pair by pair. Test is evaluated once, at the
+   end of these runs, and nothing is chosen on it.
+
+`due` is a pure function of the records there are. Whoever has the records knows what to run next, which is
+what makes a study resumable and lets several machines work on one.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from thalweg.lab.spaces import Axis, Point, Space
+from thalweg.lab.spaces.search import points
+from thalweg.lab.study.record import Record, Stage, Trial
+from thalweg.lab.study.study import Settings, Study
+
+CANDIDATES = 2
+"""Configurations of each optimizer that are confirmed."""
+
+CONFIRMATION_SEEDS = 3
+"""Seeds on which they are."""
+
+EXTENSIONS = 2
+"""How often a range may grow."""
+
+DECADE = 10.0
+
+Side = Literal["low", "high"]
+
+
+def seeds(settings: Settings) -> tuple[int, list[int], list[int]]:
+    """The tuning seed, the confirmation seeds and the fresh seeds: unrelated 32-bit numbers."""
+    count = 1 + CONFIRMATION_SEEDS + settings.seeds
+    first, *rest = map(int, np.random.SeedSequence(settings.seed).generate_state(count))
+    return first, rest[:CONFIRMATION_SEEDS], rest[CONFIRMATION_SEEDS:]
+
+
+def due(study: Study) -> list[Trial]:
+    """All runs of the protocol that the records there are allow to name, those made among them.
+
+    When every one of them has its record, the study is complete.
+    """
+    done = {record.trial.key for record in study.records}
+    trials: list[Trial] = []
+    for stage in (_tune, *[_extend] * EXTENSIONS, _confirm, _measure):
+        trials += stage(study, trials)
+        if any(trial.key not in done for trial in trials):
+            break
+    return trials
+
+
+def is_complete(study: Study) -> bool:
+    """Whether nothing is left to run."""
+    done = {record.trial.key for record in study.records}
+    return all(trial.key in done for trial in due(study))
+
+
+def runs_at_least(spaces: int, settings: Settings) -> int:
+    """How many runs a study takes if no range grows and nothing fails."""
+    confirmation = CANDIDATES * CONFIRMATION_SEEDS if settings.trials >= CANDIDATES else 0
+    return spaces * (settings.trials + confirmation + settings.seeds)
+
+
+def extension(settings: Settings) -> int:
+    """Trials that each optimizer gets when a range grows."""
+    return math.ceil(settings.trials / 4)
+
+
+def candidates(study: Study, space: Space) -> list[Record]:
+    """The best tuning records of an optimizer, best first; fewer where too many failed.
+
+    Metrics are often exactly equal over a range of learning rates. Of equal ones, the middle rate comes
+    first: it is the least likely to fail on another seed for being on an edge.
+    """
+    finished = [record for record in study.tuning_of(space) if record.validation is not None]
+    if not finished:
+        return []
+    best = max(_score(study, record) for record in finished)
+    equal = [i for i, record in enumerate(finished) if _score(study, record) == best]
+    middle = equal[(len(equal) - 1) // 2]
+    order = sorted(range(len(finished)), key=lambda i: (-_score(study, finished[i]), abs(i - middle), i))
+    return [finished[i] for i in order[:CANDIDATES]]
+
+
+def chosen(study: Study, space: Space) -> Record | None:
+    """The tuning record whose configuration is measured; None if every trial failed.
+
+    Among the candidates that is the one that failed least and then has the best mean over the
+    confirmation seeds; before they have been run, the best in tuning.
+    """
+    found = candidates(study, space)
+    confirmed = {id(record): _confirmations(study, record) for record in found}
+    if len(found) < 2 or not all(confirmed.values()):
+        return found[0] if found else None
+
+    def quality(record: Record) -> tuple[int, float]:
+        finished = [_score(study, r) for r in confirmed[id(record)] if r.validation is not None]
+        return len(finished), statistics.fmean(finished or [-math.inf])
+
+    return max(found, key=quality)
+
+
+def border(study: Study, space: Space) -> Side | None:
+    """On which side the best learning rate in tuning is the outermost that was tried, if on one.
+
+    Rates at which training failed count as tried: there is nothing to be found beyond them. A single
+    rate is on no border, since nothing says on which side a better one may lie.
+    """
+    best = candidates(study, space)[:1]
+    if not best:
+        return None
+    axis = space.axes[0].name
+    tried = [record.trial.point[axis] for record in study.tuning_of(space)]
+    if min(tried) == max(tried):
+        return None
+    if best[0].trial.point[axis] == max(tried):
+        return "high"
+    return "low" if best[0].trial.point[axis] == min(tried) else None
+
+
+def rate_range(study: Study, space: Space) -> Axis:
+    """The range of learning rates of an optimizer after the extensions that were made."""
+    axis = space.axes[0]
+    tried = [record.trial.point[axis.name] for record in study.of(space, "extend")]
+    low, high = axis.low, axis.high
+    while tried and min(tried) < low:
+        low /= DECADE
+    while tried and max(tried) > high:
+        high *= DECADE
+    return replace(axis, low=low, high=high)
+
+
+def _tune(study: Study, _earlier: Sequence[Trial]) -> list[Trial]:
+    settings = study.settings
+    seed, _, _ = seeds(settings)
+    return [
+        _trial("tune", space, point, seed)
+        for space in study.spaces
+        for point in points(study.searched(space), settings.trials, settings.seed)
+    ]
+
+
+def _extend(study: Study, earlier: Sequence[Trial]) -> list[Trial]:
+    """The next round of extensions, judged by the earlier trials alone; none if no best is on a border."""
+    known = {trial.key for trial in earlier}
+    before = study.holding([record for record in study.records if record.trial.key in known])
+    sides = {space.name: border(before, space) for space in before.spaces}
+    if not any(sides.values()):
+        return []
+    seed, _, _ = seeds(study.settings)
+    count = extension(study.settings)
+    trials = []
+    for space in before.spaces:
+        axes, side = before.searched(space), sides[space.name]
+        tried = len(before.tuning_of(space))
+        if side is not None:
+            axes = [_beyond(rate_range(before, space), side), *axes[1:]]
+        trials += [
+            _trial("extend", space, point, seed)
+            for point in points(axes, count, study.settings.seed, skip=tried)
+        ]
+    return trials
+
+
+def _beyond(axis: Axis, side: Side) -> Axis:
+    if side == "high":
+        return replace(axis, low=axis.high, high=axis.high * DECADE)
+    return replace(axis, low=axis.low / DECADE, high=axis.low)
+
+
+def _confirm(study: Study, _earlier: Sequence[Trial]) -> list[Trial]:
+    _, confirmation, _ = seeds(study.settings)
+    return [
+        replace(record.trial, stage="confirm", seed=seed)
+        for space in study.spaces
+        if len(found := candidates(study, space)) > 1
+        for record in found
+        for seed in confirmation
+    ]
+
+
+def _measure(study: Study, _earlier: Sequence[Trial]) -> list[Trial]:
+    _, _, fresh = seeds(study.settings)
+    # Seed by seed, so that a study that is cut short has whole pairs.
+    return [
+        replace(record.trial, stage="final", seed=seed)
+        for seed in fresh
+        for space in study.spaces
+        if (record := chosen(study, space)) is not None
+    ]
+
+
+def _trial(stage: Stage, space: Space, point: Point, seed: int) -> Trial:
+    return Trial(stage, space.name, space.optimizer, space.settings(point), point, seed)
+
+
+def _confirmations(study: Study, record: Record) -> list[Record]:
+    same = [
+        r
+        for r in study.records
+        if r.trial.stage == "confirm"
+        and r.trial.name == record.trial.name
+        and r.trial.settings == record.trial.settings
+    ]
+    return same if len(same) == CONFIRMATION_SEEDS else []
+
+
+def _score(study: Study, record: Record) -> float:
+    assert record.validation is not None
+    return study.better(record.validation.metric)

@@ -1,0 +1,24 @@
+"""A user's own workload: found in a plain Python file, checked, tried out, its errors told in its own terms.
+
+`load` finds it, `check` looks at its attributes, `smoke` trains it for one batch, `explain` says where in the
+user's file an error arose, `told` the same of any workload.
+"""
+
+from thalweg.lab.workload.tasks.checking import check
+from thalweg.lab.workload.tasks.errors import TaskError, explain, shown, told
+from thalweg.lab.workload.tasks.finding import imported, is_file, load, make_importable, parse
+from thalweg.lab.workload.tasks.trying import smoke
+
+__all__ = [
+    "TaskError",
+    "check",
+    "explain",
+    "imported",
+    "is_file",
+    "load",
+    "make_importable",
+    "parse",
+    "shown",
+    "smoke",
+    "told",
+]

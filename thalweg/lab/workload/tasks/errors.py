@@ -1,0 +1,50 @@
+"""Errors of a user's file, told in its own terms."""
+
+import os
+import traceback
+from pathlib import Path
+
+
+class TaskError(ValueError):
+    """A user's file, or the workload in it, is not what it must be; the message says where and why."""
+
+
+def explain(error: BaseException, file: Path) -> str:
+    """One line: the last place in the user's file that an error went through, and the error.
+
+    For example ``my_task.py:42, in loss: RuntimeError: ...``. An error that did not go through the file is
+    placed where it arose.
+    """
+    text = f"{type(error).__name__}: {one_line(error)}".removesuffix(": ")
+    if isinstance(error, SyntaxError) and error.filename and is_of(error.filename, file):
+        return f"{shown(file)}:{error.lineno}: {type(error).__name__}: {error.msg}"
+    frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    if not frames:
+        return f"{shown(file)}: {text}"
+    own = [(code, line) for code, line in frames if is_of(code.co_filename, file)]
+    code, line = (own or frames)[-1]
+    path = shown(file) if own else code.co_filename
+    function = "" if code.co_name == "<module>" else f", in {code.co_name}"
+    return f"{path}:{line}{function}: {text}"
+
+
+def told(error: BaseException, file: Path | None) -> str:
+    """An exception of a workload, for its author: its place in their file, without one the traceback."""
+    return explain(error, file) if file else "".join(traceback.format_exception(error))
+
+
+def shown(file: Path) -> str:
+    """The file as a user would type it: relative where it lies below the current folder."""
+    resolved = file.resolve()
+    return str(resolved.relative_to(Path.cwd()) if resolved.is_relative_to(Path.cwd()) else resolved)
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split())
+
+
+def is_of(filename: str, file: Path) -> bool:
+    """Whether a name in a traceback means this file."""
+    # What cloudpickle has rebuilt in a worker process keeps its lines but not the name of its file.
+    return filename == "<dynamic-code>" or os.path.realpath(filename) == str(file.resolve())

@@ -1,0 +1,179 @@
+"""One batch of training and both evaluations, so that a mistake costs seconds and not the hour after which it
+would show.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map
+
+from thalweg.lab.workload.contract import Evaluation, Split, Workload
+from thalweg.lab.workload.tasks.checking import ABSENT, brief, place_of
+from thalweg.lab.workload.tasks.errors import TaskError, explain, one_line, shown
+
+COUNTING_SECONDS = 1.0
+"""How long `smoke` goes on drawing batches to see whether there are enough."""
+
+
+SEED = 0
+
+
+def smoke(workload: Workload, file: Path | None = None, device: torch.device | str = "cpu") -> None:
+    """Tries the workload before it is trained: whether it can be sent, one batch, both evaluations.
+
+    Nothing is learned, so no result of the test split is used. The global generators are left as they were.
+
+    Args:
+        workload: one that has passed `check`.
+        file: the user's file that it comes from, if one; its errors are then explained.
+        device: where to try it.
+
+    Raises:
+        TaskError: training could not work; the message says where and why.
+    """
+    try:
+        _sendable(workload, file)
+        _dry_run(workload, torch.device(device))
+    except TaskError:
+        raise
+    except Exception as error:
+        if file is None:
+            raise
+        raise TaskError(explain(error, file)) from error
+
+
+def _sendable(workload: Workload, file: Path | None) -> None:
+    """Pickles the workload as for a worker process. It is not unpickled here: cloudpickle would overwrite the
+    methods of the user's class with copies.
+    """
+    try:
+        cloudpickle.dumps(workload)
+    except Exception as error:
+        where = shown(file) if file else type(workload).__name__
+        reason = f"the workload cannot be sent to worker processes: {one_line(error)}"
+        raise TaskError(f"{where}: {reason}") from error
+
+
+def _dry_run(workload: Workload, device: torch.device) -> None:
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        model = _model(workload).to(device)
+        batch = _first_batch(workload)
+        _backward(workload, model, tree_map(lambda value: _moved(value, device), batch))
+        for split in ("validation", "test"):
+            _evaluate(workload, model, split)
+        _count(workload)
+
+
+def _model(workload: Workload) -> nn.Module:
+    first, second = (_seeded(workload.model) for _ in range(2))
+    place = place_of(workload, "model")
+    if not isinstance(first, nn.Module):
+        raise TaskError(f"{place}: it returned {brief(first)}, not a torch.nn.Module")
+    if not any(parameter.requires_grad for parameter in first.parameters()):
+        raise TaskError(f"{place}: the model has no parameters to train")
+    if not equal(list(first.state_dict().values()), list(second.state_dict().values())):
+        raise TaskError(f"{place}: equal seeds gave different weights; draw them from torch or from `seed`")
+    return first
+
+
+def _first_batch(workload: Workload) -> Any:
+    first, second = (next(_iterate(workload), ABSENT) for _ in range(2))
+    place = place_of(workload, "batches")
+    if first is ABSENT:
+        raise TaskError(f"{place}: it gave no batch")
+    if not equal(first, second):
+        raise TaskError(f"{place}: equal seeds gave different first batches; draw their order from `seed`")
+    return first
+
+
+def _backward(workload: Workload, model: nn.Module, batch: Any) -> None:
+    torch.manual_seed(SEED)
+    loss = workload.loss(model.train(), batch)
+    place = place_of(workload, "loss")
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else brief(loss)
+        raise TaskError(f"{place}: it returned {what}, not a scalar tensor")
+    if not loss.requires_grad:
+        raise TaskError(f"{place}: the loss cannot be differentiated: it was detached or made anew")
+    if not math.isfinite(loss.item()):
+        raise TaskError(f"{place}: the loss before training is {loss.item()}")
+    loss.backward()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    if not gradients:
+        raise TaskError(f"{place}: the loss does not depend on the model's parameters")
+    if not all(bool(gradient.isfinite().all()) for gradient in gradients):
+        raise TaskError(f"{place}: a gradient before training is not finite")
+
+
+def _evaluate(workload: Workload, model: nn.Module, split: Split) -> None:
+    with torch.no_grad():
+        evaluation = workload.evaluate(model.eval(), split)
+    place = f"{place_of(workload, 'evaluate')} on {split}"
+    if not isinstance(evaluation, Evaluation):
+        raise TaskError(f"{place}: it returned {brief(evaluation)}; return Evaluation(metric=..., loss=...)")
+    for name, value in evaluation._asdict().items():
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise TaskError(f"{place}: {name} is {brief(value)}, not a float")
+        if not math.isfinite(value):
+            raise TaskError(f"{place}: {name} is {value} before training")
+
+
+def _count(workload: Workload) -> None:
+    """Draws batches until there are enough or a second is over."""
+    deadline = time.monotonic() + COUNTING_SECONDS
+    drawn = 0
+    for _ in islice(_iterate(workload), workload.steps):
+        drawn += 1
+        if time.monotonic() > deadline:
+            return
+    if drawn < workload.steps:
+        raise TaskError(
+            f"{place_of(workload, 'batches')}: it gave {drawn} batches, but steps is {workload.steps}; "
+            "begin anew when the data are used up"
+        )
+
+
+def _iterate(workload: Workload) -> Iterator[Any]:
+    batches = _seeded(workload.batches)
+    try:
+        return iter(batches)
+    except TypeError:
+        place = place_of(workload, "batches")
+        raise TaskError(f"{place}: it returned {brief(batches)}, which gives no batches") from None
+
+
+def _seeded(function: Callable[[int], Any]) -> Any:
+    torch.manual_seed(SEED)
+    return function(SEED)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+def equal(first: Any, second: Any) -> bool:
+    """Whether two batches hold the same numbers; what is neither number nor text is not compared."""
+    ours, theirs = tree_flatten(first)[0], tree_flatten(second)[0]
+    return len(ours) == len(theirs) and all(map(_same_leaf, ours, theirs))
+
+
+def _same_leaf(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        if first.is_sparse or first.is_nested or first.is_quantized:
+            return True
+        if first.shape != second.shape or first.dtype != second.dtype:
+            return False
+        return bool(((first == second) | ((first != first) & (second != second))).all())
+    if isinstance(first, np.ndarray) and first.dtype.kind in "biufc":
+        return np.array_equal(first, second, equal_nan=first.dtype.kind in "fc")
+    if isinstance(first, int | float | str | bytes):
+        return first == second or first != first
+    return True
