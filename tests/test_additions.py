@@ -28,6 +28,8 @@ from thalweg.stepping.pool import POOL
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 
+WANTS_ALL = os.environ.get("THALWEG_TEST_ADDITIONS") == "all"
+
 RULES = {
     "SGD": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1},
     "Adam": {"lr": 0.01, "weight_decay": 0.1},
@@ -83,12 +85,11 @@ RATES = (0.5, 1.0, 1.0, 0.3, 0.2, 0.6)
 
 def matrix():
     """Yield every addition with a few rules, or with all of them."""
-    wants_all = os.environ.get("THALWEG_TEST_ADDITIONS") == "all"
     names = list(RULES)
     for i, case in enumerate(CASES):
         allowed = [name for name in names if case not in DECOUPLED or name not in ONLY_L2]
         few = [allowed[(3 * i + 7 * k) % len(allowed)] for k in range(smaller(3, 1))]
-        for name in allowed if wants_all else dict.fromkeys(few):
+        for name in allowed if WANTS_ALL else dict.fromkeys(few):
             yield pytest.param(name, case, id=f"{name}-{case}")
 
 
@@ -1421,3 +1422,58 @@ def test_an_optimizer_with_measures_keeps_nobody_alive():
     del params, optimizer
     gc.collect()
     assert all(ref() is None for ref in refs)
+
+
+# --- parameters in pieces ---
+
+SHARDED = [
+    {"max_norm": 1.0, "max_value": 0.5, "average": 0.9, "lookahead": 2},
+    {"cautious": True, "max_step_rms": 0.5, "statistics": True},
+    {"lamb": True, "skip_nonfinite": 2},
+    {"lars": True, "trust_coefficient": 0.5},
+]
+
+
+def step_shards(rank, folder):
+    """Step parameters of which two processes have a half each, and whole ones beside them."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    mesh = init_device_mesh("cpu", (2,))
+    warnings.simplefilter("ignore")
+
+    def shard(tensor):
+        return distribute_tensor(tensor.detach(), mesh, [Shard(0)])
+
+    for options in SHARDED:
+        wholes = [leaf(rand(10, 6)), leaf(rand(7))]
+        shards = [shard(p).requires_grad_() for p in wholes]
+        a, b = tw.SGD(shards, lr=0.1, **options), tw.SGD(wholes, lr=0.1, **options)
+        for i, grads in enumerate(gradients(wholes, 3)):
+            if i == 1 and "skip_nonfinite" in options:
+                grads[0][-1] = math.nan  # in the second half
+            give(wholes, grads)
+            for p, g in zip(shards, grads, strict=True):
+                p.grad = shard(g)
+            a.step()
+            b.step()
+        for p, q in zip(shards, wholes, strict=True):
+            assert_close(p.full_tensor(), q)
+        for key, value in a.averaged_weights().items():
+            assert_close(value.full_tensor(), b.averaged_weights()[key])
+        for mine, theirs in zip(a.statistics(), b.statistics(), strict=True):
+            assert {k: pytest.approx(float(v)) for k, v in mine.items()} == {
+                k: float(v) for k, v in theirs.items()
+            }
+        assert a.skipped_steps == b.skipped_steps == ("skip_nonfinite" in options)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(
+    not WANTS_ALL or INTERPRETED, reason="needs THALWEG_TEST_ADDITIONS=all: it takes ten seconds"
+)
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
+def test_what_is_measured_of_pieces_is_of_the_whole(tmp_path):
+    torch.multiprocessing.spawn(step_shards, (str(tmp_path),), nprocs=2)
