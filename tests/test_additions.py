@@ -308,6 +308,38 @@ def test_an_addition_is_what_torch_does_around_its_optimizer(name, case):
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_steps_that_repeat_the_last_one_add_the_same(case):
+    # Gradients at the same place and rates that do not move: all of it is looked at and run in compiled calls.
+    decoupled = case in DECOUPLED
+    optimizer, mine, oracle, theirs = pair("RMSprop", [rand(300), rand(7)], decoupled, **CASES[case])
+    for p in mine:
+        p.grad = torch.zeros_like(p)
+    for i, grads in enumerate(gradients(mine, 8)):
+        if "skip_nonfinite" in CASES[case] and i in (3, 4, 6):
+            grads[1][3] = math.nan
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for p, g in zip(mine, grads, strict=True):
+                p.grad.copy_(g)
+            optimizer.step()
+        oracle.step(grads)
+        assert_alike(optimizer, mine, oracle, theirs, 1e-7)
+    assert optimizer.skipped_steps == oracle.skipped
+    if "statistics" in CASES[case]:
+        for key, value in optimizer.statistics()[0].items():
+            assert float(value) == pytest.approx(oracle.statistics[key], rel=1e-7)
+    if "skip_nonfinite" in CASES[case]:
+        mine[0].grad[0] = math.inf
+        limit = CASES[case]["skip_nonfinite"]
+        for _ in range(limit - 1):
+            optimizer.step()
+        before = everything(optimizer)
+        with pytest.raises(FloatingPointError, match=f"of {limit} steps in a row"):
+            optimizer.step()
+        assert_unchanged(before, everything(optimizer))
+
+
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", ["SGD", "RAdam"])
 def test_the_reference_adds_the_same(name, case, reference_only):
     reference_only()
