@@ -23,8 +23,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import thalweg as tw
+from thalweg.rule import LR, Rule, Slot
 from thalweg.stepping import plan
 from thalweg.stepping.pool import POOL
+from thalweg.stepping.state import values_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 
@@ -309,7 +311,7 @@ def test_an_addition_is_what_torch_does_around_its_optimizer(name, case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_steps_that_repeat_the_last_one_add_the_same(case):
-    # Gradients at the same place and rates that do not move: all of it is looked at and run in compiled calls.
+    # Gradients at the same place, rates that do not move: all of it is looked at and run in compiled calls.
     decoupled = case in DECOUPLED
     optimizer, mine, oracle, theirs = pair("RMSprop", [rand(300), rand(7)], decoupled, **CASES[case])
     for p in mine:
@@ -435,9 +437,6 @@ def test_an_average_rests_between_updates_and_slow_weights_between_meetings(stor
 
 def tw_values(state, name):
     """Return the values of a slot, whatever stores them."""
-    from thalweg.rule import Slot
-    from thalweg.stepping.state import values_of
-
     return values_of(Slot(name), state).clone()
 
 
@@ -1286,6 +1285,8 @@ def test_a_group_that_is_added_later():
 REFUSED = [
     ({"max_norm": -1.0}, ValueError, r"max_norm must be a number at least 0 or None, not -1.0"),
     ({"max_norm": "1"}, TypeError, r"max_norm must be a number at least 0 or None, not '1'"),
+    ({"max_norm": False}, TypeError, r"max_norm must be a number at least 0 or None, not False"),
+    ({"skip_nonfinite": True}, TypeError, r"skip_nonfinite must be an integer at least 1 or None, not True"),
     ({"max_norm": math.nan}, ValueError, r"max_norm must be .*not nan"),
     ({"max_value": -0.5}, ValueError, r"max_value must be a number at least 0 or None, not -0.5"),
     ({"skip_nonfinite": 0}, ValueError, r"skip_nonfinite must be an integer at least 1 or None, not 0"),
@@ -1332,6 +1333,27 @@ def test_what_is_wrong_is_refused_by_name_and_nothing_changes(options, error, ma
         tw.SGD([{"params": [leaf(rand(3))], **options}], lr=0.1)
     assert len(optimizer.param_groups) == 1
     follow(optimizer, [param], gradients([param], 1))
+
+
+def test_a_rule_of_ones_own_with_a_name_that_an_addition_needs():
+    def update(g, slow, s, on):
+        return s.lr * g, slow + g
+
+    rule = Rule(
+        name="own",
+        update=update,
+        scalars=lambda h, t: {"lr": h.lr},
+        slots=(Slot("slow"),),
+        hypers=(LR,),
+        counters=(),
+    )
+    own = type("Own", (tw.Optimizer,), {"rule": rule})
+    params = [leaf(rand(5))]
+    optimizer = own(params, {"lr": 0.1}, average=0.9)
+    follow(optimizer, params, gradients(params, 2))
+    assert_close(optimizer.state[params[0]]["slow"], sum(g for (g,) in gradients(params, 2)))
+    with pytest.raises(ValueError, match="lookahead needs the name 'slow', which own uses itself"):
+        own(params, {"lr": 0.1}, lookahead=2)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,8 @@ LARS = Addition(
     # Decay that goes beside the gradient's way is no part of what is scaled.
     direction=lambda g, p, s, on: g * (s.lars if on.l2 else s.lars_alone),
 )
-"""You, Gitman and Ginsburg 2017, arXiv 1708.03888, equation 6: before the momentum, L2 decay included."""
+"""You, Gitman and Ginsburg 2017, arXiv 1708.03888, equation 6: before the momentum, L2 decay included.
+Decoupled decay is no part of the ratio."""
 
 LAMB = Addition(
     name="lamb",
