@@ -18,7 +18,7 @@ from thalweg.algorithms.nadam import NAdam
 from thalweg.algorithms.radam import RAdam
 from thalweg.algorithms.rmsprop import RMSprop
 from thalweg.algorithms.sgd import SGD
-from thalweg.optimizer import Optimizer
+from thalweg.optimizer import SAM, Optimizer
 
 if TYPE_CHECKING:
     from thalweg.algorithms.vision import rmsprop_for_vision
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from thalweg.optimizer.presets import half_life, half_life_of, scaled_to
 
 __all__ = [
+    "SAM",
     "SGD",
     "Adadelta",
     "Adagrad",
