@@ -846,6 +846,64 @@ def momentum_toggled(side, rng):
             group["nesterov"] = False
 
 
+# Additions that change no parameter, so that torch, which has none of them, still goes the same way.
+ADDED: list[dict[str, Any]] = [
+    {},
+    {"max_norm": 1e30},
+    {"average": 0.9},
+    {"average": 0.9, "average_every": 2, "average_state": "int8"},
+    {"lookahead": 10**9, "lookahead_state": "bfloat16"},
+    {"statistics": True},
+    {"skip_nonfinite": 10**9, "max_step_rms": 1e30},
+    {"average": 0.5, "lookahead": 10**9, "max_norm": torch.tensor(1e30), "statistics": True},
+]
+
+
+@change
+def added(side, rng):
+    group, what = rng.choice(side.groups), rng.choice(ADDED)
+    if side.is_ours:
+        for key in {key for one in ADDED for key in one} & group.keys():
+            del group[key]
+        group.update(what)
+
+
+@change
+def added_everywhere(side, rng):
+    what = rng.choice(ADDED)
+    if side.is_ours:
+        for group in side.groups:
+            group.update(what)
+
+
+@change
+def state_of_additions_changed(side, rng):
+    p, key, kind = pick(side, rng), rng.choice(("average", "slow")), rng.randrange(5)
+    own = side.state.get(p)
+    if side.is_packed or not isinstance(own, dict) or not isinstance(own.get(key), Tensor):
+        return
+    value = own[key]
+    if kind == 0:
+        del own[key]
+    elif kind == 1:
+        own[key] = side.guarded(value.detach().clone(), random.Random(1), "strided")
+    elif kind == 2:
+        own[key] = value.to(torch.float64 if value.dtype == torch.float32 else torch.float32)
+    elif kind == 3:
+        own[key] = value.t().contiguous().t() if value.dim() == 2 else value.clone()
+    else:
+        side.keep_lazily(value)
+
+
+@change
+def averaged_meanwhile(side, rng):
+    if not side.is_ours or not side.optimizer.averaged_weights():
+        return
+    with side.optimizer.averaged():
+        pass
+    side.optimizer.statistics()
+
+
 @change
 def loaded_own(side, rng):
     side.optimizer.load_state_dict(copy.deepcopy(side.optimizer.state_dict()))

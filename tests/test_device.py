@@ -19,7 +19,7 @@ from thalweg.lowering.gpu import tables as cuda
 from thalweg.lowering.gpu import tiles
 from thalweg.lowering.passes import scalar_names
 from thalweg.lowering.spec import Spec
-from thalweg.rule import Recipe, hyper
+from thalweg.rule import hyper
 from thalweg.stepping import engines
 from thalweg.stepping.scaling import Scaling
 from thalweg.storage.codecs import FLOAT16, FLOAT32, FLOAT64, codec_of, draws, slot_codec, weight_codec
@@ -30,23 +30,29 @@ compiled = pytest.mark.skipif(INTERPRETED or find_spec("triton") is None, reason
 
 def spec_of(configuration, state=FLOAT32, p=FLOAT32, g=None, unscale=False):
     """Return the spec and the choices of a configuration; `state` is a codec, or the name of one of slots."""
-    group = ours(configuration, [leaf(torch.zeros(1))]).param_groups[0]
-    recipe = Recipe.of(getattr(tw, configuration[0]).rule)
+    optimizer = ours(configuration, [leaf(torch.zeros(1))])
+    (group,) = optimizer.param_groups
+    recipe = optimizer.recipe_of(group)
     on = recipe.flags(recipe.numbers(group))
     slots = tuple(
         slot_codec(state, slot.signed) if isinstance(state, str) else state for slot in recipe.slots_on(on)
     )
-    choices = recipe.choices(group)
-    names = scalar_names(recipe, choices)
+    names = scalar_names(recipe, recipe.choices(group))
     g = g or codec_of(p.dtype)
-    return Spec(recipe, tuple(on.items()), names, p, g, slots, False, unscale), choices
+    return Spec(recipe, tuple(on.items()), names, p, g, slots, False, unscale), recipe.choices(group)
 
 
 STEP = {"addresses": "*i64", "chunks": "*i32", "keys": "*i32", "found_inf": "*fp32", "tensors": "i32"}
 ROWS = {
     **dict.fromkeys(("addresses", "groups", "draws", "ordinals"), "*i64"),
     **{"first_at": "*i32", "hypers": "*fp64", "keys": "*i32", "scale": "*fp32", "found_inf": "*fp32"},
-    **{"streams": "i32", "tensors": "i32"},
+    **{"measures": "*fp64", "streams": "i32", "tensors": "i32", "keeps": "i32"},
+}
+MEASURE = {"addresses": "*i64", "chunks": "*i32", "sums": "*fp64", "tensors": "i32"}
+TOTALS = {
+    **dict.fromkeys(("sums", "others", "measures"), "*fp64"),
+    **dict.fromkeys(("begins", "other_begins"), "*i32"),
+    **dict.fromkeys(("first", "stride"), "i32"),
 }
 
 
@@ -111,6 +117,68 @@ def test_kernels_compile_for_amd(configuration, storage):
     assert code(cuda.step_kernel(spec, aligned=True).function, STEP, instinct(), spec)["amdgcn"]
     kind = cuda.kind_of(spec, torch.float32)
     assert code(cuda.rows_kernel(spec.recipe, choices, kind).function, ROWS, instinct(), spec)["amdgcn"]
+
+
+ADDED = {"cautious": True, "max_step_rms": 1.0, "lamb": True, "average": 0.9, "lookahead": 5}
+MEASURED = [
+    (("AdamW", {"max_norm": 1.0}), {}, "gradient"),
+    (("AdamW", {"max_norm": 1.0, "skip_nonfinite": 2, "statistics": True}), {}, "gradient"),
+    (("AdamW", {"max_norm": 1.0}), {"p": weight_codec(torch.bfloat16, 24), "state": "int8"}, "gradient"),
+    (("SGD", {"lr": 0.1, "momentum": 0.9, "lars": True}), {"unscale": True}, "clipped"),
+    (("AdamW", ADDED), {}, "step"),
+    (("AdamW", ADDED), {"state": "int8"}, "step"),
+    (("AdamW", ADDED), {"p": FLOAT64, "state": FLOAT64}, "step"),
+    (("AdamW", {"statistics": True, **ADDED}), {"state": "bfloat16"}, "weights"),
+]
+
+
+def measured(configuration, storage, stage):
+    spec, choices = spec_of(configuration, **storage)
+    return spec._replace(stage=stage), choices
+
+
+@compiled
+@pytest.mark.parametrize(("configuration", "storage", "stage"), MEASURED, ids=label)
+def test_every_measure_compiles_for_nvidia(configuration, storage, stage):
+    spec, choices = measured(configuration, storage, stage)
+    ptx = code(cuda.measure_kernel(spec, aligned=True).function, MEASURE, hopper(), spec)["ptx"]
+    dtype = torch.float64 if spec.compute == torch.float64 else torch.float32
+    if spec.g.dtype == dtype:
+        wide = "v2.b64" if dtype == torch.float64 else "v4.b32"
+        assert f"ld.global.{wide}" in ptx
+    assert "approx" not in ptx, "not exact"
+    assert "ftz" not in ptx, "takes denormal numbers for zero"
+    assert ".local" not in ptx, "registers ran out"
+    stores = [line for line in ptx.splitlines() if "st.global" in line]
+    assert len(stores) == len(spec.measures), "it writes sums alone"
+    code(cuda.measure_kernel(spec, aligned=False).function, MEASURE, hopper(), spec)
+    kind = cuda.kind_of(spec, torch.float32)
+    assert code(cuda.rows_kernel(spec.recipe, choices, kind).function, ROWS, hopper(), spec)["ptx"]
+
+
+@compiled
+@pytest.mark.parametrize(("configuration", "storage", "stage"), MEASURED, ids=label)
+def test_every_step_with_additions_compiles_for_nvidia(configuration, storage, stage):
+    spec, _ = spec_of(configuration, **storage)
+    ptx = code(cuda.step_kernel(spec, aligned=True).function, STEP, hopper(), spec)["ptx"]
+    assert "approx" not in ptx, "not exact"
+    assert ".local" not in ptx, "registers ran out"
+
+
+@compiled
+@pytest.mark.parametrize("columns", [1, 5])
+def test_totals_compile_for_nvidia_and_amd(columns):
+    spec, _ = spec_of(ADAMW)
+    for target, form in ((hopper(), "ptx"), (instinct(), "amdgcn")):
+        found = code(cuda.totals_kernel(columns).function, TOTALS, target, spec)[form]
+        assert ".local" not in found, "registers ran out"
+
+
+@compiled
+@pytest.mark.parametrize(("configuration", "storage", "stage"), MEASURED[::3], ids=label)
+def test_measures_compile_for_amd(configuration, storage, stage):
+    spec, _ = measured(configuration, storage, stage)
+    assert code(cuda.measure_kernel(spec, aligned=True).function, MEASURE, instinct(), spec)["amdgcn"]
 
 
 def test_keys_are_those_of_splitmix():
@@ -183,7 +251,7 @@ def test_long_rows_are_several_chunks():
 @pytest.fixture
 def on_a_device(monkeypatch):
     """GradScaler's numbers are treated as if a GPU had them."""
-    monkeypatch.setattr(Scaling, "_is_on_host", False)
+    monkeypatch.setattr(Scaling, "is_on_host", False)
 
 
 @interpreted

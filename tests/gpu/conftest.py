@@ -39,4 +39,4 @@ def tensors_stay_on_the_device(monkeypatch):
     """Treat tensors on the CPU as a GPU's where the interpreter runs: their values are not at hand."""
     if INTERPRETED:
         monkeypatch.setattr(hyper, "_is_at_hand", lambda tensor: False)
-        monkeypatch.setattr(Scaling, "_is_on_host", property(lambda self: self.found_inf is None))
+        monkeypatch.setattr(Scaling, "is_on_host", property(lambda self: self.found_inf is None))

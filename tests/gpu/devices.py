@@ -66,10 +66,10 @@ def launches() -> Iterator[list[int]]:
     found: list[int] = []
     run = cuda.run
 
-    def counted(kernel, programs, *arguments):
+    def counted(kernel, programs, *arguments, **more):
         if programs:
             found.append(programs)
-        run(kernel, programs, *arguments)
+        run(kernel, programs, *arguments, **more)
 
     cuda.run = counted
     try:
@@ -102,13 +102,13 @@ class Graph:
         self._is_replayed = False
         run, send, asks = cuda.run, cuda.to_device, cuda.is_capturing
 
-        def note(kernel, programs, *arguments):
+        def note(kernel, programs, *arguments, **more):
             if not programs:
                 return
             for x in arguments:
                 self._look(x)
             held = [_memory(x) for x in arguments]
-            self._noted.append(lambda: run(kernel, programs, *held))
+            self._noted.append(lambda: run(kernel, programs, *held, **more))
 
         def sent(array, to):
             self._sent.append(send(array, to))
@@ -116,7 +116,7 @@ class Graph:
 
         cuda.run, cuda.to_device, cuda.is_capturing = note, sent, lambda device: True
         try:
-            with _unseen(_Noting(self._noted, self._look)):
+            with _unseen(_Noting(self._noted, self._look, self._sent)):
                 work()
         finally:
             cuda.run, cuda.to_device, cuda.is_capturing = run, send, asks
@@ -141,10 +141,10 @@ class Graph:
         """Check that steps beside the graph read nothing that it is yet to write."""
         run = cuda.run
 
-        def checked(kernel, programs, *arguments):
+        def checked(kernel, programs, *arguments, **more):
             yet = not self._is_replayed and any(x is own for x in arguments for own in self._sent)
             assert not yet, "a step reads a table that was sent while capturing, and is not there yet"
-            run(kernel, programs, *arguments)
+            run(kernel, programs, *arguments, **more)
 
         cuda.run = checked
         try:
@@ -164,19 +164,35 @@ def _memory(value: object) -> object:
 
 
 class _Noting(TorchDispatchMode):
-    def __init__(self, noted: list[Callable[[], object]], look: Callable[[object], None]) -> None:
+    """Notes what is done; what makes new tensors is done too, and again by replays, to the same memory."""
+
+    def __init__(
+        self, noted: list[Callable[[], object]], look: Callable[[object], None], made: list[Tensor]
+    ) -> None:
         super().__init__()
         self._noted = noted
         self._look = look
+        self._made = made
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if not func._schema.name.endswith("_") or func is torch.ops.aten.set_.source_Storage_storage_offset:
+        if func is torch.ops.aten.set_.source_Storage_storage_offset:
             return func(*args, **(kwargs or {}))
+        if not func._schema.name.endswith("_"):
+            return self._make(func, args, kwargs or {})
         for written in args[0] if isinstance(args[0], list) else [args[0]]:
             self._look(written)
         held = [_memory(x) for x in args]
         self._noted.append(lambda: func(*held, **(kwargs or {})))
         return args[0] if func._schema.returns else None
+
+    def _make(self, func, args, kwargs):
+        """Make a tensor now, and its values again whenever the graph is replayed."""
+        made = func(*args, **kwargs)
+        if isinstance(made, Tensor) and not any(one.alias_info for one in func._schema.returns):
+            self._made.append(made)
+            held, kept = [_memory(x) for x in args], _memory(made)
+            self._noted.append(lambda: kept.copy_(func(*held, **kwargs)))
+        return made
 
 
 @contextmanager

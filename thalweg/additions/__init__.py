@@ -37,6 +37,9 @@ _HYPERS = {hyper.name: (hyper, addition) for addition in ADDITIONS for hyper in 
 NAMES = frozenset(_HYPERS)
 """The keys of a group that say something of additions."""
 
+STORAGE = tuple(slot.stored_by for addition in ADDITIONS for slot in addition.slots)
+"""Those that say how a slot is stored."""
+
 
 def recipe_of(rule: Rule, group: Mapping[str, Any]) -> Recipe:
     """Return what the steps of a group are made by: a rule, and the additions that the group asks for."""
@@ -50,6 +53,31 @@ def _is_on(addition: Addition, group: Mapping[str, Any]) -> bool:
     return switch.name in group and not switch.is_default(group[switch.name])
 
 
+def idle(group: Mapping[str, Any]) -> set[str]:
+    """Return the keys of a group that say something of additions that it does without."""
+    found = set()
+    for name in _HYPERS.keys() & group.keys():
+        hyper, addition = _HYPERS[name]
+        if not hyper.is_default(group[name]) and not _is_on(addition, group):
+            found.add(name)
+    return found
+
+
+def joined(defaults: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a group says, and of the defaults what has an effect beside it."""
+    found = {**defaults, **group}
+    for name in idle(found) - group.keys():
+        del found[name]
+    return found
+
+
+def check_effect(group: Mapping[str, Any]) -> None:
+    """Raise ValueError if a group says something of an addition that it does without."""
+    for name in sorted(idle(group)):
+        switch = _HYPERS[name][1].hypers[0].name
+        raise ValueError(f"{name}={group[name]!r} has no effect without {switch}")
+
+
 def check(rule: Rule, group: Mapping[str, Any]) -> Recipe:
     """Raise if a hyperparameter of the rule or of an addition is not allowed; return the group's recipe.
 
@@ -57,11 +85,7 @@ def check(rule: Rule, group: Mapping[str, Any]) -> Recipe:
         ValueError, TypeError: the message names the argument, the value and what is allowed.
     """
     for name in _HYPERS.keys() & group.keys():
-        hyper, addition = _HYPERS[name]
-        hyper.check(group[name])
-        switch = addition.hypers[0].name
-        if not hyper.is_default(group[name]) and not _is_on(addition, group):
-            raise ValueError(f"{name}={group[name]!r} has no effect without {switch}")
+        _HYPERS[name][0].check(group[name])
     recipe = recipe_of(rule, group)
     recipe.check(group)
     return recipe

@@ -42,7 +42,7 @@ AVERAGE = Addition(
     ),
     scalars=scalars,
     weights=weights,
-    slots=(Slot("average", stored_by="average_state", begins=False),),
+    slots=(Slot("average", stored_by="average_state", begins=False, copies=True),),
     counters=(Counter("average_step"),),
     advance=advance,
 )

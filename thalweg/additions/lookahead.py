@@ -39,7 +39,7 @@ LOOKAHEAD = Addition(
     ),
     scalars=scalars,
     weights=weights,
-    slots=(Slot("slow", stored_by="lookahead_state", begins=False),),
+    slots=(Slot("slow", stored_by="lookahead_state", begins=False, copies=True),),
     counters=(Counter("lookahead_step"),),
     advance=advance,
 )

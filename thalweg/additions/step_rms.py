@@ -10,7 +10,7 @@ from thalweg.rule import Addition, Hyper, Measure, sqrt, where
 def scalars(h: Any, t: Any, m: Any) -> dict[str, Any]:
     """Return what the step is multiplied by: 1 / max(1, RMS(u) / d), u being the step without lr."""
     bound = h.max_step_rms * h.lr
-    rms = sqrt(m.step_sq / m.step_size)
+    rms = sqrt(m.step_sq / where(m.step_size > 0, m.step_size, 1.0))
     return {"step_factor": where(rms > bound, bound / where(rms > bound, rms, 1.0), 1.0)}
 
 

@@ -27,11 +27,13 @@ def lamb_scalars(h: Any, t: Any, m: Any) -> dict[str, Any]:
 
 
 def lars_scalars(h: Any, t: Any, m: Any) -> dict[str, Any]:
-    """Return eta ||p|| / (||g|| + weight_decay ||p||); 1 where one of the norms is zero."""
+    """Return eta ||p|| / (||g|| + weight_decay ||p||), also without decay; 1 where a norm is zero."""
     size, decay = sqrt(m.lars_weights_sq), h.weight_decay if hasattr(h, "weight_decay") else 0.0
     whole = where(m.lars_weights_sq > 0, sqrt(m.lars_grad_sq), 0.0)
-    ratio = h.trust_coefficient * size / (where(whole > 0, whole, 1.0) + decay * size)
-    return {"lars": where(whole > 0, ratio, 1.0)}
+    divisor = where(whole > 0, whole, 1.0)
+    with_decay = h.trust_coefficient * size / (divisor + decay * size)
+    alone = h.trust_coefficient * size / divisor
+    return {"lars": where(whole > 0, with_decay, 1.0), "lars_alone": where(whole > 0, alone, 1.0)}
 
 
 LARS = Addition(
@@ -45,7 +47,8 @@ LARS = Addition(
         Measure("lars_grad_sq", lambda g, p, step, after, s, on: g, squared=True, at="clipped"),
     ),
     scalars=lars_scalars,
-    direction=lambda g, p, s, on: g * s.lars,
+    # Decay that goes beside the gradient's way is no part of what is scaled.
+    direction=lambda g, p, s, on: g * (s.lars if on.l2 else s.lars_alone),
 )
 """You, Gitman and Ginsburg 2017, arXiv 1708.03888, equation 6: before the momentum, L2 decay included."""
 

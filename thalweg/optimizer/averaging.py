@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from thalweg.rule import Slot
 from thalweg.stepping.state import stored_of, values_of
 
-SLOT = "average"
+SLOT, COUNTER = "average", "average_step"
 
 
 def averages(slots: Sequence[Slot], state: Mapping[Any, Mapping[str, Any]], param: Tensor) -> Tensor | None:
@@ -21,6 +21,8 @@ def averages(slots: Sequence[Slot], state: Mapping[Any, Mapping[str, Any]], para
     own = state.get(param, {})
     if slot is None or stored_of(slot, own) is None:
         return None
+    if not float(own.get(COUNTER, 0)):
+        return None  # state that is there before a step, as after one that was skipped
     return values_of(slot, own)
 
 

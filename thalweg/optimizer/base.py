@@ -76,6 +76,7 @@ class Optimizer(torch.optim.Optimizer):
         if unknown:
             raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {min(unknown)!r}")
         defaults = {**defaults, **storage.DEFAULTS, **options}
+        additions.check_effect(defaults)
         self._check(defaults)
         _check_fused(defaults)
         self._stepper = None
@@ -98,6 +99,11 @@ class Optimizer(torch.optim.Optimizer):
 
     def _check(self, group: Mapping[str, Any]) -> None:
         storage.check(additions.check(self.rule, group), group)
+
+    @staticmethod
+    def _joined(defaults: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a group says, and of the defaults what has an effect beside it."""
+        return additions.joined(defaults, group)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -123,15 +129,20 @@ class Optimizer(torch.optim.Optimizer):
         """Add a parameter group, as in torch; hyperparameters are checked first."""
         said = self.defaults.keys() | additions.NAMES
         if isinstance(param_group, dict) and not said.isdisjoint(param_group):
-            self._check({**self.defaults, **param_group})  # the defaults alone have been checked
+            whole = self._joined(self.defaults, param_group)
+            additions.check_effect(whole)
+            self._check(whole)  # the defaults alone have been checked
         super().add_param_group(param_group)
         group = self.param_groups[-1]
+        for name in additions.idle(group):
+            del group[name]  # a default of what the group does without
         recipe = self.recipe_of(group)
         checkpoint.without_defaults(recipe, group)
         if recipe.eager:
-            on = recipe.flags(recipe.numbers(group))
+            alone = Recipe.of(recipe.rule)  # what is added begins with the first step, and knows its gradient
+            on = alone.flags(alone.numbers(group))
             for param in filter(_has_state, group["params"]):
-                prepare(recipe, on, param, self.state[param], group)
+                prepare(alone, on, param, self.state[param], group)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step every parameter that has a gradient.
@@ -299,7 +310,8 @@ class Optimizer(torch.optim.Optimizer):
         Parameters are matched by name where both sides were given the same names, one for each, in
         whatever order or groups, and else by position. State takes the form that this optimizer keeps it in.
         Hyperparameters come from the checkpoint, and flags that it does not name are off; `state`,
-        `weight_bits`, `foreach`, `fused`, `capturable` and `differentiable` stay as they were constructed.
+        `weight_bits`, `average_state`, `lookahead_state`, `foreach`, `fused`, `capturable` and
+        `differentiable` stay as they were constructed, and so do additions that it does not name.
 
         As in torch, tensors of state that need no conversion are not copied: after
         `a.load_state_dict(b.state_dict())` both step the same ones, unless the dict was saved, or copied

@@ -18,7 +18,9 @@ from thalweg.storage import choices as storage
 from thalweg.storage.codecs.tensors import pack, unpack
 from thalweg.storage.layout import like_home
 
-EXECUTION = ("foreach", "fused", "capturable", "differentiable", *storage.CHOICES)
+STORAGE = (*storage.CHOICES, *additions.STORAGE)
+
+EXECUTION = ("foreach", "fused", "capturable", "differentiable", *STORAGE)
 """How a step is carried out is the constructor's choice; a checkpoint says only what was trained."""
 
 RULE = "optimizer"
@@ -202,7 +204,7 @@ def in_full_precision(recipe_of: RecipeOf, state_dict: dict[str, Any]) -> dict[s
         for key, own in state_dict["state"].items()
     }
     groups = [
-        {name: value for name, value in group.items() if name not in storage.DEFAULTS}
+        {name: value for name, value in group.items() if name not in {*storage.DEFAULTS, *STORAGE}}
         for group in state_dict["param_groups"]
     ]
     return {**state_dict, "state": state, "param_groups": groups}

@@ -358,6 +358,7 @@ class ReferenceBatch(Batch):
                 scalars,
                 maximize=member.sort.maximizes,
                 unscale=scaling.inverse,
+                differentiable=member.sort.is_differentiable,
                 packed=_packed(member, own),
             )
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from thalweg.lowering.gpu import tables as cuda
+from thalweg.stepping.scaling import Scaling
 
 GROUP_KEY = "skip_nonfinite"
 """The key of a group that says how many steps in a row may be skipped."""
@@ -41,7 +42,7 @@ class Guard:
             FloatingPointError: if as many steps in a row as the groups allow were skipped.
         """
         limit = min(int(group[GROUP_KEY]) for group in groups if group.get(GROUP_KEY) is not None)
-        if isinstance(refused, Tensor) and refused.device.type != "cpu":
+        if isinstance(refused, Tensor) and not Scaling(found_inf=refused).is_on_host:
             self._count_on_device(refused)
             self._look(limit)
             return
@@ -65,9 +66,10 @@ class Guard:
         if cuda.is_capturing(self._device.device):
             return
         if self._arrived is None or self._arrived.query():
-            if self._copy is not None and int(self._copy[1]):
-                self._tell(int(self._copy[1]), limit)
+            in_a_row = 0 if self._copy is None else int(self._copy.numpy()[1])
             self._copy, self._arrived = cuda.fetch(self._device)
+            if in_a_row:
+                self._tell(in_a_row, limit)
 
     def _tell(self, in_a_row: int, limit: int) -> None:
         if in_a_row >= limit:

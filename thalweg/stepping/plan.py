@@ -238,12 +238,15 @@ class Plan:
         kept = [[m.param.grad for m in self.members], _values(state)]
         if self._stages:
             scaling = self._measured(scaling, state)
-        is_forbidden = scaling.overflowed_on_host if self.skips else scaling.overflowed
-        if not is_forbidden:
+        if not self.is_forbidden(scaling):
             for part in self._parts:
                 part.run(self.settings, scaling, state)
         del kept
         return scaling
+
+    def is_forbidden(self, scaling: Scaling) -> bool:
+        """Say whether a step must not be taken, as far as the host has to know."""
+        return scaling.overflowed_on_host if self.skips else scaling.overflowed
 
     def _measured(self, scaling: Scaling, state: State) -> Scaling:
         def measure(stage: str, batches: Sequence[Batch], scaling: Scaling) -> bool:

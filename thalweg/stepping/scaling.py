@@ -23,10 +23,11 @@ class Scaling:
     @property
     def overflowed_on_host(self) -> bool:
         """Whether this step must not be taken, and that is known without waiting for a device."""
-        return self.found_inf is not None and self._is_on_host and self._overflowed
+        return self.found_inf is not None and self.is_on_host and self._overflowed
 
     @property
-    def _is_on_host(self) -> bool:
+    def is_on_host(self) -> bool:
+        """Whether `found_inf` can be read without waiting for a device."""
         return not isinstance(self.found_inf, Tensor) or self.found_inf.device.type == "cpu"
 
     @property

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from thalweg.lowering.gpu import tables as cuda
 from thalweg.rule.addition import STAGES
 from thalweg.stepping.batches import Batch
 from thalweg.stepping.scaling import Scaling
@@ -39,7 +41,7 @@ class Stages:
         return bool(self._taking)
 
     def take(self, scaling: Scaling, measure: Measuring) -> Scaling | None:
-        """Take all measures, unless one of them forbids the step.
+        """Take all measures, also of a step that one of them forbids: statistics are of the last one.
 
         Args:
             scaling: GradScaler's.
@@ -50,8 +52,6 @@ class Stages:
             stage could not be taken.
         """
         for stage, batches in self._taking:
-            if scaling.overflowed_on_host:
-                break
             if not measure(stage, batches, scaling):
                 return None
             totals = self._share_totals(stage, batches)
@@ -81,9 +81,11 @@ class Stages:
         for batch in self._counted:
             index = [member.sort.group for member in batch.members]
             for group in set(index):
-                places = [i for i, one in enumerate(index) if one == group]
+                # An index that torch makes of a list is waited for.
+                chosen = np.array([i for i, one in enumerate(index) if one == group], np.int64)
+                places = cuda.to_device(chosen, batch.measured_of(_SIZE).device)
                 for name in (_GRADIENT, _NONFINITE, _UPDATE, _WEIGHTS, _SIZE):
-                    own = batch.measured_of(name)[places].sum()
+                    own = batch.measured_of(name).index_select(0, places).sum()
                     before = sums[group].get(name)
                     sums[group][name] = own if before is None else before + own.to(before.device)
         return [_statistics(one) if one else {} for one in sums]

@@ -71,8 +71,11 @@ def prepare(
         before = stored_of(slot, state)
         if before is None:
             first |= slot.begins
-            fill = float(group[slot.initial]) if slot.initial else 0.0
-            state.update(_new_slot(slot, codec, param, fill))
+            if slot.copies and (sparse or not isinstance(codec, BlockCodec)):
+                state.update(_packed(slot, codec, _weights(param, state, group, _dtype(codec, param))))
+            else:
+                fill = float(group[slot.initial]) if slot.initial else 0.0
+                state.update(_new_slot(slot, codec, param, fill))
             continue
         entries = in_form(slot, codec, state, param)
         _check_sharing(slot.name, before, entries[key_of(slot.name, codec)])
@@ -109,8 +112,11 @@ def prepare_plain(
     for slot in recipe.slots_on(on):
         value, dtype = state.get(slot.name), codecs[slot.name].dtype
         if value is None and codes_of(slot.name) not in state:
-            fill = float(group[slot.initial]) if slot.initial else 0.0
-            state[slot.name] = torch.full_like(param, fill, dtype=dtype, requires_grad=False)
+            if slot.copies:
+                state[slot.name] = param.detach().to(dtype, copy=True)
+            else:
+                fill = float(group[slot.initial]) if slot.initial else 0.0
+                state[slot.name] = torch.full_like(param, fill, dtype=dtype, requires_grad=False)
             first |= slot.begins
         elif not _is_plain(value, dtype, shape):
             return None
@@ -184,6 +190,14 @@ def _new_slot(slot: Slot, codec: Codec, param: Tensor, fill: float) -> dict[str,
         scales = torch.zeros(side_shape(codec, main), dtype=torch.uint8, device=param.device)
         return {codes_of(slot.name): main, scale_of(slot.name): scales}
     return _packed(slot, codec, like_home(param, _dtype(codec, param), fill))
+
+
+def _weights(param: Tensor, state: Mapping[str, Any], group: Mapping[str, Any], dtype: torch.dtype) -> Tensor:
+    """Return a copy of a parameter, with its correction, in a dtype and the memory order of its state."""
+    codec, value = codec_of_weights(param, group), param.detach()
+    if codec.side is not None and state.get(CORRECTION) is not None:
+        value = unpack(codec, value, state[CORRECTION])
+    return like_home(param, dtype).copy_(value)
 
 
 def _dtype(codec: Codec, param: Tensor) -> torch.dtype:

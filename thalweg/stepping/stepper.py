@@ -90,14 +90,13 @@ class Stepper:
             self._first_steps.again(first)
         else:
             self._first_steps.after(groups, first)
+        if not (plan.stages and plan.is_forbidden(scaling)):
+            drawing = plan.drawing()
+            if drawing and _count_draws([groups[index] for index in drawing], scaling):
+                plan.note_values(groups)
+            self._repeats = plan.can_be_repeated and self._first_steps.is_done(groups)
         if plan.stages.refused is not None:
             self.guard.notice(plan.stages.refused, groups)
-        if plan.stages and scaling.overflowed_on_host:
-            return
-        drawing = plan.drawing()
-        if drawing and _count_draws([groups[index] for index in drawing], scaling):
-            plan.note_values(groups)
-        self._repeats = plan.can_be_repeated and self._first_steps.is_done(groups)
 
     def statistics(self, groups: Groups) -> list[dict[str, Tensor]]:
         """Return what the last step measured for the user, group by group."""

@@ -64,13 +64,15 @@ _CODES = "_codes"
 _STORED = "_state"
 """How a key ends that says how a slot of an addition is stored; what is rounded there is drawn for too."""
 
+_PACKED = frozenset(STATE) - {DEFAULTS["state"]}
+
 CHOICES = ("state", "weight_bits")
 """Keys that say how something is stored, and not what was trained: a checkpoint does not change them."""
 
 
 def settle(group: MutableMapping[str, Any]) -> None:
     """Have `group` name all of `DEFAULTS`, or none of them if it asks for nothing else."""
-    is_asked = any(key.endswith(_STORED) and group[key] != DEFAULTS["state"] for key in group)
+    is_asked = any(map(_asks, group.items()))
     if not is_asked and not DEFAULTS.keys() & group.keys():
         return
     if not is_asked and all(
@@ -81,6 +83,12 @@ def settle(group: MutableMapping[str, Any]) -> None:
         return
     for name, default in DEFAULTS.items():
         group.setdefault(name, default)
+
+
+def _asks(entry: tuple[Any, Any]) -> bool:
+    """Say whether an entry of a group wants a slot of an addition stored in fewer bytes."""
+    key, value = entry
+    return isinstance(key, str) and key.endswith(_STORED) and isinstance(value, str) and value in _PACKED
 
 
 def _is_default(name: str, value: Any) -> bool:
@@ -103,10 +111,17 @@ def check(recipe: Recipe, group: Mapping[str, Any]) -> None:
         if not 0 <= value < 2**63:
             raise ValueError(f"{name} must be an int from 0 to 2**63 - 1, not {value!r}")
     if group.get("differentiable") and settings(recipe, group) != settings(recipe, DEFAULTS):
+        added = {slot.stored_by: _wanted(slot, group) for slot in recipe.slots if slot.stored_by != "state"}
+        asked = {"state": group["state"], "weight_bits": group["weight_bits"], **added}
+        needed = {"state": DEFAULTS["state"], "weight_bits": None, **dict.fromkeys(added, DEFAULTS["state"])}
         raise ValueError(
-            "differentiable=True needs state='float32' and weight_bits=None, not "
-            f"state={group['state']!r} and weight_bits={group['weight_bits']!r}: rounding has no derivative"
+            f"differentiable=True needs {_listed(needed)}, not {_listed(asked)}: rounding has no derivative"
         )
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    *most, last = (f"{name}={value!r}" for name, value in values.items())
+    return f"{', '.join(most)} and {last}"
 
 
 def _check_state(recipe: Recipe, state: Any) -> None:

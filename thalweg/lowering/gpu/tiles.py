@@ -17,6 +17,7 @@ import numpy as np
 from thalweg.lowering import passes
 from thalweg.lowering.gpu.expressions import lines, plain
 from thalweg.lowering.spec import Spec, Stream
+from thalweg.lowering.trace import Trace
 from thalweg.rule import Recipe
 from thalweg.storage.codecs import BLOCK, BlockCodec, Codec, HalfCodec, draws
 from thalweg.storage.codecs.draws import distance, numbers
@@ -111,7 +112,8 @@ def measure(spec: Spec, aligned: bool) -> str:
         starts=_indented(4, [line for i, one in enumerate(spec.streams) for line in _start(i, one, aligned)]),
         own=f"own = sums + tl.program_id(0) * {len(names)}",
         zeros=_indented(4, [f"{name}_sum = tl.zeros((BLOCKS, BLOCK), tl.float64)" for name in names]),
-        tile=_indented(12, _measured_tile(spec)),
+        whole=_indented(12, _measured_tile(spec, "")),
+        rest=_indented(12, _measured_tile(spec, "mask")),
         store=_indented(
             4,
             [
@@ -122,22 +124,30 @@ def measure(spec: Spec, aligned: bool) -> str:
     )
 
 
-def _measured_tile(spec: Spec) -> list[str]:
+def _measured_tile(spec: Spec, mask: str) -> list[str]:
     real = dtype_name(spec.compute)
     record = passes.measures(spec.recipe, spec.stage, dict(spec.on), spec.scalars, spec.codecs)
     used = {name.partition(".")[0] for name in record.inputs}
     found = []
     for name, codec in spec.stored.items():
         if name in used:
-            found += _load(name, codec, real, "mask")
+            found += _load(name, codec, real, mask)
     if "g" in used:
-        found += _gradient(spec, real, "mask")
+        found += _gradient(spec, real, mask)
     found += lines(record, real, _input)
     for one in spec.measures:
-        found.append(f"{one.name}_exact = tl.where(mask, {one.name}_new, 0.0).to(tl.float64)")
+        found.append(f"{one.name}_exact = {_exact(one.name, record, mask)}")
         square = f"{one.name}_exact * {one.name}_exact" if one.squared else f"{one.name}_exact"
         found.append(f"{one.name}_sum += {square}")
     return found
+
+
+def _exact(name: str, record: Trace, mask: str) -> str:
+    """Return a summand in float64, 0 where there is no element."""
+    if mask:
+        return f"tl.where({mask}, {name}_new, 0.0).to(tl.float64)"
+    is_number = record.lines[record.outputs[name]][0] == "const"
+    return f"{name}_new" if is_number else f"{name}_new.to(tl.float64)"
 
 
 SUMMED = 1024
@@ -445,13 +455,17 @@ def measure(addresses, chunks, rows, sums, tensors):
 {zeros}
     if tl.load(addresses + tensors + tensor) != 0:
         begin = tl.full((), 0, tl.int32)
-        while begin < length:
+        while begin + TILE <= length:
+            block = begin // BLOCK + tl.arange(0, BLOCKS)[:, None]
+            index = block * BLOCK + lane
+{whole}
+            begin += TILE
+        if begin < length:
             block = begin // BLOCK + tl.arange(0, BLOCKS)[:, None]
             index = block * BLOCK + lane
             mask = index < length
             blocks_mask = block * BLOCK < length
-{tile}
-            begin += TILE
+{rest}
 {store}
 """
 

@@ -79,9 +79,7 @@ def step(
     packed = packed or {}
     compute = _compute_dtype(param)
     inputs = {"p": param, **slots}
-    values = _values(inputs, packed, compute)
-    if differentiable:
-        values = {name: value.clone() for name, value in values.items()}
+    values = _values(inputs, packed, compute, differentiable)
     sparse = grad.layout == torch.sparse_coo
     if sparse:
         grad = grad.coalesce()
@@ -111,6 +109,7 @@ def measure(
     *,
     maximize: bool = False,
     unscale: float | None = None,
+    differentiable: bool = False,
     packed: Mapping[str, Packed] | None = None,
 ) -> dict[str, Tensor]:
     """Return the sums that a stage measures of one tensor, by name, 0-dim and float64.
@@ -118,7 +117,7 @@ def measure(
     The arguments are those of `step`, and `stage` is one of the recipe's.
     """
     compute = _compute_dtype(param)
-    values = _values({"p": param, **slots}, packed or {}, compute)
+    values = _values({"p": param, **slots}, packed or {}, compute, differentiable)
     grad = grad.coalesce() if grad.layout == torch.sparse_coo else grad
     where = tuple(grad.indices()) if grad.layout == torch.sparse_coo else None
     g = _real(grad if where is None else grad.values()).to(compute)
@@ -139,12 +138,13 @@ def _sum(value: Any, like: Tensor, squared: bool) -> Tensor:
 
 
 def _values(
-    inputs: Mapping[str, Tensor], packed: Mapping[str, Packed], compute: torch.dtype
+    inputs: Mapping[str, Tensor], packed: Mapping[str, Packed], compute: torch.dtype, copies: bool
 ) -> dict[str, Tensor]:
-    return {
+    values = {
         name: packed[name].read() if name in packed else _real(value).to(compute)
         for name, value in inputs.items()
     }
+    return {name: value.clone() for name, value in values.items()} if copies else values
 
 
 def _apply(
@@ -161,7 +161,9 @@ def _apply(
     new_p, new = recipe.apply(p, g, taken, SimpleNamespace(**scalars), SimpleNamespace(**on))
     new = {"p": new_p, **new}
     if where is None:
-        return new
+        # What was another's value is copied, which is written before it is read.
+        origins = {id(value): name for name, value in values.items()}
+        return {n: v.clone() if origins.get(id(v), n) != n else v for n, v in new.items()}
     return {name: values[name].clone().index_put_(where, value) for name, value in new.items()}
 
 
