@@ -47,7 +47,7 @@ ORDER = {
         "chunks files",
     ],
     "storage": ["choices", "codecs layout"],
-    "optimizer": ["sam", "base groups schedules presets", "checkpoint averaging depths"],
+    "optimizer": ["sam", "base groups schedules presets", "averaging", "checkpoint depths"],
     "rule": ["recipe", "addition", "rule", "hyper", "maths"],
 }
 """Within a room, likewise; what stands in one line knows nothing of its neighbours."""
