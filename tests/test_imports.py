@@ -48,7 +48,7 @@ ORDER = {
     ],
     "storage": ["choices", "codecs layout"],
     "optimizer": ["sam", "base groups schedules presets", "averaging", "checkpoint depths"],
-    "rule": ["recipe", "addition", "rule", "hyper", "maths"],
+    "rule": ["recipe", "addition", "rule", "hyper measure", "maths"],
 }
 """Within a room, likewise; what stands in one line knows nothing of its neighbours."""
 

@@ -15,6 +15,7 @@ from thalweg.algorithms.adamax import Adamax
 from thalweg.algorithms.lion import Lion
 from thalweg.algorithms.mixed import Mixed
 from thalweg.algorithms.nadam import NAdam
+from thalweg.algorithms.prodigy import Prodigy
 from thalweg.algorithms.radam import RAdam
 from thalweg.algorithms.rmsprop import RMSprop
 from thalweg.algorithms.sgd import SGD
@@ -39,6 +40,7 @@ __all__ = [
     "Mixed",
     "NAdam",
     "Optimizer",
+    "Prodigy",
     "RAdam",
     "RMSprop",
     "__version__",

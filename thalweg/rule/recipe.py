@@ -18,9 +18,10 @@ from functools import cache, cached_property
 from types import SimpleNamespace
 from typing import Any
 
-from thalweg.rule.addition import STAGES, Addition, Measure
+from thalweg.rule.addition import Addition
 from thalweg.rule.hyper import Hyper
 from thalweg.rule.maths import Scalar, times, two_parts
+from thalweg.rule.measure import STAGES, Measure
 from thalweg.rule.rule import Counter, Rule, Slot
 
 
@@ -71,7 +72,7 @@ class Recipe:
     @cached_property
     def measures(self) -> tuple[Measure, ...]:
         """The sums that have to be known before a step, stage by stage."""
-        asked = [measure for addition in self.additions for measure in addition.measures]
+        asked = [*self.rule.measures, *(one for addition in self.additions for one in addition.measures)]
         return tuple(sorted(asked, key=lambda measure: STAGES.index(measure.at)))
 
     @cached_property
@@ -149,7 +150,7 @@ class Recipe:
     def advance(self, h: Any, t: Any, m: Any = None) -> None:
         """Advance the counters, which are attributes of `t`, at the start of a step; `m` has the measures."""
         if self.rule.counters:
-            self.rule.advance(h, t)
+            self.rule.advance(h, t, *([m] if self.rule.measures else []))
         for addition in self.additions:
             addition.advance(h, t, m)
 
@@ -164,7 +165,7 @@ class Recipe:
         found = self.rule.scalars(h, t)
         if self._decays:
             shrink = two_parts("shrink", 1 - h.lr * h.weight_decay)
-            found = {**found, "weight_decay": h.weight_decay, **shrink}
+            found = {"weight_decay": h.weight_decay, **shrink, **found}
         for addition in self.additions:
             found |= addition.scalars(h, t, m)
         return found

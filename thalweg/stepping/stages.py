@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thalweg.lowering.gpu import tables as cuda
-from thalweg.rule.addition import STAGES
+from thalweg.rule.measure import STAGES
 from thalweg.stepping.batches import Batch
 from thalweg.stepping.scaling import Scaling
 
