@@ -15,10 +15,11 @@ from thalweg.algorithms.adamax import Adamax
 from thalweg.algorithms.lion import Lion
 from thalweg.algorithms.mixed import Mixed
 from thalweg.algorithms.nadam import NAdam
+from thalweg.algorithms.prodigy import Prodigy
 from thalweg.algorithms.radam import RAdam
 from thalweg.algorithms.rmsprop import RMSprop
 from thalweg.algorithms.sgd import SGD
-from thalweg.optimizer import Optimizer
+from thalweg.optimizer import SAM, Optimizer
 
 if TYPE_CHECKING:
     from thalweg.algorithms.vision import rmsprop_for_vision
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from thalweg.optimizer.presets import half_life, half_life_of, scaled_to
 
 __all__ = [
+    "SAM",
     "SGD",
     "Adadelta",
     "Adagrad",
@@ -38,6 +40,7 @@ __all__ = [
     "Mixed",
     "NAdam",
     "Optimizer",
+    "Prodigy",
     "RAdam",
     "RMSprop",
     "__version__",

@@ -9,8 +9,10 @@ from thalweg.additions.average import AVERAGE
 from thalweg.additions.caution import CAUTIOUS, CAUTIOUS_DECAY
 from thalweg.additions.clipping import MAX_NORM, MAX_VALUE
 from thalweg.additions.decay import DECAY_BY
+from thalweg.additions.dog import DOG
 from thalweg.additions.guard import SKIP_NONFINITE
 from thalweg.additions.lookahead import LOOKAHEAD
+from thalweg.additions.schedule_free import SCHEDULE_FREE
 from thalweg.additions.statistics import STATISTICS
 from thalweg.additions.step_rms import MAX_STEP_RMS
 from thalweg.additions.trust import LAMB, LARS
@@ -24,8 +26,10 @@ ADDITIONS: tuple[Addition, ...] = (
     CAUTIOUS,
     MAX_STEP_RMS,
     LAMB,
+    DOG,
     DECAY_BY,
     CAUTIOUS_DECAY,
+    SCHEDULE_FREE,
     LOOKAHEAD,
     AVERAGE,
     STATISTICS,

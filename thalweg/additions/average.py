@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 from thalweg.rule import Addition, Counter, Hyper, Slot, lerp, maximum, where
@@ -21,15 +20,15 @@ def scalars(h: Any, t: Any, m: Any) -> dict[str, Any]:
     return {"average_weight": where(done % h.average_every > 0, 0.0, weight)}
 
 
-def advance(h: Any, t: Any) -> None:
+def advance(h: Any, t: Any, m: Any) -> None:
     """Count the step."""
     t.average_step = t.average_step + 1
 
 
-def weights(before: Any, after: Any, slots: SimpleNamespace, s: Any, on: Any) -> tuple[Any, dict[str, Any]]:
+def weights(x: Any) -> tuple[Any, dict[str, Any]]:
     """Return the weights as they are, and their new average."""
-    new = lerp(slots.average, after, s.average_weight)
-    return after, {"average": where(s.average_weight > 0, new, slots.average)}
+    new = lerp(x.slots.average, x.after, x.s.average_weight)
+    return x.after, {"average": where(x.s.average_weight > 0, new, x.slots.average)}
 
 
 AVERAGE = Addition(

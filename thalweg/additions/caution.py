@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from thalweg.rule import Addition, Hyper, Measure, where
-
-
-def agreeing(g: Any, p: Any, step: Any, after: Any, s: Any, on: Any) -> Any:
-    """Return 1 where the step goes down the gradient, else 0."""
-    return where(step * g > 0, 1.0, 0.0)
-
 
 CAUTIOUS = Addition(
     name="cautious",
     hypers=(Hyper("cautious", flag=True, extra=True),),
     measures=(
-        Measure("cautious_agreeing", agreeing, at="step"),
-        Measure("cautious_size", lambda g, p, step, after, s, on: 1.0, at="step"),
+        Measure("cautious_agreeing", lambda x: where(x.step * x.g > 0, 1.0, 0.0), at="step"),
+        Measure("cautious_size", lambda x: 1.0, at="step"),
     ),
     scalars=lambda h, t, m: {"cautious_gain": m.cautious_size / (m.cautious_agreeing + 1)},
-    step=lambda step, p, g, s, on: where(step * g > 0, step * s.cautious_gain, 0.0),
+    step=lambda x: where(x.step * x.g > 0, x.step * x.s.cautious_gain, 0.0),
 )
 """Liang et al. 2024, arXiv 2411.16085, with xi = 1: elements whose step and gradient disagree rest, and the
 others of the tensor take up what they leave."""
@@ -28,7 +20,7 @@ others of the tensor take up what they leave."""
 CAUTIOUS_DECAY = Addition(
     name="cautious_decay",
     hypers=(Hyper("cautious_decay", flag=True, extra=True),),
-    decay=lambda kept, p, step, s, on: where(p * step < 0, p, kept),
+    decay=lambda x: where(x.p * x.step < 0, x.p, x.kept),
     conflict=lambda h: (
         None if h.is_decoupled else "cautious_decay=True requires decoupled weight decay, not L2"
     ),

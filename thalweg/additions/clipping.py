@@ -18,9 +18,9 @@ def norm_scalars(h: Any, t: Any, m: Any) -> dict[str, Any]:
 MAX_NORM = Addition(
     name="max_norm",
     hypers=(Hyper("max_norm", extra=True, default=None),),
-    measures=(Measure("grad_norm_sq", lambda g, p, step, after, s, on: g, squared=True, over="all"),),
+    measures=(Measure("grad_norm_sq", lambda x: x.g, squared=True, over="all"),),
     scalars=norm_scalars,
-    gradient=lambda g, p, s, on: g * s.clip_factor,
+    gradient=lambda x: x.g * x.s.clip_factor,
 )
 """As `torch.nn.utils.clip_grad_norm_` (Pascanu et al. 2013, arXiv 1211.5063), of all the gradients."""
 
@@ -28,6 +28,6 @@ MAX_VALUE = Addition(
     name="max_value",
     hypers=(Hyper("max_value", extra=True, default=None),),
     scalars=lambda h, t, m: {"max_value": h.max_value},
-    gradient=lambda g, p, s, on: maximum(minimum(g, s.max_value), -s.max_value),
+    gradient=lambda x: maximum(minimum(x.g, x.s.max_value), -x.s.max_value),
 )
 """As `torch.nn.utils.clip_grad_value_`."""

@@ -15,7 +15,7 @@ def scalars(h: Any, t: Any, m: Any) -> dict[str, Any]:
     return two_parts("shrink", 1 - h.lr * share * h.weight_decay)
 
 
-def advance(h: Any, t: Any) -> None:
+def advance(h: Any, t: Any, m: Any) -> None:
     """Remember the largest learning rate that there was."""
     t.largest_lr = maximum(t.largest_lr, h.lr)
 

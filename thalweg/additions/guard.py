@@ -12,7 +12,7 @@ SKIP_NONFINITE = Addition(
     measures=(
         Measure(
             "nonfinite",
-            lambda g, p, step, after, s, on: where(abs(g) < math.inf, 0.0, 1.0),
+            lambda x: where(abs(x.g) < math.inf, 0.0, 1.0),
             over="all",
         ),
     ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 from thalweg.rule import Addition, Counter, Hyper, Slot, lerp, where
@@ -17,17 +16,17 @@ def scalars(h: Any, t: Any, m: Any) -> dict[str, Any]:
     }
 
 
-def advance(h: Any, t: Any) -> None:
+def advance(h: Any, t: Any, m: Any) -> None:
     """Count the step."""
     t.lookahead_step = t.lookahead_step + 1
 
 
-def weights(before: Any, after: Any, slots: SimpleNamespace, s: Any, on: Any) -> tuple[Any, dict[str, Any]]:
+def weights(x: Any) -> tuple[Any, dict[str, Any]]:
     """Return the weights, fast ones or where they have met the slow ones, and the slow ones."""
-    slow = where(s.lookahead_first > 0, before, slots.slow)
-    met = lerp(slow, after, s.lookahead_alpha)
-    meets = s.lookahead_meets > 0
-    return where(meets, met, after), {"slow": where(meets, met, slow)}
+    slow = where(x.s.lookahead_first > 0, x.p, x.slots.slow)
+    met = lerp(slow, x.after, x.s.lookahead_alpha)
+    meets = x.s.lookahead_meets > 0
+    return where(meets, met, x.after), {"slow": where(meets, met, slow)}
 
 
 LOOKAHEAD = Addition(

@@ -27,6 +27,13 @@ class Additions(TypedDict, total=False):
         decay_by: what decoupled decay is proportional to: `"lr"`, `"independent"` (to nothing:
             `weight_decay` of the weight at every step), or `"corrected"` (lr squared over the largest lr that
             there was, AdamC).
+        dog: find the learning rate from the distance that the weights have come, and multiply `lr` by it;
+            `lr=1` is meant (DoG).
+        dog_first: the distance at first, as a share of 1 and the norm of the weights, above 0; 1e-6.
+        schedule_free: take gradients between an average of the weights and a fast sequence of them, with this
+            weight of the average, in (0, 1), in place of a schedule and of momentum; 0.9 is usual.
+            `averaged()`, or `eval()`, has the average.
+        schedule_free_state: how the fast weights are stored, `"float32"`, `"bfloat16"` or `"int8"`.
         cautious_decay: decay only what the step does not move away from zero.
         lookahead: every so many steps, weights meet slow ones that follow them; at least 1.
         lookahead_alpha: how far the slow ones then go, in [0, 1]; 0.5.
@@ -47,6 +54,10 @@ class Additions(TypedDict, total=False):
     max_step_rms: float | Tensor | None
     lamb: bool
     decay_by: str
+    dog: bool
+    dog_first: float | Tensor
+    schedule_free: float | Tensor | None
+    schedule_free_state: str
     cautious_decay: bool
     lookahead: int | None
     lookahead_alpha: float | Tensor

@@ -10,13 +10,11 @@ STATISTICS = Addition(
     name="statistics",
     hypers=(Hyper("statistics", flag=True, extra=True),),
     measures=(
-        Measure("statistics_grad_sq", lambda g, p, step, after, s, on: g, squared=True),
-        Measure("statistics_nonfinite", lambda g, p, step, after, s, on: where(abs(g) < math.inf, 0.0, 1.0)),
-        Measure(
-            "statistics_update_sq", lambda g, p, step, after, s, on: p - after, squared=True, at="weights"
-        ),
-        Measure("statistics_weights_sq", lambda g, p, step, after, s, on: p, squared=True, at="weights"),
-        Measure("statistics_size", lambda g, p, step, after, s, on: 1.0, at="weights"),
+        Measure("statistics_grad_sq", lambda x: x.g, squared=True),
+        Measure("statistics_nonfinite", lambda x: where(abs(x.g) < math.inf, 0.0, 1.0)),
+        Measure("statistics_update_sq", lambda x: x.p - x.after, squared=True, at="weights"),
+        Measure("statistics_weights_sq", lambda x: x.p, squared=True, at="weights"),
+        Measure("statistics_size", lambda x: 1.0, at="weights"),
     ),
 )
 """The update is measured before it is rounded to the weights' dtype, and the weights before the step."""

@@ -18,11 +18,11 @@ MAX_STEP_RMS = Addition(
     name="max_step_rms",
     hypers=(Hyper("max_step_rms", extra=True, default=None, open_low=True),),
     measures=(
-        Measure("step_sq", lambda g, p, step, after, s, on: step, squared=True, at="step"),
-        Measure("step_size", lambda g, p, step, after, s, on: 1.0, at="step"),
+        Measure("step_sq", lambda x: x.step, squared=True, at="step"),
+        Measure("step_size", lambda x: 1.0, at="step"),
     ),
     scalars=scalars,
-    step=lambda step, p, g, s, on: step * s.step_factor,
+    step=lambda x: x.step * x.s.step_factor,
 )
 """Shazeer and Stern 2018, arXiv 1804.04235, section 6, with d = `max_step_rms`; for Adam in StableAdamW
 (Wortsman et al. 2023, arXiv 2304.13013)."""

@@ -7,14 +7,9 @@ from typing import Any
 from thalweg.rule import Addition, Hyper, Measure, sqrt, where
 
 
-def weights(g: Any, p: Any, step: Any, after: Any, s: Any, on: Any) -> Any:
-    """Return the weight."""
-    return p
-
-
-def total(g: Any, p: Any, step: Any, after: Any, s: Any, on: Any) -> Any:
+def total(x: Any) -> Any:
     """Return the step with the decay that goes beside it, times the learning rate."""
-    return step + s.trust_decay_rate * p if on.decoupled else step
+    return x.step + x.s.trust_decay_rate * x.p if x.on.decoupled else x.step
 
 
 def lamb_scalars(h: Any, t: Any, m: Any) -> dict[str, Any]:
@@ -43,12 +38,12 @@ LARS = Addition(
         Hyper("trust_coefficient", extra=True, default=1e-3),
     ),
     measures=(
-        Measure("lars_weights_sq", weights, squared=True, at="clipped"),
-        Measure("lars_grad_sq", lambda g, p, step, after, s, on: g, squared=True, at="clipped"),
+        Measure("lars_weights_sq", lambda x: x.p, squared=True, at="clipped"),
+        Measure("lars_grad_sq", lambda x: x.g, squared=True, at="clipped"),
     ),
     scalars=lars_scalars,
     # Decay that goes beside the gradient's way is no part of what is scaled.
-    direction=lambda g, p, s, on: g * (s.lars if on.l2 else s.lars_alone),
+    direction=lambda x: x.g * (x.s.lars if x.on.l2 else x.s.lars_alone),
 )
 """You, Gitman and Ginsburg 2017, arXiv 1708.03888, equation 6: before the momentum, L2 decay included.
 Decoupled decay is no part of the ratio."""
@@ -57,12 +52,12 @@ LAMB = Addition(
     name="lamb",
     hypers=(Hyper("lamb", flag=True, extra=True),),
     measures=(
-        Measure("lamb_weights_sq", weights, squared=True, at="step"),
+        Measure("lamb_weights_sq", lambda x: x.p, squared=True, at="step"),
         Measure("lamb_total_sq", total, squared=True, at="step"),
     ),
     scalars=lamb_scalars,
-    step=lambda step, p, g, s, on: step * s.trust,
-    decay=lambda kept, p, step, s, on: p - s.trust_decay * p if on.decoupled else kept,
+    step=lambda x: x.step * x.s.trust,
+    decay=lambda x: x.p - x.s.trust_decay * x.p if x.on.decoupled else x.kept,
     conflict=lambda h: (
         None
         if getattr(h, "decay_by", "lr") == "lr"

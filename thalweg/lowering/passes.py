@@ -125,7 +125,8 @@ def pack(codecs: Mapping[str, Codec]) -> Trace:
 def counters(recipe: Recipe, choices: Mapping[str, bool]) -> Trace:
     """Return how the counters advance at the start of a step.
 
-    Inputs are the counters by their names and the hyperparameters that are numbers as `h.name`.
+    Inputs are the counters by their names, the hyperparameters that are numbers as `h.name`, and the measures
+    as `m.name`.
 
     Args:
         recipe: what steps are made by.
@@ -134,7 +135,7 @@ def counters(recipe: Recipe, choices: Mapping[str, bool]) -> Trace:
     record = Trace()
     t = _counters(record, recipe)
     if recipe.counters:
-        recipe.advance(_hypers(record, recipe, choices), t)
+        recipe.advance(_hypers(record, recipe, choices), t, _measures(record, recipe))
     record.outputs = {counter.name: record.lift(getattr(t, counter.name)) for counter in recipe.counters}
     return record
 
@@ -147,8 +148,7 @@ def scalars(recipe: Recipe, choices: Mapping[str, bool]) -> Trace:
     record = Trace()
     t = _counters(record, recipe)
     t.first = record.emit("truth", "first")
-    m = SimpleNamespace(**{one.name: record.emit("input", f"m.{one.name}") for one in recipe.measures})
-    found = recipe.scalars(_hypers(record, recipe, choices), t, m)
+    found = recipe.scalars(_hypers(record, recipe, choices), t, _measures(record, recipe))
     record.outputs = {name: record.lift(value) for name, value in found.items()}
     return record
 
@@ -161,6 +161,10 @@ def scalar_names(recipe: Recipe, choices: Mapping[str, bool]) -> tuple[str, ...]
 @cache
 def _scalar_names(recipe: Recipe, choices: tuple[tuple[str, bool], ...]) -> tuple[str, ...]:
     return tuple(scalars(recipe, dict(choices)).outputs)
+
+
+def _measures(record: Trace, recipe: Recipe) -> SimpleNamespace:
+    return SimpleNamespace(**{one.name: record.emit("input", f"m.{one.name}") for one in recipe.measures})
 
 
 def _counters(record: Trace, recipe: Recipe) -> SimpleNamespace:

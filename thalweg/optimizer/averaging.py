@@ -9,21 +9,36 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from thalweg.optimizer.checkpoint import full_weights
 from thalweg.rule import Slot
 from thalweg.stepping.state import stored_of, values_of
 
-SLOT, COUNTER = "average", "average_step"
+_AVERAGE, _FAST = "average", "z"
+_COUNTERS = {_AVERAGE: "average_step", _FAST: "schedule_free_sum"}
 
 
-def averages(slots: Sequence[Slot], state: Mapping[Any, Mapping[str, Any]], param: Tensor) -> Tensor | None:
-    """Return the average of a parameter, decoded; None before its first step, or where none is kept."""
-    slot = next((slot for slot in slots if slot.name == SLOT), None)
-    own = state.get(param, {})
+def averages(
+    slots: Sequence[Slot], own: Mapping[str, Any], param: Tensor, group: Mapping[str, Any]
+) -> Tensor | None:
+    """Return the average of a parameter, decoded; None before its first step, or where none is kept.
+
+    Args:
+        slots: of its group's recipe.
+        own: its state.
+        param: the parameter.
+        group: its group.
+    """
+    slot = next((slot for slot in slots if slot.name in _COUNTERS), None)
     if slot is None or stored_of(slot, own) is None:
         return None
-    if not float(own.get(COUNTER, 0)):
+    if not float(own.get(_COUNTERS[slot.name], 0)):
         return None  # state that is there before a step, as after one that was skipped
-    return values_of(slot, own)
+    values = values_of(slot, own)
+    if slot.name == _AVERAGE:
+        return values
+    # The parameter is beta of the way from the fast weights to their average.
+    now = full_weights(param, own, group)
+    return now + (1 - 1 / float(group["schedule_free"])) * (values.to(now.dtype) - now)
 
 
 @contextmanager

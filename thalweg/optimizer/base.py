@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import torch
@@ -70,6 +70,7 @@ class Optimizer(torch.optim.Optimizer):
     rule: ClassVar[Rule]
     _stepper: Stepper | None
     _is_averaged = False
+    _until_train: ExitStack | None = None
 
     def __init__(self, params: Params, defaults: dict[str, Any], **options: Unpack[Options]) -> None:
         unknown = options.keys() - Options.__optional_keys__
@@ -227,7 +228,7 @@ class Optimizer(torch.optim.Optimizer):
         }
 
     def averaged_weights(self) -> dict[Any, Tensor]:
-        """Return the averages of the weights that `average=` keeps, of what has been stepped.
+        """Return the averages that `average=` or `schedule_free=` keeps, of what has been stepped.
 
         Returns:
             For each parameter, by name or position as in `full_precision_weights`, a new tensor of its dtype.
@@ -253,7 +254,9 @@ class Optimizer(torch.optim.Optimizer):
         pairs = ((param, self._average_of(param, group)) for _, param, group in self._keyed())
         values = {param: value for param, value in pairs if value is not None}
         if not values:
-            raise RuntimeError("there is no average: give the optimizer average=0.999, and take a step")
+            raise RuntimeError(
+                "there is no average: give the optimizer average=0.999 or schedule_free=0.9, and take a step"
+            )
         self._is_averaged = True
         try:
             with exchanged(values, model):
@@ -262,7 +265,24 @@ class Optimizer(torch.optim.Optimizer):
             self._is_averaged = False
 
     def _average_of(self, param: Tensor, group: Mapping[str, Any]) -> Tensor | None:
-        return averages(self.recipe_of(group).slots, self.state, param)
+        return averages(self.recipe_of(group).slots, self.state.get(param, {}), param, group)
+
+    def eval(self) -> None:
+        """Have parameters be their averages until `train()`, as `averaged()` does in a block.
+
+        Nothing happens if they are already, or if there is no average yet.
+        """
+        if not self._is_averaged and any(
+            self._average_of(param, group) is not None for _, param, group in self._keyed()
+        ):
+            self._until_train = ExitStack()
+            self._until_train.enter_context(self.averaged())
+
+    def train(self) -> None:
+        """Have parameters be the weights that are trained again, after `eval()`; else nothing happens."""
+        if self._until_train is not None:
+            self._until_train.close()
+            self._until_train = None
 
     def statistics(self) -> list[dict[str, Tensor]]:
         """Return what `statistics=True` measured in the last step, without waiting for a device.

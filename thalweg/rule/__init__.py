@@ -5,7 +5,7 @@ reference), traced into machine code (the kernels) and run on Python floats (the
 its arithmetic uses operators and the few functions of `maths`, which mean the same on all three.
 """
 
-from thalweg.rule.addition import Addition, Measure
+from thalweg.rule.addition import Addition
 from thalweg.rule.hyper import (
     BETAS,
     CAPTURABLE,
@@ -18,6 +18,7 @@ from thalweg.rule.hyper import (
     Hyper,
 )
 from thalweg.rule.maths import Scalar, lerp, maximum, minimum, sign, sqrt, times, two_parts, where
+from thalweg.rule.measure import Measure
 from thalweg.rule.recipe import Recipe
 from thalweg.rule.rule import STEP, Counter, Rule, Slot, count
 

@@ -27,6 +27,7 @@ class Hyper:
         words: what it may be, if it is one of several words.
         open_low: whether `low` is not itself allowed.
         whole: whether it must be an integer.
+        infinite: whether it may be infinity.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Hyper:
     words: tuple[str, ...] = ()
     open_low: bool = False
     whole: bool = False
+    infinite: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -73,7 +75,8 @@ class Hyper:
             x = float(number.detach() if isinstance(number, torch.Tensor) else number)
             above = self.low < x if self.open_low else self.low <= x
             below = x < self.high if self.open_high else x <= self.high
-            if not (above and below and math.isfinite(x)) or (self.whole and x != int(x)):
+            is_some = math.isfinite(x) or (self.infinite and x == math.inf)
+            if not (above and below and is_some) or (self.whole and x != int(x)):
                 raise ValueError(self._refusal(value))
 
     def of(self, group: Mapping[str, Any], keep: bool = False) -> Any:

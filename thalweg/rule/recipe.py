@@ -12,15 +12,16 @@ A step of an element goes, whatever the rule:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from types import SimpleNamespace
 from typing import Any
 
-from thalweg.rule.addition import STAGES, Addition, Measure
+from thalweg.rule.addition import Addition
 from thalweg.rule.hyper import Hyper
 from thalweg.rule.maths import Scalar, times, two_parts
+from thalweg.rule.measure import STAGES, Measure
 from thalweg.rule.rule import Counter, Rule, Slot
 
 
@@ -71,7 +72,7 @@ class Recipe:
     @cached_property
     def measures(self) -> tuple[Measure, ...]:
         """The sums that have to be known before a step, stage by stage."""
-        asked = [measure for addition in self.additions for measure in addition.measures]
+        asked = [*self.rule.measures, *(one for addition in self.additions for one in addition.measures)]
         return tuple(sorted(asked, key=lambda measure: STAGES.index(measure.at)))
 
     @cached_property
@@ -157,12 +158,12 @@ class Recipe:
     def _is_decoupled(self, h: Any) -> bool:
         return self.rule.decoupled or bool(getattr(h, "decoupled_weight_decay", False))
 
-    def advance(self, h: Any, t: Any) -> None:
-        """Advance the counters, which are attributes of `t`, at the start of a step."""
+    def advance(self, h: Any, t: Any, m: Any = None) -> None:
+        """Advance the counters, which are attributes of `t`, at the start of a step; `m` has the measures."""
         if self.rule.counters:
-            self.rule.advance(h, t)
+            self.rule.advance(h, t, *([m] if self.rule.measures else []))
         for addition in self.additions:
-            addition.advance(h, t)
+            addition.advance(h, t, m)
 
     def scalars(self, h: Any, t: Any, m: Any = None) -> dict[str, Scalar]:
         """Return the values of a step by name.
@@ -175,7 +176,7 @@ class Recipe:
         found = self.rule.scalars(h, t)
         if self._decays:
             shrink = two_parts("shrink", 1 - h.lr * h.weight_decay)
-            found = {**found, "weight_decay": h.weight_decay, **shrink}
+            found = {"weight_decay": h.weight_decay, **shrink, **found}
         for addition in self.additions:
             found |= addition.scalars(h, t, m)
         return found
@@ -190,55 +191,58 @@ class Recipe:
         Returns:
             The new `p` and the new slots by name.
         """
-        g = self.clipped(p, g, s, on)
-        step, new = self.propose(p, g, slots, s, on)
-        kept = times(p, s.shrink, s.shrink_rest) if on.decoupled else p
-        for addition in self.additions:
-            if addition.step is not None:
-                step = addition.step(step, p, g, s, on)
-        for addition in self.additions:
-            if addition.decay is not None:
-                kept = addition.decay(kept, p, step, s, on)
-        after, own = kept - step, SimpleNamespace(**slots)
-        for addition in self.additions:
-            if addition.weights is not None:
-                after, more = addition.weights(p, after, own, s, on)
-                new |= more
-        return after, new
-
-    def clipped(self, p: Scalar, g: Scalar, s: Any, on: Any) -> Scalar:
-        """Return the gradient after the additions to it."""
-        for addition in self.additions:
-            if addition.gradient is not None:
-                g = addition.gradient(g, p, s, on)
-        return g
-
-    def propose(
-        self, p: Scalar, g: Scalar, slots: Mapping[str, Scalar], s: Any, on: Any
-    ) -> tuple[Scalar, dict[str, Scalar]]:
-        """Return the rule's step and its new slots by name, from a gradient after the additions to it."""
-        if on.l2:
-            g = g + s.weight_decay * p
-        for addition in self.additions:
-            if addition.direction is not None:
-                g = addition.direction(g, p, s, on)
-        step, *values = self.rule.update(g, *(slots.get(slot.name) for slot in self.rule.slots), s, on)
-        pairs = zip(self.rule.slots, values, strict=True)
-        return step, {slot.name: value for slot, value in pairs if slot.name in slots}
+        x = SimpleNamespace(p=p, g=g, slots=SimpleNamespace(**slots), s=s, on=on)
+        self._clip(x)
+        new = {**slots, **self._propose(x)}
+        self._take(x)
+        for weights in self._hooks("weights"):
+            x.after, more = weights(x)
+            new |= more
+        return x.after, new
 
     def measure(
         self, stage: str, p: Scalar, g: Scalar, slots: Mapping[str, Scalar], s: Any, on: Any
     ) -> dict[str, Scalar]:
         """Return the summands of the measures of a stage by name."""
-        step = after = None
-        raw = g
-        if stage != "gradient":
-            g = self.clipped(p, g, s, on)
+        x = SimpleNamespace(p=p, g=g, slots=SimpleNamespace(**slots), s=s, on=on)
+        if stage in ("clipped", "step"):
+            self._clip(x)
         if stage == "step":
-            step, _ = self.propose(p, g, slots, s, on)
+            self._propose(x)
         if stage == "weights":
-            after, _ = self.apply(p, raw, slots, s, on)
-        return {m.name: m.value(g, p, step, after, s, on) for m in self.measures if m.at == stage}
+            x.after, _ = self.apply(p, g, slots, s, on)
+        return {one.name: one.value(x) for one in self.measures if one.at == stage}
+
+    def _hooks(self, name: str) -> list[Callable[[Any], Any]]:
+        """Return what the additions do at a place, in their order."""
+        found = (getattr(addition, name) for addition in self.additions)
+        return [hook for hook in found if hook is not None]
+
+    def _clip(self, x: Any) -> None:
+        for gradient in self._hooks("gradient"):
+            x.g = gradient(x)
+
+    def _propose(self, x: Any) -> dict[str, Scalar]:
+        """Have the rule propose `x.step`; return its new slots by name."""
+        clipped, slots = x.g, vars(x.slots)
+        if x.on.l2:
+            x.g = x.g + x.s.weight_decay * x.p
+        for direction in self._hooks("direction"):
+            x.g = direction(x)
+        own = (slots.get(slot.name) for slot in self.rule.slots)
+        x.step, *values = self.rule.update(x.g, *own, x.s, x.on)
+        x.g = clipped
+        pairs = zip(self.rule.slots, values, strict=True)
+        return {slot.name: value for slot, value in pairs if slot.name in slots}
+
+    def _take(self, x: Any) -> None:
+        """Shape the step, let the weight decay, and take the step."""
+        for step in self._hooks("step"):
+            x.step = step(x)
+        x.kept = times(x.p, x.s.shrink, x.s.shrink_rest) if x.on.decoupled else x.p
+        for decay in self._hooks("decay"):
+            x.kept = decay(x)
+        x.after = x.kept - x.step
 
 
 def _names(one: Rule | Addition) -> set[str]:

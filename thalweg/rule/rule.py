@@ -9,6 +9,7 @@ from typing import Any
 
 from thalweg.rule.hyper import Hyper
 from thalweg.rule.maths import Scalar
+from thalweg.rule.measure import Measure
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,7 @@ class Slot:
         initial: the group's key that holds the initial value; 0, if None.
         stored_by: the group's key that says how it is stored.
         begins: whether a step is the first of a parameter's state if the slot is new.
-        copies: whether it begins as the parameter. A dense step writes all of a new slot, so that may be left
-            out then; rows that no sparse gradient has named yet have to be right, too.
+        copies: whether it begins as the parameter.
     """
 
     name: str
@@ -75,8 +75,10 @@ class Rule:
         flags: `flags(h)`, the static choices by name. They prune branches and choose slots.
         conflict: `conflict(h)` says what is wrong with hyperparameters that do not go together.
         counters: per-parameter counters. A rule without any still sees `t.first`.
-        advance: `advance(h, t)`, changes the counters in place at the start of a step, if there are any.
+        advance: `advance(h, t)`, changes the counters in place at the start of a step, if there are any; with
+            measures it is `advance(h, t, m)`.
         eager: whether state exists from construction on, and not from the first gradient.
+        measures: the sums that the counters need, of a step's gradients and weights.
         decoupled: whether `weight_decay` shrinks the parameter beside the gradient's way. Where it is an
             option, it is the hyperparameter `decoupled_weight_decay`.
     """
@@ -89,6 +91,7 @@ class Rule:
     flags: Callable[[Any], dict[str, bool]] = field(default=lambda h: {})
     conflict: Callable[[Any], str | None] = field(default=lambda h: None)
     counters: tuple[Counter, ...] = STEP
-    advance: Callable[[Any, Any], None] = field(default=count)
+    advance: Callable[..., None] = field(default=count)
+    measures: tuple[Measure, ...] = ()
     eager: bool = False
     decoupled: bool = False

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.rule.addition import STAGES
+from thalweg.rule.measure import STAGES
 from thalweg.stepping.batches import Batch
 from thalweg.stepping.scaling import Scaling
 

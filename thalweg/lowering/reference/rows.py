@@ -22,7 +22,7 @@ def advance(
     """
     t = SimpleNamespace(first=first, **{name: _exact(value) for name, value in counters.items()})
     if counters:
-        recipe.advance(h, t)
+        recipe.advance(h, t, m)
     after = {name: _alike(getattr(t, name), before) for name, before in counters.items()}
     exact = {name: _exact(value) for name, value in after.items()}
     return recipe.scalars(h, SimpleNamespace(first=first, **exact), m), after

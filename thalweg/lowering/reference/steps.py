@@ -124,7 +124,7 @@ def measure(
     g = g if unscale is None else g * unscale
     taken = {name: value if where is None else value[where] for name, value in values.items()}
     p = taken.pop("p")
-    s, flags = SimpleNamespace(**scalars), SimpleNamespace(**on)
+    s, flags = _scalars(scalars, compute), SimpleNamespace(**on)
     found = recipe.measure(stage, p, -g if maximize else g, taken, s, flags)
     squared = {one.name for one in recipe.measures if one.squared}
     return {name: _sum(value, g, name in squared) for name, value in found.items()}
@@ -158,13 +158,20 @@ def _apply(
     """Return the new values of `p` and the slots; only of the rows `where`, if they are given."""
     taken = {name: value if where is None else value[where] for name, value in values.items()}
     p = taken.pop("p")
-    new_p, new = recipe.apply(p, g, taken, SimpleNamespace(**scalars), SimpleNamespace(**on))
+    new_p, new = recipe.apply(p, g, taken, _scalars(scalars, g.dtype), SimpleNamespace(**on))
     new = {"p": new_p, **new}
     if where is None:
         # What was another's value is copied, which is written before it is read.
         origins = {id(value): name for name, value in values.items()}
         return {n: v.clone() if origins.get(id(v), n) != n else v for n, v in new.items()}
     return {name: values[name].clone().index_put_(where, value) for name, value in new.items()}
+
+
+def _scalars(scalars: Mapping[str, Any], compute: torch.dtype) -> SimpleNamespace:
+    """Return scalars in the dtype of elements, as kernels have them; those of no dimension would take theirs."""
+    return SimpleNamespace(
+        **{name: x.to(compute) if isinstance(x, Tensor) else x for name, x in scalars.items()}
+    )
 
 
 def _words(param: Tensor, packed: Mapping[str, Packed], key: int, row: int | None) -> dict[str, Tensor]:
