@@ -92,13 +92,21 @@ CASES = [
 ]
 
 
+def widest(spec):
+    """Return the widest access that a thread's share of a tile allows, 16 bytes at most."""
+    if spec.compute == torch.float64:
+        return "v2.b64"
+    elements = tiles.tile_of(spec) // (32 * cuda.OPTIONS["num_warps"])
+    most = elements * max(codec.dtype.itemsize for codec in spec.stored.values())
+    return "v4.b32" if most >= 16 else "v2.b32"
+
+
 @compiled
 @pytest.mark.parametrize(("configuration", "storage"), CASES, ids=label)
 def test_every_kernel_compiles_for_nvidia(configuration, storage):
     spec, choices = spec_of(configuration, **storage)
     ptx = code(cuda.step_kernel(spec, aligned=True).function, STEP, hopper(), spec)["ptx"]
-    # A float64, or 4 of something shorter, for each access of 16 bytes.
-    wide = "v2.b64" if spec.compute == torch.float64 else "v4.b32"
+    wide = widest(spec)
     assert f"ld.global.{wide}" in ptx
     assert f"st.global.{wide}" in ptx
     assert "approx" not in ptx, "not exact"
@@ -144,8 +152,7 @@ def test_every_measure_compiles_for_nvidia(configuration, storage, stage):
     ptx = code(cuda.measure_kernel(spec, aligned=True).function, MEASURE, hopper(), spec)["ptx"]
     dtype = torch.float64 if spec.compute == torch.float64 else torch.float32
     if spec.g.dtype == dtype:
-        wide = "v2.b64" if dtype == torch.float64 else "v4.b32"
-        assert f"ld.global.{wide}" in ptx
+        assert f"ld.global.{widest(spec)}" in ptx
     assert "approx" not in ptx, "not exact"
     assert "ftz" not in ptx, "takes denormal numbers for zero"
     assert ".local" not in ptx, "registers ran out"
