@@ -1,10 +1,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
-MATRIX := $(addprefix tests/test_, trajectory.py layouts.py contract.py storage.py checkpoint.py device.py gpu_update.py)
+MATRIX := $(addprefix tests/test_, trajectory.py layouts.py contract.py storage.py checkpoint.py additions.py device.py gpu_update.py)
 INTERPRETER := OMP_NUM_THREADS=1 THALWEG_TEST_TRITON=1
 
-.PHONY: compare test check bench unit interpreted started gpu integrations clean
+.PHONY: compare test check bench unit additions interpreted started gpu integrations clean
 
 # The main job: tune and compare SGD, RMSprop and AdamW on the embedded digits.
 compare: .venv/ready
@@ -15,6 +15,10 @@ test: check unit integrations interpreted
 # Two at a time: more would disturb the tests that start processes of their own.
 unit: .venv/ready
 	$(BIN)/python -m pytest -n 2 --ignore tests/integrations $(ARGS)
+
+# Every addition with every rule, and with parameters in pieces.
+additions: .venv/ready
+	THALWEG_TEST_ADDITIONS=all $(BIN)/python -m pytest -n 2 tests/test_additions.py $(ARGS)
 
 # All tests of the optimizers again, through the GPU's kernels in Triton's interpreter.
 interpreted: .venv/ready

@@ -23,10 +23,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import thalweg as tw
+from thalweg.rule import LR, Rule, Slot
 from thalweg.stepping import plan
 from thalweg.stepping.pool import POOL
+from thalweg.stepping.state import values_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+
+WANTS_ALL = os.environ.get("THALWEG_TEST_ADDITIONS") == "all"
 
 RULES = {
     "SGD": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1},
@@ -83,12 +87,11 @@ RATES = (0.5, 1.0, 1.0, 0.3, 0.2, 0.6)
 
 def matrix():
     """Yield every addition with a few rules, or with all of them."""
-    wants_all = os.environ.get("THALWEG_TEST_ADDITIONS") == "all"
     names = list(RULES)
     for i, case in enumerate(CASES):
         allowed = [name for name in names if case not in DECOUPLED or name not in ONLY_L2]
         few = [allowed[(3 * i + 7 * k) % len(allowed)] for k in range(smaller(3, 1))]
-        for name in allowed if wants_all else dict.fromkeys(few):
+        for name in allowed if WANTS_ALL else dict.fromkeys(few):
             yield pytest.param(name, case, id=f"{name}-{case}")
 
 
@@ -307,6 +310,38 @@ def test_an_addition_is_what_torch_does_around_its_optimizer(name, case):
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_steps_that_repeat_the_last_one_add_the_same(case):
+    # Gradients at the same place, rates that do not move: all of it is looked at and run in compiled calls.
+    decoupled = case in DECOUPLED
+    optimizer, mine, oracle, theirs = pair("RMSprop", [rand(300), rand(7)], decoupled, **CASES[case])
+    for p in mine:
+        p.grad = torch.zeros_like(p)
+    for i, grads in enumerate(gradients(mine, 8)):
+        if "skip_nonfinite" in CASES[case] and i in (3, 4, 6):
+            grads[1][3] = math.nan
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for p, g in zip(mine, grads, strict=True):
+                p.grad.copy_(g)
+            optimizer.step()
+        oracle.step(grads)
+        assert_alike(optimizer, mine, oracle, theirs, 1e-7)
+    assert optimizer.skipped_steps == oracle.skipped
+    if "statistics" in CASES[case]:
+        for key, value in optimizer.statistics()[0].items():
+            assert float(value) == pytest.approx(oracle.statistics[key], rel=1e-7)
+    if "skip_nonfinite" in CASES[case]:
+        mine[0].grad[0] = math.inf
+        limit = CASES[case]["skip_nonfinite"]
+        for _ in range(limit - 1):
+            optimizer.step()
+        before = everything(optimizer)
+        with pytest.raises(FloatingPointError, match=f"of {limit} steps in a row"):
+            optimizer.step()
+        assert_unchanged(before, everything(optimizer))
+
+
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", ["SGD", "RAdam"])
 def test_the_reference_adds_the_same(name, case, reference_only):
     reference_only()
@@ -402,9 +437,6 @@ def test_an_average_rests_between_updates_and_slow_weights_between_meetings(stor
 
 def tw_values(state, name):
     """Return the values of a slot, whatever stores them."""
-    from thalweg.rule import Slot
-    from thalweg.stepping.state import values_of
-
     return values_of(Slot(name), state).clone()
 
 
@@ -1253,6 +1285,8 @@ def test_a_group_that_is_added_later():
 REFUSED = [
     ({"max_norm": -1.0}, ValueError, r"max_norm must be a number at least 0 or None, not -1.0"),
     ({"max_norm": "1"}, TypeError, r"max_norm must be a number at least 0 or None, not '1'"),
+    ({"max_norm": False}, TypeError, r"max_norm must be a number at least 0 or None, not False"),
+    ({"skip_nonfinite": True}, TypeError, r"skip_nonfinite must be an integer at least 1 or None, not True"),
     ({"max_norm": math.nan}, ValueError, r"max_norm must be .*not nan"),
     ({"max_value": -0.5}, ValueError, r"max_value must be a number at least 0 or None, not -0.5"),
     ({"skip_nonfinite": 0}, ValueError, r"skip_nonfinite must be an integer at least 1 or None, not 0"),
@@ -1299,6 +1333,27 @@ def test_what_is_wrong_is_refused_by_name_and_nothing_changes(options, error, ma
         tw.SGD([{"params": [leaf(rand(3))], **options}], lr=0.1)
     assert len(optimizer.param_groups) == 1
     follow(optimizer, [param], gradients([param], 1))
+
+
+def test_a_rule_of_ones_own_with_a_name_that_an_addition_needs():
+    def update(g, slow, s, on):
+        return s.lr * g, slow + g
+
+    rule = Rule(
+        name="own",
+        update=update,
+        scalars=lambda h, t: {"lr": h.lr},
+        slots=(Slot("slow"),),
+        hypers=(LR,),
+        counters=(),
+    )
+    own = type("Own", (tw.Optimizer,), {"rule": rule})
+    params = [leaf(rand(5))]
+    optimizer = own(params, {"lr": 0.1}, average=0.9)
+    follow(optimizer, params, gradients(params, 2))
+    assert_close(optimizer.state[params[0]]["slow"], sum(g for (g,) in gradients(params, 2)))
+    with pytest.raises(ValueError, match="lookahead needs the name 'slow', which own uses itself"):
+        own(params, {"lr": 0.1}, lookahead=2)
 
 
 @pytest.mark.parametrize(
@@ -1421,3 +1476,58 @@ def test_an_optimizer_with_measures_keeps_nobody_alive():
     del params, optimizer
     gc.collect()
     assert all(ref() is None for ref in refs)
+
+
+# --- parameters in pieces ---
+
+SHARDED = [
+    {"max_norm": 1.0, "max_value": 0.5, "average": 0.9, "lookahead": 2},
+    {"cautious": True, "max_step_rms": 0.5, "statistics": True},
+    {"lamb": True, "skip_nonfinite": 2},
+    {"lars": True, "trust_coefficient": 0.5},
+]
+
+
+def step_shards(rank, folder):
+    """Step parameters of which two processes have a half each, and whole ones beside them."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    mesh = init_device_mesh("cpu", (2,))
+    warnings.simplefilter("ignore")
+
+    def shard(tensor):
+        return distribute_tensor(tensor.detach(), mesh, [Shard(0)])
+
+    for options in SHARDED:
+        wholes = [leaf(rand(10, 6)), leaf(rand(7))]
+        shards = [shard(p).requires_grad_() for p in wholes]
+        a, b = tw.SGD(shards, lr=0.1, **options), tw.SGD(wholes, lr=0.1, **options)
+        for i, grads in enumerate(gradients(wholes, 3)):
+            if i == 1 and "skip_nonfinite" in options:
+                grads[0][-1] = math.nan  # in the second half
+            give(wholes, grads)
+            for p, g in zip(shards, grads, strict=True):
+                p.grad = shard(g)
+            a.step()
+            b.step()
+        for p, q in zip(shards, wholes, strict=True):
+            assert_close(p.full_tensor(), q)
+        for key, value in a.averaged_weights().items():
+            assert_close(value.full_tensor(), b.averaged_weights()[key])
+        for mine, theirs in zip(a.statistics(), b.statistics(), strict=True):
+            assert {k: pytest.approx(float(v)) for k, v in mine.items()} == {
+                k: float(v) for k, v in theirs.items()
+            }
+        assert a.skipped_steps == b.skipped_steps == ("skip_nonfinite" in options)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(
+    not WANTS_ALL or INTERPRETED, reason="needs THALWEG_TEST_ADDITIONS=all: it takes ten seconds"
+)
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
+def test_what_is_measured_of_pieces_is_of_the_whole(tmp_path):
+    torch.multiprocessing.spawn(step_shards, (str(tmp_path),), nprocs=2)

@@ -14,7 +14,7 @@ CAUTIOUS = Addition(
     scalars=lambda h, t, m: {"cautious_gain": m.cautious_size / (m.cautious_agreeing + 1)},
     step=lambda x: where(x.step * x.g > 0, x.step * x.s.cautious_gain, 0.0),
 )
-"""Liang et al. 2024, arXiv 2411.16085, algorithm 1: elements whose step and gradient disagree rest, and the
+"""Liang et al. 2024, arXiv 2411.16085, with xi = 1: elements whose step and gradient disagree rest, and the
 others of the tensor take up what they leave."""
 
 CAUTIOUS_DECAY = Addition(

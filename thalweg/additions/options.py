@@ -19,7 +19,7 @@ class Additions(TypedDict, total=False):
             `torch.nn.utils.clip_grad_norm_`; at least 0.
         max_value: clamp gradients to this size, as `torch.nn.utils.clip_grad_value_`; at least 0.
         lars: multiply a tensor's gradient, L2 decay included, by
-            `trust_coefficient * ||p|| / (||g|| + weight_decay * ||p||)` (LARS).
+            `trust_coefficient * ||p|| / (||g|| + weight_decay * ||p||)` (LARS), without decoupled decay.
         trust_coefficient: see `lars`; 0.001.
         cautious: leave out elements whose step and gradient disagree, and scale up the others.
         max_step_rms: bound the root mean square of a tensor's step, before the learning rate; above 0.

@@ -45,7 +45,8 @@ LARS = Addition(
     # Decay that goes beside the gradient's way is no part of what is scaled.
     direction=lambda x: x.g * (x.s.lars if x.on.l2 else x.s.lars_alone),
 )
-"""You, Gitman and Ginsburg 2017, arXiv 1708.03888, equation 6: before the momentum, L2 decay included."""
+"""You, Gitman and Ginsburg 2017, arXiv 1708.03888, equation 6: before the momentum, L2 decay included.
+Decoupled decay is no part of the ratio."""
 
 LAMB = Addition(
     name="lamb",

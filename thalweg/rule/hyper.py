@@ -146,6 +146,8 @@ class Hyper:
         """Return `number`, which is `value` or one of a pair that `value` is."""
         if type(number) is float:
             return number
+        if isinstance(number, bool) and self.extra:
+            raise TypeError(self._refusal(value))  # torch takes one for a number; here it would be a switch
         if isinstance(number, torch.Tensor):
             if number.numel() != 1:
                 raise ValueError(f"Tensor {self.name} must be 1-element, not {tuple(number.shape)}")

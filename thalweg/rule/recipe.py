@@ -112,9 +112,20 @@ class Recipe:
         h = self.numbers(group)
         h.is_decoupled = self._is_decoupled(h)
         conflicts = (self.rule.conflict, *(addition.conflict for addition in self.additions))
-        conflict = next((said for said in (ask(h) for ask in conflicts) if said), None)
+        conflict = next((said for said in (ask(h) for ask in conflicts) if said), None) or self._clash()
         if conflict:
             raise ValueError(conflict)
+
+    def _clash(self) -> str | None:
+        """Say which name an addition uses that the rule has given to something of its own."""
+        own = _names(self.rule)
+        for addition in self.additions:
+            taken = own & _names(addition)
+            if taken:
+                return (
+                    f"{addition.hypers[0].name} needs the name {min(taken)!r}, which {self.name} uses itself"
+                )
+        return None
 
     def numbers(self, group: Mapping[str, Any]) -> SimpleNamespace:
         """Return the hyperparameters of `group` by name, as `Hyper.read` returns them."""
@@ -232,3 +243,8 @@ class Recipe:
         for decay in self._hooks("decay"):
             x.kept = decay(x)
         x.after = x.kept - x.step
+
+
+def _names(one: Rule | Addition) -> set[str]:
+    kinds: tuple[tuple[Any, ...], ...] = (one.slots, one.counters, one.hypers)
+    return {each.name for kind in kinds for each in kind}

@@ -18,6 +18,7 @@ from torch.autograd.graph import increment_version
 from thalweg.lowering import passes
 from thalweg.lowering.chunks import Chunks
 from thalweg.lowering.cpu import kernels as cpu
+from thalweg.lowering.gpu import tables as cuda
 from thalweg.lowering.look.look import Look
 from thalweg.lowering.reference import steps as reference
 from thalweg.lowering.reference.rows import advance
@@ -89,8 +90,8 @@ class Batch:
         """Have all members read `total` for a measure."""
         raise NotImplementedError
 
-    def measured_of(self, name: str) -> Tensor:
-        """Return what was measured of each member, float64 (members,)."""
+    def sum_of(self, name: str, places: Sequence[int]) -> Tensor:
+        """Return the sum of a measure over the members at some places, 0-dim."""
         raise NotImplementedError
 
     def has_drawing(self) -> set[int]:
@@ -155,8 +156,10 @@ class KernelBatch(Batch):
     def share(self, name: str, total: Tensor | float) -> None:  # noqa: D102
         self.engine.share(name, total)
 
-    def measured_of(self, name: str) -> Tensor:  # noqa: D102
-        return self.engine.measures[:, [one.name for one in self.recipe.measures].index(name)]
+    def sum_of(self, name: str, places: Sequence[int]) -> Tensor:  # noqa: D102
+        measured = self.engine.measures[:, [one.name for one in self.recipe.measures].index(name)]
+        # An index that torch makes of a list is waited for.
+        return measured.index_select(0, cuda.to_device(np.array(places, np.int64), measured.device)).sum()
 
 
 class DenseBatch(KernelBatch):
@@ -334,8 +337,9 @@ class ReferenceBatch(Batch):
         for m in self._measures:
             setattr(m, name, total)
 
-    def measured_of(self, name: str) -> Tensor:  # noqa: D102
-        return torch.stack([torch.as_tensor(getattr(m, name)).detach() for m in self._measures])
+    def sum_of(self, name: str, places: Sequence[int]) -> Tensor:  # noqa: D102
+        whole: Any = sum((getattr(self._measures[i], name) for i in places), 0.0)
+        return torch.as_tensor(whole, dtype=None if isinstance(whole, Tensor) else torch.float64).detach()
 
     def _measured(
         self,

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from thalweg.lowering.gpu import tables as cuda
 from thalweg.rule.measure import STAGES
 from thalweg.stepping.batches import Batch
 from thalweg.stepping.scaling import Scaling
@@ -81,11 +79,9 @@ class Stages:
         for batch in self._counted:
             index = [member.sort.group for member in batch.members]
             for group in set(index):
-                # An index that torch makes of a list is waited for.
-                chosen = np.array([i for i, one in enumerate(index) if one == group], np.int64)
-                places = cuda.to_device(chosen, batch.measured_of(_SIZE).device)
+                places = [i for i, one in enumerate(index) if one == group]
                 for name in (_GRADIENT, _NONFINITE, _UPDATE, _WEIGHTS, _SIZE):
-                    own = batch.measured_of(name).index_select(0, places).sum()
+                    own = batch.sum_of(name, places)
                     before = sums[group].get(name)
                     sums[group][name] = own if before is None else before + own.to(before.device)
         return [_statistics(one) if one else {} for one in sums]
