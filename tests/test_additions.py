@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import thalweg as tw
+from thalweg.additions import ADDITIONS
 from thalweg.rule import LR, Rule, Slot
 from thalweg.stepping import plan
 from thalweg.stepping.pool import POOL
@@ -423,7 +424,7 @@ def test_an_average_rests_between_updates_and_slow_weights_between_meetings(stor
 
     def kept():
         state = optimizer.state[param]
-        return [copy.deepcopy(tw_values(state, name)) for name in ("average", "slow")]
+        return [copy.deepcopy(numbers_of(state, name)) for name in ("average", "slow")]
 
     grads = gradients([param], 11)
     for i, (grad,) in enumerate(grads):
@@ -435,13 +436,51 @@ def test_an_average_rests_between_updates_and_slow_weights_between_meetings(stor
             assert same(kept()[1], before[1]), f"slow, step {i + 1}"
 
 
-def tw_values(state, name):
+def numbers_of(state, name):
     """Return the values of a slot, whatever stores them."""
     return values_of(Slot(name), state).clone()
 
 
 def same(a, b):
     return torch.equal(a.nan_to_num(7.0, 8.0, 9.0), b.nan_to_num(7.0, 8.0, 9.0))
+
+
+COPIES = [(addition, slot) for addition in ADDITIONS for slot in addition.slots if slot.copies]
+
+
+@pytest.mark.parametrize("stored", ["int8", "bfloat16", "float32"])
+@pytest.mark.parametrize("way", ["kernel", "reference"])
+@pytest.mark.parametrize(("addition", "slot"), COPIES, ids=lambda one: one.name)
+def test_what_begins_as_the_weights_does_so_whatever_stores_it(addition, slot, way, stored, reference_only):
+    if way == "reference":
+        reference_only()
+    switch = addition.hypers[0]
+    options = {switch.name: True if switch.flag else 10 if switch.whole else 0.5}
+    if any(hyper.name == slot.stored_by for hyper in addition.hypers):
+        options[slot.stored_by] = stored
+    param = leaf(rand(100, 60), torch.float32)
+    optimizer = tw.SGD([param], lr=0.0, **options)
+    follow(optimizer, [param], gradients([param], 1))
+    assert torch.equal(param, rand(100, 60).float())
+    assert_close(numbers_of(optimizer.state[param], slot.name), param, 0.05)
+
+
+@pytest.mark.parametrize("weight_bits", [None, 24])
+@pytest.mark.parametrize("case", ["max_norm", "lamb", "many"])
+def test_the_reference_steps_numbers_of_no_dimension(case, weight_bits, reference_only):
+    found = []
+    for way in ("kernel", "reference"):
+        if way == "reference":
+            reference_only()
+        dtype = torch.float32 if weight_bits is None else torch.bfloat16
+        params = [leaf(torch.tensor(1.5), dtype), leaf(rand(3), dtype)]
+        rate = torch.tensor(0.01, dtype=torch.float64)
+        optimizer = tw.AdamW(params, lr=rate, weight_bits=weight_bits, **CASES[case])
+        follow(optimizer, params, gradients(params, 3))
+        assert all(v.dtype != torch.float64 for p in params for v in optimizer.state[p].values())
+        found.append(params)
+    for p, q in zip(*found, strict=True):
+        assert_close(p, q, 1e-6 if weight_bits is None else 2**-7)
 
 
 @pytest.mark.parametrize("stored", ["int8", "bfloat16"])

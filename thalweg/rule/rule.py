@@ -23,8 +23,7 @@ class Slot:
         initial: the group's key that holds the initial value; 0, if None.
         stored_by: the group's key that says how it is stored.
         begins: whether a step is the first of a parameter's state if the slot is new.
-        copies: whether it begins as the parameter. A dense step writes all of a new slot, so that may be left
-            out then; rows that no sparse gradient has named yet have to be right, too.
+        copies: whether it begins as the parameter.
     """
 
     name: str

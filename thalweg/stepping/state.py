@@ -71,7 +71,7 @@ def prepare(
         before = stored_of(slot, state)
         if before is None:
             first |= slot.begins
-            if slot.copies and (sparse or not isinstance(codec, BlockCodec)):
+            if slot.copies:
                 state.update(_packed(slot, codec, _weights(param, state, group, _dtype(codec, param))))
             else:
                 fill = float(group[slot.initial]) if slot.initial else 0.0

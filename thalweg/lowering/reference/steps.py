@@ -120,7 +120,7 @@ class Work:
         rows = self.rows
         taken = {name: value if rows is None else value[rows] for name, value in self.values.items()}
         g = -self.unscaled if self.maximize else self.unscaled
-        return taken.pop("p"), g, taken, SimpleNamespace(**self.scalars), SimpleNamespace(**self.on)
+        return taken.pop("p"), g, taken, _scalars(self.scalars, g.dtype), SimpleNamespace(**self.on)
 
 
 def step(work: Work) -> None:
@@ -159,6 +159,13 @@ def _sum(value: Any, like: Tensor, squared: bool) -> Tensor:
     exact = torch.float32 if like.device.type == "mps" else torch.float64
     whole = value.to(exact) if isinstance(value, Tensor) else torch.full_like(like, value, dtype=exact)
     return (whole * whole if squared else whole).sum()
+
+
+def _scalars(scalars: Mapping[str, Any], compute: torch.dtype) -> SimpleNamespace:
+    """Return scalars in the dtype of elements, as kernels have them; those of no dimension would take theirs."""
+    return SimpleNamespace(
+        **{name: x.to(compute) if isinstance(x, Tensor) else x for name, x in scalars.items()}
+    )
 
 
 def _words(work: Work) -> dict[str, Tensor]:
