@@ -162,7 +162,7 @@ def _sum(value: Any, like: Tensor, squared: bool) -> Tensor:
 
 
 def _scalars(scalars: Mapping[str, Any], compute: torch.dtype) -> SimpleNamespace:
-    """Return scalars in the dtype of elements, as kernels have them; those of no dimension would take theirs."""
+    """Return scalars in the dtype of elements, as kernels have them."""
     return SimpleNamespace(
         **{name: x.to(compute) if isinstance(x, Tensor) else x for name, x in scalars.items()}
     )
