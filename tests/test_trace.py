@@ -151,7 +151,7 @@ def test_of_two_products_the_first_is_fused():
 
 
 def test_an_output_may_be_an_input_or_a_number():
-    stay = Addition("stay", (), weights=lambda before, after, slots, s, on: (before, {}))
+    stay = Addition("stay", (), weights=lambda x: (x.p, {}))
     recipe = recipe_of(lambda g, a, b, s, on: (0.5, 2.0, a), "a", "b", additions=(stay,))
     record = trace(recipe, PLAIN, ())
     assert evaluate(record, {"p": 1.0, "g": 0.0, "a": 5.0, "b": 6.0}) == {"p": 1.0, "a": 2.0, "b": 5.0}

@@ -467,7 +467,7 @@ def test_the_reference_is_the_kernel(configuration):
         scalars, counters = advance(recipe, h, counters, first=i == 0)
         with torch.no_grad():
             maximize = group["maximize"]
-            reference.step(recipe, on, theirs, grads[0], slots, scalars, maximize=maximize)
+            reference.step(reference.Work(recipe, on, theirs, grads[0], slots, scalars, maximize=maximize))
         # Multiply-add may be one rounding in the kernel and is two in torch.
         assert_close(mine, theirs, rtol=1e-14)
         for name, value in slots.items():

@@ -142,7 +142,7 @@ class Prodigy(Optimizer):
         growth_rate: the most that the estimate may grow by in a step, at least 1.
         use_bias_correction: Adam's bias corrections.
         safeguard_warmup: leave `lr` out of the sums' weights, for schedules with a warm-up.
-        foreach, maximize, differentiable, fused: as `thalweg.Optimizer` says.
+        foreach, maximize, differentiable, fused, options: see `thalweg.Optimizer`.
 
     Raises:
         ValueError, TypeError: if an argument is not allowed.

@@ -352,19 +352,26 @@ class ReferenceBatch(Batch):
     ) -> dict[str, Any]:
         with torch.set_grad_enabled(member.sort.is_differentiable):
             scalars, _ = self._scalars(member, own, settings.hypers[member.sort.group])
-            return reference.measure(
-                self.recipe,
-                stage,
-                member.sort.on,
-                member.param,
-                grad,
-                {name: own[at] for name, at in member.sort.slot_keys.items()},
-                scalars,
-                maximize=member.sort.maximizes,
-                unscale=scaling.inverse,
-                differentiable=member.sort.is_differentiable,
-                packed=_packed(member, own),
-            )
+            return reference.measure(self._work(member, grad, own, scalars, scaling), stage)
+
+    def _work(
+        self,
+        member: Member,
+        grad: Tensor,
+        own: dict[str, Any],
+        scalars: Mapping[str, Any],
+        scaling: Scaling,
+        key: int = 0,
+    ) -> reference.Work:
+        sort, slots = member.sort, {name: own[at] for name, at in member.sort.slot_keys.items()}
+        return reference.Work(
+            *(self.recipe, sort.on, member.param, grad, slots, scalars),
+            maximize=sort.maximizes,
+            unscale=scaling.inverse,
+            differentiable=sort.is_differentiable,
+            packed=_packed(member, own),
+            key=key,
+        )
 
     def run(self, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
         self._keys.draw()
@@ -380,19 +387,7 @@ class ReferenceBatch(Batch):
     ) -> None:
         is_differentiable = member.sort.is_differentiable
         scalars, after = self._scalars(member, own, h)
-        reference.step(
-            self.recipe,
-            member.sort.on,
-            member.param,
-            grad,
-            {name: own[at] for name, at in member.sort.slot_keys.items()},
-            scalars,
-            maximize=member.sort.maximizes,
-            unscale=scaling.inverse,
-            differentiable=is_differentiable,
-            packed=_packed(member, own),
-            key=key,
-        )
+        reference.step(self._work(member, grad, own, scalars, scaling, key))
         with torch.set_grad_enabled(is_differentiable):
             for name, value in after.items():
                 own[name].copy_(torch.as_tensor(value))

@@ -18,6 +18,7 @@ from thalweg.lowering.cpu.elements import (
     load_bases,
     load_elements,
     load_row,
+    loop,
     prepare_gradient,
     real,
     streams,
@@ -97,7 +98,7 @@ def _loop(spec: Spec, before: str, after: str) -> str:
         *_store_elements(spec),
         *next_,
     ]
-    return _LOOP.format(before=before, after=after, phis="\n".join(phis), body="\n".join(body))
+    return loop(before, after, phis, body)
 
 
 def _words(spec: Spec, in_blocks: bool) -> dict[int, int]:
@@ -266,18 +267,6 @@ def _search_function(name: str, codec: BlockCodec) -> str:
     size = arithmetic(passes.finite_size(codec), "float", "%{}".format)
     return _SEARCH.format(name=name, size="\n".join(size))
 
-
-_LOOP = """\
-  br label %element
-
-element:
-  %i = phi i64 [ 0, %{before} ], [ %i.next, %element ]
-{phis}
-{body}
-  %i.next = add nuw nsw i64 %i, 1
-  %end = icmp eq i64 %i.next, %length
-  br i1 %end, label %{after}, label %element, !llvm.loop !1
-"""
 
 _SPANS = """\
   %key.at = getelementptr i32, ptr %keys, i64 %tensor

@@ -95,3 +95,21 @@ def prepare_gradient(spec: Spec) -> list[str]:
     sign = "fneg" if spec.maximize else "bitcast"
     lines.append(f"  %g.used = {sign} {real(spec)} {g}" + ("" if spec.maximize else f" to {real(spec)}"))
     return lines
+
+
+def loop(before: str, after: str, phis: list[str], body: list[str]) -> str:
+    """Return a loop over `%length` elements at `%i`, from the label `before` to `after`."""
+    return _LOOP.format(before=before, after=after, phis="\n".join(phis), body="\n".join(body))
+
+
+_LOOP = """\
+  br label %element
+
+element:
+  %i = phi i64 [ 0, %{before} ], [ %i.next, %element ]
+{phis}
+{body}
+  %i.next = add nuw nsw i64 %i, 1
+  %end = icmp eq i64 %i.next, %length
+  br i1 %end, label %{after}, label %element, !llvm.loop !1
+"""

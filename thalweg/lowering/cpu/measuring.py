@@ -7,7 +7,7 @@ elements of a stretch are added in float64, in the order that this processor's v
 from __future__ import annotations
 
 from thalweg.lowering import passes
-from thalweg.lowering.cpu.elements import input_of, load_elements, prepare_gradient, real, streams
+from thalweg.lowering.cpu.elements import input_of, load_elements, loop, prepare_gradient, real, streams
 from thalweg.lowering.cpu.instructions import arithmetic
 from thalweg.lowering.spec import Spec
 from thalweg.storage.codecs.draws import RUN
@@ -91,7 +91,7 @@ def _loop(spec: Spec, before: str, after: str, initial: dict[str, str]) -> str:
         *arithmetic(record, real(spec), input_of),
         *sums,
     ]
-    return _LOOP.format(before=before, after=after, phis="\n".join(phis), body="\n".join(body))
+    return loop(before, after, phis, body)
 
 
 def _add(name: str, squared: bool, kind: str) -> list[str]:
@@ -105,18 +105,6 @@ def _add(name: str, squared: bool, kind: str) -> list[str]:
         f"  %{name}.sum.next = fadd reassoc double %{name}.sum, {value}",
     ]
 
-
-_LOOP = """\
-  br label %element
-
-element:
-  %i = phi i64 [ 0, %{before} ], [ %i.next, %element ]
-{phis}
-{body}
-  %i.next = add nuw nsw i64 %i, 1
-  %end = icmp eq i64 %i.next, %length
-  br i1 %end, label %{after}, label %element, !llvm.loop !1
-"""
 
 _CHUNK = """\
 {places}

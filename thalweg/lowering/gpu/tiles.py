@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from thalweg.lowering import passes
 from thalweg.lowering.gpu.expressions import lines, plain
@@ -164,8 +165,8 @@ def totals(columns: int) -> str:
 
 
 def tile_of(spec: Spec) -> int:
-    """Return the elements of a tile of a kernel."""
-    return TILE_IN_BLOCKS if spec.blocks else TILE
+    """Return the elements of a tile of a kernel, of weights at least 16 bytes for each thread."""
+    return TILE_IN_BLOCKS if spec.blocks and spec.p.dtype == torch.float32 else TILE
 
 
 def _constants(spec: Spec) -> dict[str, Any]:

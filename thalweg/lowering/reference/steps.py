@@ -6,7 +6,8 @@ It is the oracle of the kernels, serves where there is no kernel, and is differe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
@@ -47,21 +48,9 @@ class Packed:
             self.side.copy_(side)
 
 
-def step(
-    recipe: Recipe,
-    on: Mapping[str, bool],
-    param: Tensor,
-    grad: Tensor,
-    slots: Mapping[str, Tensor],
-    scalars: Mapping[str, Any],
-    *,
-    maximize: bool = False,
-    unscale: float | None = None,
-    differentiable: bool = False,
-    packed: Mapping[str, Packed] | None = None,
-    key: int = 0,
-) -> None:
-    """Step one tensor in place.
+@dataclass(frozen=True)
+class Work:
+    """One tensor's step: all that it reads.
 
     Args:
         recipe: what steps are made by.
@@ -71,63 +60,98 @@ def step(
         slots: the state by name, each of the shape of `param`.
         scalars: the values of this step by name, numbers or 0-dim tensors.
         maximize: negate the gradient.
-        unscale: multiply the gradient by this first, and write it back.
+        unscale: multiply the gradient by this first; a step writes it back.
         differentiable: keep the graph: read copies, so that what backward saved is not overwritten.
-        packed: how `p` and the slots are stored, by name, in the rule's order; plainly, where absent.
+        packed: how `p` and the slots are stored, by name, in the recipe's order; plainly, where absent.
         key: of the random words of this step and parameter.
     """
-    packed = packed or {}
-    compute = _compute_dtype(param)
-    inputs = {"p": param, **slots}
-    values = _values(inputs, packed, compute, differentiable)
-    sparse = grad.layout == torch.sparse_coo
-    if sparse:
-        grad = grad.coalesce()
-    stepped = grad.values() if sparse else grad
-    g = _real(stepped).to(compute)
-    if unscale is not None:
-        g = g * unscale
-        stepped.copy_(torch.view_as_complex(g) if stepped.is_complex() else g)
-    where = tuple(grad.indices()) if sparse else None
-    new = _apply(recipe, on, values, -g if maximize else g, scalars, where)
-    words = _words(param, packed, key, grad.values()[0].numel() if sparse and grad._nnz() else None)
+
+    recipe: Recipe
+    on: Mapping[str, bool]
+    param: Tensor
+    grad: Tensor
+    slots: Mapping[str, Tensor]
+    scalars: Mapping[str, Any]
+    maximize: bool = False
+    unscale: float | None = None
+    differentiable: bool = False
+    packed: Mapping[str, Packed] = field(default_factory=dict)
+    key: int = 0
+
+    @cached_property
+    def inputs(self) -> dict[str, Tensor]:
+        """What is stored of the parameter and of each slot, by name."""
+        return {"p": self.param, **self.slots}
+
+    @cached_property
+    def values(self) -> dict[str, Tensor]:
+        """The same as real numbers to compute with."""
+        compute = _compute_dtype(self.param)
+        values = {
+            name: self.packed[name].read() if name in self.packed else _real(value).to(compute)
+            for name, value in self.inputs.items()
+        }
+        return {name: value.clone() for name, value in values.items()} if self.differentiable else values
+
+    @cached_property
+    def coalesced(self) -> Tensor:
+        """The gradient, each row once if it is row-sparse."""
+        return self.grad.coalesce() if self.grad.layout == torch.sparse_coo else self.grad
+
+    @cached_property
+    def rows(self) -> tuple[Tensor, ...] | None:
+        """The rows that a row-sparse gradient names."""
+        return tuple(self.coalesced.indices()) if self.coalesced.layout == torch.sparse_coo else None
+
+    @cached_property
+    def stepped(self) -> Tensor:
+        """The gradient's values as they are stored."""
+        return self.coalesced if self.rows is None else self.coalesced.values()
+
+    @cached_property
+    def unscaled(self) -> Tensor:
+        """The gradient as real numbers, before it is negated."""
+        g = _real(self.stepped).to(_compute_dtype(self.param))
+        return g if self.unscale is None else g * self.unscale
+
+    @cached_property
+    def arguments(self) -> tuple[Tensor, Tensor, dict[str, Tensor], SimpleNamespace, SimpleNamespace]:
+        """What a recipe takes: weights, gradient, slots, scalars and flags; of the rows, if there are any."""
+        rows = self.rows
+        taken = {name: value if rows is None else value[rows] for name, value in self.values.items()}
+        g = -self.unscaled if self.maximize else self.unscaled
+        return taken.pop("p"), g, taken, _scalars(self.scalars, g.dtype), SimpleNamespace(**self.on)
+
+
+def step(work: Work) -> None:
+    """Step one tensor in place."""
+    arguments = work.arguments
+    if work.unscale is not None:
+        g = work.unscaled
+        work.stepped.copy_(torch.view_as_complex(g) if work.stepped.is_complex() else g)
+    p, slots = work.recipe.apply(*arguments)
+    new = {"p": p, **slots}
+    rows = work.rows
+    if rows is None:
+        # What was another's value is copied, which is written before it is read.
+        origins = {id(value): name for name, value in work.values.items()}
+        new = {n: v.clone() if origins.get(id(v), n) != n else v for n, v in new.items()}
+    else:
+        new = {name: work.values[name].clone().index_put_(rows, value) for name, value in new.items()}
+    words = _words(work)
     for name, value in new.items():
-        if name in packed:
-            packed[name].write(value, words.get(name))
+        if name in work.packed:
+            work.packed[name].write(value, words.get(name))
         else:
-            inputs[name].copy_(torch.view_as_complex(value) if inputs[name].is_complex() else value)
+            stored = work.inputs[name]
+            stored.copy_(torch.view_as_complex(value) if stored.is_complex() else value)
 
 
-def measure(
-    recipe: Recipe,
-    stage: str,
-    on: Mapping[str, bool],
-    param: Tensor,
-    grad: Tensor,
-    slots: Mapping[str, Tensor],
-    scalars: Mapping[str, Any],
-    *,
-    maximize: bool = False,
-    unscale: float | None = None,
-    differentiable: bool = False,
-    packed: Mapping[str, Packed] | None = None,
-) -> dict[str, Tensor]:
-    """Return the sums that a stage measures of one tensor, by name, 0-dim and float64.
-
-    The arguments are those of `step`, and `stage` is one of the recipe's.
-    """
-    compute = _compute_dtype(param)
-    values = _values({"p": param, **slots}, packed or {}, compute, differentiable)
-    grad = grad.coalesce() if grad.layout == torch.sparse_coo else grad
-    where = tuple(grad.indices()) if grad.layout == torch.sparse_coo else None
-    g = _real(grad if where is None else grad.values()).to(compute)
-    g = g if unscale is None else g * unscale
-    taken = {name: value if where is None else value[where] for name, value in values.items()}
-    p = taken.pop("p")
-    s, flags = _scalars(scalars, compute), SimpleNamespace(**on)
-    found = recipe.measure(stage, p, -g if maximize else g, taken, s, flags)
-    squared = {one.name for one in recipe.measures if one.squared}
-    return {name: _sum(value, g, name in squared) for name, value in found.items()}
+def measure(work: Work, stage: str) -> dict[str, Tensor]:
+    """Return the sums that a stage of the recipe measures of one tensor, by name, 0-dim and float64."""
+    found = work.recipe.measure(stage, *work.arguments)
+    squared = {one.name for one in work.recipe.measures if one.squared}
+    return {name: _sum(value, work.unscaled, name in squared) for name, value in found.items()}
 
 
 def _sum(value: Any, like: Tensor, squared: bool) -> Tensor:
@@ -137,51 +161,23 @@ def _sum(value: Any, like: Tensor, squared: bool) -> Tensor:
     return (whole * whole if squared else whole).sum()
 
 
-def _values(
-    inputs: Mapping[str, Tensor], packed: Mapping[str, Packed], compute: torch.dtype, copies: bool
-) -> dict[str, Tensor]:
-    values = {
-        name: packed[name].read() if name in packed else _real(value).to(compute)
-        for name, value in inputs.items()
-    }
-    return {name: value.clone() for name, value in values.items()} if copies else values
-
-
-def _apply(
-    recipe: Recipe,
-    on: Mapping[str, bool],
-    values: Mapping[str, Tensor],
-    g: Tensor,
-    scalars: Mapping[str, Any],
-    where: tuple[Tensor, ...] | None,
-) -> dict[str, Tensor]:
-    """Return the new values of `p` and the slots; only of the rows `where`, if they are given."""
-    taken = {name: value if where is None else value[where] for name, value in values.items()}
-    p = taken.pop("p")
-    new_p, new = recipe.apply(p, g, taken, _scalars(scalars, g.dtype), SimpleNamespace(**on))
-    new = {"p": new_p, **new}
-    if where is None:
-        # What was another's value is copied, which is written before it is read.
-        origins = {id(value): name for name, value in values.items()}
-        return {n: v.clone() if origins.get(id(v), n) != n else v for n, v in new.items()}
-    return {name: values[name].clone().index_put_(where, value) for name, value in new.items()}
-
-
 def _scalars(scalars: Mapping[str, Any], compute: torch.dtype) -> SimpleNamespace:
-    """Return scalars in the dtype of elements, as kernels have them: one of no dimension would take theirs."""
+    """Return scalars in the dtype of elements, as kernels have them."""
     return SimpleNamespace(
         **{name: x.to(compute) if isinstance(x, Tensor) else x for name, x in scalars.items()}
     )
 
 
-def _words(param: Tensor, packed: Mapping[str, Packed], key: int, row: int | None) -> dict[str, Tensor]:
-    """Return the random words that each of the packed values is rounded by, in rows of a length if given."""
-    codecs = {name: one.codec for name, one in packed.items()}
+def _words(work: Work) -> dict[str, Tensor]:
+    """Return the random words that each of the packed values is rounded by; by rows, if there are any."""
+    codecs = {name: one.codec for name, one in work.packed.items()}
+    sparse = work.rows is not None and work.coalesced._nnz()
+    row = work.coalesced.values()[0].numel() if sparse else None
     found = {}
     for name, number in numbers(codecs).items():
-        words = like_home(param, torch.int32)
-        index = torch.arange(param.numel(), dtype=torch.int32, device=param.device)
-        in_memory_order(words).copy_(word(key, index, number, codecs[name].drawn, row))
+        words = like_home(work.param, torch.int32)
+        index = torch.arange(work.param.numel(), dtype=torch.int32, device=work.param.device)
+        in_memory_order(words).copy_(word(work.key, index, number, codecs[name].drawn, row))
         found[name] = words
     return found
 
