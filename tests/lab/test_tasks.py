@@ -338,7 +338,7 @@ MISTAKES = [
     ("return Evaluation(loss, loss)", "return loss", "evaluate", "(float); return Evaluation(metric="),
     ("return Evaluation(loss, loss)", "return (loss, loss)", "evaluate",
      "(tuple); return Evaluation(metric="),
-    ("return Evaluation(loss, loss)", "return Evaluation(torch.tensor(loss), loss)", "evaluate",
+    ("return Evaluation(loss, loss)", "return Evaluation(torch.tensor([loss, 1]), loss)", "evaluate",
      "metric is tensor("),
     ("return Evaluation(loss, loss)", "return Evaluation(loss, float('inf'))", "evaluate",
      "loss is inf before training"),
