@@ -2,7 +2,7 @@
 
 from thalweg.lab.spaces.known import SPACES, find
 from thalweg.lab.spaces.recipe import Recipe, resolve
-from thalweg.lab.spaces.space import FEW, MANY, SOME, Axis, Point, Space, build, code, located
+from thalweg.lab.spaces.space import FEW, MANY, SOME, Axis, Point, Space, build, code, jsonable, located
 
 __all__ = [
     "FEW",
@@ -16,6 +16,7 @@ __all__ = [
     "build",
     "code",
     "find",
+    "jsonable",
     "located",
     "resolve",
 ]

@@ -196,7 +196,7 @@ class Space:
         values = {axis.name: point.get(axis.name, axis.default) for axis in self.axes}
         # A choice may be None; that an axis is not searched is said by its absence from the point.
         known = {name: value for name, value in values.items() if value is not None or name in point}
-        fixed = {name: value if _is_data(value) else _path_of(value) for name, value in self.fixed.items()}
+        fixed = {name: jsonable(value) for name, value in self.fixed.items()}
         return {**self.arguments(known), **fixed}
 
     def middle(self) -> dict[str, Any]:
@@ -213,6 +213,11 @@ class Space:
         made: Optimizer = kind(parameters, **{**settings, **self.fixed})
         return made
 
+    def line(self, settings: Mapping[str, Any]) -> str:
+        """The line of Python that builds the same optimizer, and what a recipe changes of the task."""
+        changes = ", ".join(f"{key}={_said(value)}" for key, value in self.changes.items())
+        return code(self.optimizer, settings) + (f"  # {self.name}: {changes}" if changes else "")
+
     def applied(self, workload: Any) -> Any:
         """The workload as this space trains it: itself, or a copy with the changes."""
         if not self.changes:
@@ -223,12 +228,17 @@ class Space:
         return changed
 
 
-def _is_data(value: Any) -> bool:
+def _said(value: Any) -> str:
+    return _path_of(value) if callable(value) else repr(value)
+
+
+def jsonable(value: Any) -> Any:
+    """The value itself, or its name where no file can hold it, as a class."""
     try:
         json.dumps(value)
     except (TypeError, ValueError):
-        return False
-    return True
+        return _path_of(value)
+    return value
 
 
 def _path_of(value: Any) -> str:
