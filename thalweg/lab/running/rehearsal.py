@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 from thalweg.lab.running.training import Training
+from thalweg.lab.running.whole import Whole
 from thalweg.lab.spaces import SPACES, Space
+from thalweg.lab.study.record import Trial
 from thalweg.lab.workload import Workload, tasks
 from thalweg.lab.workload.batches import leaves
 from thalweg.lab.workload.contract import OPTIONS, option
@@ -58,7 +60,8 @@ def _fits(workload: Workload, space: Space) -> None:
     for name in space.changes:
         if not hasattr(workload, name) and name not in OPTIONS:
             raise TaskError(f"the task has no {name!r} that the recipe could change")
-    if "batch_size" not in space.changes or option(workload, "training_loop") is not None:
+    drawn = all(option(workload, name) is None for name in ("training_loop", "whole_run"))
+    if "batch_size" not in space.changes or not drawn:
         return
     changed = space.applied(workload)
     if changed.batch_size != workload.batch_size and _shapes(changed) == _shapes(workload):
@@ -74,7 +77,7 @@ def _shapes(workload: Workload) -> list[Any]:
 
 def _is_plain(workload: Workload) -> bool:
     """Whether the task has nothing that one of our optimizers may not fit: then they are not tried."""
-    own = ("param_groups", "training_step", "training_loop", "autocast")
+    own = ("param_groups", "training_step", "training_loop", "whole_run", "autocast")
     if not isinstance(option(workload, "schedule"), str):
         return False
     if any(option(workload, name) is not None for name in own):
@@ -87,6 +90,11 @@ def _is_plain(workload: Workload) -> bool:
 def _step(workload: Workload, space: Space) -> None:
     with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
         torch.manual_seed(SEED)
+        if option(workload, "whole_run") is not None:
+            settings, point = space.settings(space.middle()), space.middle()
+            trial = Trial("tune", space.name, space.optimizer, settings, point, SEED)
+            Whole(trial, workload, space, torch.device("cpu"), reports=1).train()
+            return
         model = workload.model(SEED)
         training = Training(workload, model, space, space.settings(space.middle()), SEED)
         if next(training.steps(), None) is None:

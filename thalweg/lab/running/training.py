@@ -128,14 +128,7 @@ class Training:
 
     def state_bytes(self) -> int:
         """Bytes of optimizer state beside the parameters."""
-        tensors = (
-            value
-            for optimizer in self.optimizers.values()
-            for state in optimizer.state.values()
-            for value in leaves(state)
-            if isinstance(value, Tensor)
-        )
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return sum(map(state_bytes, self.optimizers.values()))
 
     def _timed(self, losses: Iterator[Any]) -> Iterator[tuple[float, float, float]]:
         """Sets rates before each step and counts it after; batches are drawn outside of the clock."""
@@ -249,6 +242,14 @@ def clip(parameters: Iterable[Tensor], norm: float) -> None:
     for parameter in held:
         assert parameter.grad is not None
         parameter.grad.mul_(factor)
+
+
+def state_bytes(optimizer: Optimizer) -> int:
+    """Bytes of an optimizer's state beside the parameters."""
+    tensors = [
+        value for state in optimizer.state.values() for value in leaves(state) if isinstance(value, Tensor)
+    ]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _needs_closure(optimizer: Optimizer) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from thalweg.lab.running.training import Training
+from thalweg.lab.running.whole import Whole
 from thalweg.lab.spaces import Axis, Space
 from thalweg.lab.study.record import Failure, Point, Record, Timing, Trial, failed
 from thalweg.lab.workload import Evaluation, Split, Workload
@@ -35,12 +36,16 @@ def run(trial: Trial, workload: Workload, device: torch.device = CPU, space: Spa
         ValueError: the workload gave fewer batches than the steps it states.
     """
     started = time.perf_counter()
-    course = None
+    course: _Course | Whole | None = None
     space = space or space_of(trial, workload)
     workload = space.applied(workload)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             torch.manual_seed(trial.seed)
+            if option(workload, "whole_run") is not None:
+                course = Whole(trial, workload, space, device)
+                course.train()
+                return course.record(time.perf_counter() - started)
             model = workload.model(trial.seed).to(device)
             # Seeded again, so that what a model draws while it trains (dropout) does not depend on how
             # many numbers its initialisation drew.

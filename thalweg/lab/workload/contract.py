@@ -87,6 +87,8 @@ class Workload(Protocol):
     """A method ``(run, batch)`` in place of `loss`: it takes one step and returns its loss; see `Run`."""
     training_loop: Any = None
     """A generator ``(run)`` in place of `batches` and `loss`: it yields the loss after every step."""
+    whole_run: Any = None
+    """A function ``(config)`` in place of all methods: see `thalweg.lab.workload.adapters.FunctionTask`."""
 
     def model(self, seed: int) -> nn.Module:
         """A new model on the CPU; equal seeds give equal weights, bit for bit."""
@@ -119,6 +121,7 @@ OPTIONS: Mapping[str, Any] = {
         "param_groups",
         "training_step",
         "training_loop",
+        "whole_run",
     )
 }
 """What an object need not have, derived from `Workload` or not, with the defaults."""

@@ -24,6 +24,7 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "param_groups": ("model", "settings"),
     "training_step": ("run", "batch"),
     "training_loop": ("run",),
+    "whole_run": ("config",),
 }
 """What a workload may do by itself, likewise."""
 
@@ -66,7 +67,9 @@ def check(workload: Any, file: Path | None = None) -> Workload:
 
 def _fitting(workload: Any, where: str) -> None:
     """Sees whether options agree with each other."""
-    own = [name for name in ("training_step", "training_loop") if option(workload, name) is not None]
+    own = [
+        name for name in ("training_step", "training_loop", "whole_run") if option(workload, name) is not None
+    ]
     if len(own) > 1:
         raise TaskError(f"{where}: it has {' and '.join(own)}; one of them trains")
     if own and option(workload, "accumulate") > 1:
@@ -81,6 +84,8 @@ def missing_methods(value: Any) -> list[str]:
     spared: tuple[str, ...] = ("loss",) if callable(getattr(value, "training_step", None)) else ()
     if callable(getattr(value, "training_loop", None)):
         spared = ("loss", "batches")
+    if callable(getattr(value, "whole_run", None)):
+        spared = tuple(METHODS)
     return [
         name
         for name in METHODS

@@ -41,7 +41,8 @@ def smoke(workload: Workload, file: Path | None = None, device: torch.device | s
     """
     try:
         _sendable(workload, file)
-        _dry_run(workload, torch.device(device))
+        if option(workload, "whole_run") is None:
+            _dry_run(workload, torch.device(device))
     except TaskError:
         raise
     except Exception as error:
