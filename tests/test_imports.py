@@ -69,10 +69,10 @@ LAB_ORDER = {
     "memory": ["command", "api", "page", "picture", "counted", "optimizers", "footprint"],
     "showing": ["result console", "report", "figures results"],
     "judging": ["findings", "verdict", "measures wording", "statistics quantities"],
-    "running": ["execution", "pool store", "endings trial"],
+    "running": ["execution", "pool store rehearsal", "endings trial", "whole", "training", "schedules"],
     "study": ["protocol", "study", "record"],
-    "workload": ["models", "shipped tasks template", "contract data"],
-    "spaces": ["known search", "space"],
+    "workload": ["models", "adapters", "shipped tasks template", "contract data batches"],
+    "spaces": ["recipe", "known search", "space"],
 }
 """What asks for a picture stands above what draws it, and imports that when it is asked."""
 

@@ -70,8 +70,19 @@ def compare(
         ),
     ],
     optimizers: Annotated[
-        str, typer.Option(help="Optimizers to compare, separated by commas; dotted paths too.")
-    ] = "sgd,rmsprop,adamw",
+        str | None,
+        typer.Option(
+            help="Optimizers to compare, separated by commas; dotted paths too. By default sgd,rmsprop,adamw."
+        ),
+    ] = None,
+    recipes: Annotated[
+        str | None,
+        typer.Option(
+            help="Recipes of the task to compare, separated by commas, or 'all': optimizers with schedule, "
+            "batch size and what else they change.",
+            metavar="NAMES",
+        ),
+    ] = None,
     trials: Annotated[
         int | None,
         typer.Option(
@@ -151,6 +162,7 @@ def compare(
         data=data,
         fresh=fresh,
         limit=limit,
+        recipes=recipes,
     )
     with failures(), terminable():
         if not command.run(request):

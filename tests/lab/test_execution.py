@@ -1,6 +1,7 @@
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from thalweg.lab.running import execution
 from thalweg.lab.running import trial as trials
 from thalweg.lab.running.execution import execute, gather
 from thalweg.lab.running.store import IN_MEMORY, Store
+from thalweg.lab.spaces import Space
 from thalweg.lab.study import protocol
 from thalweg.lab.study.record import Record, Trial
 from thalweg.lab.study.study import Margin, Settings, Study
@@ -41,8 +43,8 @@ class Here:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def load(self, workload: Line, file: object = None) -> None:
-        self._workload = workload
+    def load(self, workload: Line, file: object = None, spaces: Sequence[Space] = ()) -> None:
+        self._workload, self._spaces = workload, {space.name: space for space in spaces}
 
     @property
     def idle(self) -> int:
@@ -57,7 +59,7 @@ class Here:
             time.sleep(min(timeout, 0.02))
             return []
         self.made.append(self.running.pop(0))
-        return [trials.run(self.made[-1], self._workload)]
+        return [trials.run(self.made[-1], self._workload, space=self._spaces.get(self.made[-1].name))]
 
 
 def begin(workload=None, trials=4, seeds=3) -> Study:

@@ -16,6 +16,7 @@ from thalweg.lab.errors import TrialError, WorkerDiedError
 from thalweg.lab.running import pool as pools
 from thalweg.lab.running import trial as trials
 from thalweg.lab.running.pool import Pool
+from thalweg.lab.spaces import Axis, Space
 from thalweg.lab.study.record import Record, Trial
 from thalweg.lab.workload import tasks
 
@@ -178,6 +179,36 @@ def test_a_workload_can_be_replaced(pool, alone):
     changed = collect(pool, [trial(0)])
     pool.load(Odd())
     assert collect(pool, [trial(0)])[0] == alone[0] != changed[0]
+
+
+class Loading(Line):
+    """A plain DataLoader with processes of its own."""
+
+    def batches(self, seed):
+        inputs = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+        data = torch.utils.data.TensorDataset(inputs, inputs.sum(dim=1, keepdim=True))
+        for _ in range(5):
+            yield from torch.utils.data.DataLoader(data, batch_size=8, shuffle=True, num_workers=2)
+
+
+def test_a_task_may_load_with_processes_of_its_own(pool):
+    pool.load(Loading())
+    [record] = collect(pool, [trial(0)]).values()
+    assert record.failure is None
+    assert collect(pool, [trial(0)]) == {0: record}
+    pool.load(Odd())
+
+
+def test_what_is_compared_travels_with_the_task(pool):
+    def make(parameters, lr):
+        return torch.optim.SGD(parameters, lr=lr)
+
+    space = Space("adamw", make, (Axis("lr", 1e-3, 1.0),), changes={"evaluate_every": 20})
+    pool.load(Line(), spaces=[space])
+    [record] = collect(pool, [trial(0)]).values()
+    assert [point.step for point in record.curve] == [0, 20, 40]
+    assert record.state_bytes == 0, "SGD's"
+    pool.load(Odd())
 
 
 def test_processes_end_in_an_error_too():

@@ -167,3 +167,83 @@ def test_a_range_that_cannot_be_searched_is_an_error(low, high):
 def test_a_space_without_axes_is_an_error():
     with pytest.raises(ValueError, match="space 'mine': axes must hold at least the learning rate"):
         Space("mine", "mypkg.Mine", [])
+
+
+# Ranges that are not a plain log range
+
+
+def values(axis: Axis) -> list:
+    return [point[axis.name] for point in points([axis], 64, seed=3)]
+
+
+def test_whole_numbers_have_all_their_values_and_no_others():
+    found = values(Axis("k", 1, 4, integer=True))
+    assert {type(value) for value in found} == {int}
+    assert set(found) == {1, 2, 3, 4}
+
+
+def test_zero_is_a_point_of_its_own_beside_the_range():
+    found = values(Axis("weight_decay", 1e-4, 1e-1, zero=True))
+    assert 0.15 < found.count(0.0) / len(found) < 0.25
+    assert all(value == 0 or 1e-4 <= value <= 1e-1 for value in found)
+    assert {min(v for v in found if v) < 3e-4, max(found) > 3e-2} == {True}
+
+
+def test_choices_are_tried_alike():
+    found = values(Axis("nesterov", choices=(True, False), default=False))
+    assert found.count(True) == found.count(False) == 32
+    assert set(values(Axis("mode", choices=["a", None, 3]))) == {"a", None, 3}
+
+
+def test_a_linear_range_may_lie_around_zero():
+    found = values(Axis("dropout", -0.5, 0.5, scale="linear"))
+    assert -0.5 < min(found) < -0.4 < 0.4 < max(found) < 0.5
+
+
+def test_a_choice_reaches_the_optimizer_and_the_store():
+    axes = (Axis("lr", 1e-3, 1.0), Axis("foreach", choices=(None, False)), Axis("k", 0, 3, integer=True,
+            scale="linear"))  # fmt: skip
+    space = Space("mine", "torch.optim.SGD", axes)
+    assert space.settings({"lr": 0.1, "foreach": None, "k": 0}) == {"lr": 0.1, "foreach": None, "k": 0}
+    assert space.settings({"lr": 0.1}) == {"lr": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"low": 1.0, "high": 2.0, "choices": (1, 2)}, "either a range or choices"),
+        ({"choices": (1,)}, "at least two"),
+        ({"choices": (1, object())}, "choices must be"),
+        ({"low": 0.0, "high": 1.0}, "0 < low < high"),
+        ({"low": 1.5, "high": 4, "integer": True}, "whole ends"),
+        ({"low": 1.0, "high": 4, "scale": "square"}, "scale must be"),
+    ],
+)
+def test_an_axis_that_cannot_be_is_told(more, message):
+    with pytest.raises(ValueError, match=message):
+        Axis("x", **more)
+
+
+@pytest.mark.parametrize(
+    "axis", [Axis("lr", choices=(0.1, 0.2)), Axis("lr", 1e-3, 1.0, zero=True), Axis("lr", 1, 3, integer=True)]
+)
+def test_the_learning_rate_is_a_plain_range(axis):
+    with pytest.raises(ValueError, match="the first axis is the learning rate"):
+        Space("mine", "torch.optim.SGD", (axis,))
+
+
+def test_ranges_in_words_and_for_the_name_of_a_study():
+    assert Axis("lr", 1e-3, 1.0).text() == "0.001 to 1"
+    assert Axis("wd", 1e-3, 1.0, zero=True).text() == "0, or 0.001 to 1"
+    assert Axis("n", choices=(True, False)).text() == "True or False"
+    # As it always was: studies are named by it.
+    assert repr(Axis("lr", 1e-3, 1.0)) == "Axis(name='lr', low=0.001, high=1.0, default=None, trials=1)"
+    assert repr(Axis("k", 1, 3, integer=True)).endswith("trials=1, integer=True)")
+
+
+def test_a_space_to_paste_is_said_where_there_is_none():
+    with pytest.raises(ValueError, match="no search space") as caught:
+        spaces.find("torch.optim.ASGD")
+    pasted = str(caught.value).partition("spaces = ")[2]
+    [space] = eval(pasted, {"Space": Space, "Axis": Axis})
+    assert (space.optimizer, space.axes[0].low, space.axes[0].high) == ("torch.optim.ASGD", 3e-4, 0.3)

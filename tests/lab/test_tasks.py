@@ -338,7 +338,7 @@ MISTAKES = [
     ("return Evaluation(loss, loss)", "return loss", "evaluate", "(float); return Evaluation(metric="),
     ("return Evaluation(loss, loss)", "return (loss, loss)", "evaluate",
      "(tuple); return Evaluation(metric="),
-    ("return Evaluation(loss, loss)", "return Evaluation(torch.tensor(loss), loss)", "evaluate",
+    ("return Evaluation(loss, loss)", "return Evaluation(torch.tensor([loss, 1]), loss)", "evaluate",
      "metric is tensor("),
     ("return Evaluation(loss, loss)", "return Evaluation(loss, float('inf'))", "evaluate",
      "loss is inf before training"),
@@ -533,4 +533,10 @@ def test_the_examples_work(reference, monkeypatch):
 
 
 def test_every_example_is_tested():
-    assert sorted(path.name for path in EXAMPLES.glob("*.py")) == ["fine_tuning.py", "regression.py"]
+    assert sorted(path.name for path in EXAMPLES.glob("*.py")) == [
+        "fine_tuning.py",
+        "lightning_module.py",
+        "plain_function.py",
+        "regression.py",
+        "transformers_trainer.py",
+    ]  # the adapters in test_adapters.py

@@ -9,7 +9,8 @@ from samples import Line
 from torch import nn
 
 from thalweg.lab import spaces
-from thalweg.lab.running.trial import run, schedule
+from thalweg.lab.running.schedules import schedule
+from thalweg.lab.running.trial import run
 from thalweg.lab.study.record import Trial
 
 

@@ -20,13 +20,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from thalweg.lab.comparing.api import compare
     from thalweg.lab.showing.result import Result
-    from thalweg.lab.spaces import Axis, Space
-    from thalweg.lab.workload import Evaluation, Split, Workload, device_of, tasks
+    from thalweg.lab.spaces import Axis, Recipe, Space
+    from thalweg.lab.workload import Evaluation, Run, Split, Workload, device_of, tasks
 
 _PUBLIC = {
     "Axis": "spaces",
     "Evaluation": "workload",
+    "Recipe": "spaces",
     "Result": "showing.result",
+    "Run": "workload",
     "Space": "spaces",
     "Split": "workload",
     "Workload": "workload",
@@ -36,7 +38,19 @@ _PUBLIC = {
 }
 """Where each name lies; `tasks` is the module itself."""
 
-__all__ = ["Axis", "Evaluation", "Result", "Space", "Split", "Workload", "compare", "device_of", "tasks"]
+__all__ = [
+    "Axis",
+    "Evaluation",
+    "Recipe",
+    "Result",
+    "Run",
+    "Space",
+    "Split",
+    "Workload",
+    "compare",
+    "device_of",
+    "tasks",
+]
 
 
 def __getattr__(name: str) -> Any:

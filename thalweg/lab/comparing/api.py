@@ -10,14 +10,15 @@ from thalweg.lab.running.pool import MOST_BY_DEFAULT, Pool, available_cores
 from thalweg.lab.running.store import IN_MEMORY
 from thalweg.lab.showing import console
 from thalweg.lab.showing.result import Result
-from thalweg.lab.spaces import Space
+from thalweg.lab.spaces import Recipe, Space
 from thalweg.lab.workload import Workload, tasks
 
 
 def compare(
     task: Workload | str,
-    optimizers: Sequence[str | Space] = ("sgd", "rmsprop", "adamw"),
+    optimizers: Sequence[str | Space | Recipe] | None = None,
     *,
+    recipes: Sequence[str] = (),
     trials: int | None = None,
     seeds: int | None = None,
     budget: str | float | None = None,
@@ -32,7 +33,9 @@ def compare(
 
     Args:
         task: a `thalweg.lab.Workload`, the name of a built-in one, or ``my_task.py:name``.
-        optimizers: at least two: names, dotted paths, or spaces of your own.
+        optimizers: at least two: names, dotted paths, or spaces or recipes of your own; by default SGD,
+            RMSprop and AdamW, where no recipes are named.
+        recipes: of the task, by name; ``["all"]`` for every one.
         trials: configurations tried for each optimizer; 16 by default.
         seeds: fresh paired seeds on which each is measured; 10 by default.
         budget: a duration such as ``"10m"``, or seconds, in place of `trials` and `seeds`.
@@ -65,7 +68,9 @@ def compare(
     )
     comparison.check(options)
     found = comparison.find(task) if isinstance(task, str) else Task(tasks.check(task))
-    chosen = comparison.choose(optimizers, found.workload)
+    if optimizers is None:
+        optimizers = () if recipes else comparison.OPTIMIZERS
+    chosen = comparison.choose(optimizers, found.workload, recipes=recipes)
     count = comparison.at_least_one("workers", workers) or min(available_cores(), MOST_BY_DEFAULT)
     with Pool(count) as pool, console.progress(shown=progress) as screen:
         try:

@@ -1,9 +1,8 @@
 """What a time budget buys: how many trials and seeds, from the measured cost of a run."""
 
-import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -88,14 +87,15 @@ def spread(runs: int, fewest: int) -> tuple[int, int]:
 
 def _cost(workload: Workload, space: Space) -> float:
     """The seconds of a whole run on one thread, estimated from a short one."""
+    workload, space = space.applied(workload), replace(space, changes={})
     steps = min(PILOT_STEPS, workload.steps)
-    middle = {axis.name: math.sqrt(axis.low * axis.high) for axis in space.searched(1)}
+    middle = space.middle()
     trial = Trial("tune", space.name, space.optimizer, space.settings(middle), middle, seed=0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         # The first run of an optimizer compiles kernels and warms caches.
-        records = [trials.run(trial, _Short(workload, steps)) for _ in range(2)]
+        records = [trials.run(trial, _Short(workload, steps), space=space) for _ in range(2)]
     finally:
         torch.set_num_threads(threads)
     timing = records[-1].timing

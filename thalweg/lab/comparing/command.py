@@ -14,7 +14,7 @@ class Request:
     """What was asked for on the command line; see `thalweg compare --help`."""
 
     task: str
-    optimizers: str
+    optimizers: str | None
     trials: int | None
     seeds: int | None
     budget: str | None
@@ -26,6 +26,7 @@ class Request:
     data: Path | None
     fresh: bool
     limit: float | None
+    recipes: str | None = None
 
 
 def run(request: Request) -> bool:
@@ -66,7 +67,11 @@ def run(request: Request) -> bool:
         )
         comparison.check(options, prefix="--")
         task = comparison.find(request.task, request.data)
-        spaces = comparison.choose(request.optimizers.split(","), task.workload, "--optimizers")
+        recipes = request.recipes.split(",") if request.recipes else []
+        optimizers = request.optimizers.split(",") if request.optimizers is not None else []
+        if request.optimizers is None and not recipes:
+            optimizers = list(comparison.OPTIMIZERS)
+        spaces = comparison.choose(optimizers, task.workload, "--optimizers", recipes)
         with console.progress() as screen:
             try:
                 result = comparison.compare(task, spaces, options, pool, say=screen.say, watch=screen.watch)

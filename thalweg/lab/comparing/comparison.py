@@ -24,19 +24,24 @@ from thalweg.lab.judging import verdict
 from thalweg.lab.judging.statistics import fewest_seeds
 from thalweg.lab.running import execution
 from thalweg.lab.running.pool import Pool
+from thalweg.lab.running.rehearsal import rehearse
 from thalweg.lab.running.store import Store
 from thalweg.lab.showing import results
 from thalweg.lab.showing.result import Result
 from thalweg.lab.showing.results import Provenance
-from thalweg.lab.spaces import Space
+from thalweg.lab.spaces import Recipe, Space
 from thalweg.lab.study.record import Trial
 from thalweg.lab.study.study import Margin, Settings, Study, margin_of
 from thalweg.lab.workload import Workload, shipped, tasks
+from thalweg.lab.workload.contract import option
 
 MOST_SEED = 2**32 - 1
 """The largest seed that the quasi-random points take."""
 
 Watch = Callable[[Study, list[Trial]], Any]
+
+OPTIMIZERS = ("sgd", "rmsprop", "adamw")
+"""What is compared unless something else is asked for."""
 
 TRIALS, SEEDS = 16, 10
 """Configurations and fresh seeds of each optimizer, unless asked otherwise or too few for a verdict."""
@@ -111,18 +116,24 @@ def find(reference: str, data: Path | None = None) -> Task:
 
 
 def choose(
-    optimizers: Sequence[str | Space], workload: Workload, argument: str = "optimizers"
+    optimizers: Sequence[str | Space | Recipe],
+    workload: Workload,
+    argument: str = "optimizers",
+    recipes: Sequence[str] = (),
 ) -> list[Space]:
-    """The spaces of these optimizers, each once, in that order.
+    """The spaces of these recipes of the task and of these optimizers, each once, in that order.
 
     Raises:
         ValueError: one is not known, or there are fewer than two.
     """
     try:
-        found = [
-            name if isinstance(name, Space) else spaces_.find(name.strip(), workload.spaces)
-            for name in optimizers
-        ]
+        named = spaces_.resolve(
+            [name.strip() for name in recipes], option(workload, "recipes"), workload.spaces
+        )
+    except ValueError as error:
+        raise ValueError(f"{argument.replace('optimizers', 'recipes')}: {error}") from None
+    try:
+        found = [*named, *(_space(one, workload) for one in optimizers)]
     except ValueError as error:
         raise ValueError(f"{argument}: {error}") from None
     unique = list({space.name: space for space in found}.values())
@@ -130,6 +141,12 @@ def choose(
         names = ",".join(space.name for space in found)
         raise ValueError(f"{argument}: a comparison takes at least two, not {names!r}")
     return unique
+
+
+def _space(one: str | Space | Recipe, workload: Workload) -> Space:
+    if isinstance(one, Recipe):
+        return one.space(workload.spaces)
+    return one if isinstance(one, Space) else spaces_.find(one.strip(), workload.spaces)
 
 
 def at_least_one(argument: str, count: int | None) -> int | None:
@@ -208,7 +225,8 @@ def compare(
     workload = task.workload
     if task.file is not None or not task.reference:
         tasks.smoke(workload, task.file)
-    pool.load(workload, task.file)
+    rehearse(workload, spaces, task.file)
+    pool.load(workload, task.file, spaces)
     name = f"{workload.name}-{fingerprint(task, spaces, options)}"
     store = Store(options.storage, name, higher_is_better=workload.higher_is_better, fresh=options.fresh)
     spent = store.agreed() or store.agree(_spend(task, spaces, options, pool.workers))
@@ -258,12 +276,27 @@ def fingerprint(task: Task, spaces: Sequence[Space], options: Options) -> str:
         "object": [type(workload).__qualname__, _state(workload)],
         "steps": [workload.steps, workload.evaluate_every, workload.batch_size, workload.clip_norm],
         "spaces": [
-            [space.name, space.optimizer, [repr(axis) for axis in space.axes], repr(space.fixed)]
+            [
+                space.name,
+                space.optimizer,
+                [repr(axis) for axis in space.axes],
+                repr(space.fixed),
+                *_more(space),
+            ]
             for space in spaces
         ],
         "spent": [options.trials, options.seeds, options.budget, options.seed],
     }
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def _more(space: Space) -> list[Any]:
+    """What a recipe or a class from a notebook adds; nothing for spaces as they mostly are."""
+    changes = [f"{key}={_digest(value)}" for key, value in sorted(space.changes.items())]
+    source = []
+    with suppress(OSError, TypeError):
+        source = [inspect.getsource(space.maker)] if space.maker is not None else []
+    return [*changes, *source, *([space.closure] if space.closure is not None else [])]
 
 
 def _state(workload: Workload) -> dict[str, str]:

@@ -31,6 +31,8 @@ def hyperparameter(value: object) -> str:
     """A hyperparameter to four digits: ``0.01``, ``(0.9, 0.999)``."""
     if isinstance(value, tuple):
         return f"({', '.join(map(hyperparameter, value))})"
+    if callable(value):
+        return getattr(value, "__name__", type(value).__name__)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

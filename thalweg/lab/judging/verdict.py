@@ -10,7 +10,6 @@ from torch import nn
 
 from thalweg.lab.judging.statistics import Comparison, Row, compare, fewest_seeds, margin, rank
 from thalweg.lab.judging.wording import Numbers, counted, listed
-from thalweg.lab.spaces import code
 from thalweg.lab.study.protocol import border, is_complete, rate_range
 from thalweg.lab.study.study import Study
 
@@ -51,8 +50,7 @@ class Verdict:
     @property
     def code(self) -> list[str]:
         """For each leader, the line of Python that builds it as it was measured."""
-        trials = [row.chosen.trial for row in self.leaders if row.chosen]
-        return [code(trial.optimizer, trial.settings) for trial in trials]
+        return [row.space.line(row.chosen.trial.settings) for row in self.leaders if row.chosen]
 
     @property
     def against(self) -> list[Comparison]:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,6 +30,7 @@ import thalweg
 from thalweg.lab.errors import TrialError, WorkerDiedError
 from thalweg.lab.running import endings
 from thalweg.lab.running import trial as trials
+from thalweg.lab.spaces import Space
 from thalweg.lab.study.record import Failure, Record, Trial, failed
 from thalweg.lab.workload import Workload, tasks
 
@@ -63,7 +64,8 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         with endings.blocked(), _main_module_hidden():
-            self.process = context.Process(target=_serve, args=(theirs, index), daemon=True)
+            # Not daemonic: a task's DataLoader may start processes of its own.
+            self.process = context.Process(target=_serve, args=(theirs, index), daemon=False)
             self.process.start()
         theirs.close()
 
@@ -117,11 +119,18 @@ class Pool:
                 worker.end()
         self._folder.cleanup()
 
-    def load(self, workload: Workload, file: Path | None = None) -> None:
-        """Makes `workload` what is trained; `file` is the user's own that it comes from, if one."""
+    def load(self, workload: Workload, file: Path | None = None, spaces: Sequence[Space] = ()) -> None:
+        """Makes `workload` what is trained.
+
+        Args:
+            workload: the task.
+            file: the user's own that it comes from, if one.
+            spaces: what is compared, with classes and changes that trials cannot hold.
+        """
         # By way of a file, the workload is pickled once and travels once to each process.
         self._path = Path(self._folder.name) / f"workload-{next(self._loaded)}.pickle"
-        self._path.write_bytes(pickle.dumps((cloudpickle.dumps(workload), file)))
+        content = cloudpickle.dumps((workload, {space.name: space for space in spaces}))
+        self._path.write_bytes(pickle.dumps((content, file)))
 
     @property
     def idle(self) -> int:
@@ -239,17 +248,17 @@ def _leave_with_parent() -> None:
 
 
 @lru_cache(maxsize=1)
-def _load(path: Path) -> tuple[Workload, Path | None]:
-    workload, file = pickle.loads(path.read_bytes())
+def _load(path: Path) -> tuple[Workload, Mapping[str, Space], Path | None]:
+    content, file = pickle.loads(path.read_bytes())
     if file is not None:
         tasks.make_importable(file)
-    return pickle.loads(workload), file
+    return *pickle.loads(content), file
 
 
 def _run(path: Path, trial: Trial, device: torch.device) -> Record | _Raised:
     file = None
     try:
-        workload, file = _load(path)
-        return trials.run(trial, workload, device)
+        workload, spaces, file = _load(path)
+        return trials.run(trial, workload, device, spaces.get(trial.name))
     except Exception as error:
         return _Raised(tasks.told(error, file))

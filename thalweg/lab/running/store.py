@@ -19,7 +19,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.storages import BaseStorage, RDBStorage, fail_stale_trials, get_storage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -244,9 +244,16 @@ def _entry(
         state=state,
         values=values,
         params=dict(trial.point),
-        distributions={name: FloatDistribution(value, value) for name, value in trial.point.items()},
+        distributions={name: _distribution(value) for name, value in trial.point.items()},
         user_attrs={"key": trial.key, "owner": [platform.node(), os.getpid()], **attributes},
     )
+
+
+def _distribution(value: Any) -> BaseDistribution:
+    """What Optuna's own tools read a value of a point as."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return FloatDistribution(value, value)
+    return CategoricalDistribution((value,))
 
 
 def _is_alive(trial: FrozenTrial) -> bool:

@@ -8,48 +8,49 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.utils._pytree import tree_map
+from torch import nn
 
-from thalweg.lab.spaces import build
+from thalweg.lab.running.training import Training
+from thalweg.lab.running.whole import Whole
+from thalweg.lab.spaces import Axis, Space
 from thalweg.lab.study.record import Failure, Point, Record, Timing, Trial, failed
 from thalweg.lab.workload import Evaluation, Split, Workload
-
-WARM_UP = 0.05
-"""The share of all steps over which the learning rate climbs to its full value."""
+from thalweg.lab.workload.contract import option, plain
 
 CPU = torch.device("cpu")
 
 
-def schedule(step: int, steps: int) -> float:
-    """The factor on the learning rate at `step` of 1 .. `steps`.
-
-    It climbs linearly to 1 over the first 5 % of the steps and falls linearly towards 0, which it
-    would reach one step after the last.
-    """
-    warm_up = max(1, round(WARM_UP * steps))
-    return min(step / warm_up, (steps + 1 - step) / (steps + 1 - warm_up))
-
-
-def run(trial: Trial, workload: Workload, device: torch.device = CPU) -> Record:
+def run(trial: Trial, workload: Workload, device: torch.device = CPU, space: Space | None = None) -> Record:
     """Trains once and evaluates.
 
     A loss that is not finite, or too little memory, ends the run and is recorded as its failure.
+
+    Args:
+        trial: what is to be run.
+        workload: what is trained, without the changes of a recipe.
+        device: where.
+        space: the trial's, which holds what cannot be written as data, such as a class of a notebook; by
+            default the task's of that name.
 
     Raises:
         ValueError: the workload gave fewer batches than the steps it states.
     """
     started = time.perf_counter()
-    course = None
+    course: _Course | Whole | None = None
+    space = space or space_of(trial, workload)
+    workload = space.applied(workload)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             torch.manual_seed(trial.seed)
+            if option(workload, "whole_run") is not None:
+                course = Whole(trial, workload, space, device)
+                course.train()
+                return course.record(time.perf_counter() - started)
             model = workload.model(trial.seed).to(device)
             # Seeded again, so that what a model draws while it trains (dropout) does not depend on how
             # many numbers its initialisation drew.
             torch.manual_seed(trial.seed)
-            course = _Course(trial, workload, model)
+            course = _Course(trial, workload, model, space)
             course.train()
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
@@ -61,55 +62,62 @@ def run(trial: Trial, workload: Workload, device: torch.device = CPU) -> Record:
         return course.record(time.perf_counter() - started)
 
 
+def space_of(trial: Trial, workload: Workload) -> Space:
+    """The space or recipe of the task that a trial is of, else one that knows where the optimizer lies."""
+    own = list(workload.spaces)
+    for recipe in option(workload, "recipes"):
+        if recipe.name == trial.name:
+            return recipe.space(own)
+    for space in own:
+        if (space.name, space.optimizer) == (trial.name, trial.optimizer):
+            return space
+    return Space(trial.name, trial.optimizer, (Axis("lr", 1e-3, 1.0),))
+
+
 class _Course:
     """A run under way: what it has measured so far."""
 
-    def __init__(self, trial: Trial, workload: Workload, model: nn.Module) -> None:
-        self._trial, self._workload, self._model = trial, workload, model
-        self._device = next(model.parameters()).device
-        self._optimizer = build(trial.optimizer, model.parameters(), trial.settings)
+    def __init__(self, trial: Trial, workload: Workload, model: nn.Module, space: Space) -> None:
+        self._trial, self._workload = trial, workload
+        self._training = Training(workload, model, space, trial.settings, trial.seed)
         self._curve: list[Point] = []
         self._at: list[float] = []
         self._seconds: list[float] = []
         self._step_seconds: list[float] = []
-        self._step = 0
         self._validation: Evaluation | None = None
         self._test: Evaluation | None = None
         self._failure: Failure | None = None
 
     def train(self) -> None:
         """All steps, with the evaluations between them and at the end."""
-        workload = self._workload
-        rates = [group["lr"] for group in self._optimizer.param_groups]
+        workload, training = self._workload, self._training
         losses: list[float] = []
         if not self._evaluate(None):
             return
-        for batch in islice(workload.batches(self._trial.seed), workload.steps):
-            self._step += 1
-            factor = schedule(self._step, workload.steps)
-            for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
-            losses.append(self._one_step(tree_map(self._to_device, batch)))
-            if not math.isfinite(losses[-1]):
-                self.fail("diverged", f"the training loss is {losses[-1]} at step {self._step}")
+        for loss, seconds, step_seconds in islice(training.steps(), workload.steps):
+            self._seconds.append(seconds)
+            self._step_seconds.append(step_seconds)
+            losses.append(loss)
+            if not math.isfinite(loss):
+                self.fail("diverged", f"the training loss is {loss} at step {training.step}")
                 return
-            if self._step % workload.evaluate_every == 0 or self._step == workload.steps:
+            if training.step % workload.evaluate_every == 0 or training.step == workload.steps:
                 # Not statistics.fmean: it raises an error where the sum of large losses overflows.
                 if not self._evaluate(sum(losses) / len(losses)):
                     return
                 losses = []
-        if self._step < workload.steps:
+        if training.step < workload.steps:
             raise ValueError(
-                f"workload {workload.name!r} gave {self._step} batches but states {workload.steps} steps"
+                f"workload {workload.name!r} gave {training.step} batches but states {workload.steps} steps"
             )
         if self._trial.stage == "final":
             self._test = self._evaluation("test")
             if not all(map(math.isfinite, self._test)):
-                self.fail("diverged", f"the test loss is not finite after step {self._step}")
+                self.fail("diverged", f"the test {_not_finite(self._test)} after step {training.step}")
 
     def fail(self, kind: Any, text: str) -> None:
         """Records that the run ends here without a result."""
-        self._failure = Failure(kind, text, self._step)
+        self._failure = Failure(kind, text, self._training.step)
 
     def record(self, total: float) -> Record:
         """What has been measured."""
@@ -120,7 +128,7 @@ class _Course:
             validation=self._validation if finished else None,
             test=self._test if finished else None,
             failure=self._failure,
-            state_bytes=_state_bytes(self._optimizer),
+            state_bytes=self._training.state_bytes(),
             timing=Timing(
                 seconds=sum(self._seconds),
                 total=total,
@@ -130,47 +138,31 @@ class _Course:
             ),
         )
 
-    def _one_step(self, batch: Any) -> float:
-        started = self._now()
-        self._optimizer.zero_grad()
-        loss = self._workload.loss(self._model, batch)
-        loss.backward()
-        if self._workload.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._model.parameters(), self._workload.clip_norm)
-        before_step = self._now()
-        self._optimizer.step()
-        ended = self._now()
-        self._seconds.append(ended - started)
-        self._step_seconds.append(ended - before_step)
-        return loss.item()
-
     def _evaluate(self, loss: float | None) -> bool:
         """Adds a point to the curve, unless what it would show is not finite."""
+        step = self._training.step
         self._validation = self._evaluation("validation")
         if loss is not None and not math.isfinite(loss):
-            self.fail("diverged", f"the mean training loss is {loss} at step {self._step}")
+            self.fail("diverged", f"the mean training loss is {loss} at step {step}")
             return False
         if not all(map(math.isfinite, self._validation)):
-            self.fail("diverged", f"the validation loss is not finite after step {self._step}")
+            self.fail("diverged", f"the validation {_not_finite(self._validation)} after step {step}")
             return False
-        self._curve.append(Point(self._step, loss, self._validation.metric))
+        self._curve.append(Point(step, loss, self._validation.metric))
         self._at.append(sum(self._seconds))
+        if step:
+            self._training.evaluated(self._validation.metric)
         return True
 
     def _evaluation(self, split: Split) -> Evaluation:
-        self._model.eval()
-        with torch.no_grad():
-            evaluation = self._workload.evaluate(self._model, split)
-        self._model.train()
-        return evaluation
+        with self._training.evaluating() as model:
+            return plain(self._workload.evaluate(model, split))
 
-    def _to_device(self, value: Any) -> Any:
-        return value.to(self._device) if isinstance(value, Tensor) else value
 
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
+def _not_finite(evaluation: Evaluation) -> str:
+    """Which of the two is not: ``loss is nan``, ``metric is nan``."""
+    name, value = next((n, v) for n, v in evaluation._asdict().items() if not math.isfinite(v))
+    return f"{name} is {value}"
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -181,10 +173,3 @@ def _is_out_of_memory(error: BaseException) -> bool:
         words in str(error)
         for words in ("can't allocate memory", "CUDA error: out of memory", "_ALLOC_FAILED")
     )
-
-
-def _state_bytes(optimizer: Optimizer) -> int:
-    tensors = (
-        value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)
-    )
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -14,7 +14,6 @@ from thalweg.lab.judging.statistics import Row
 from thalweg.lab.judging.verdict import Verdict
 from thalweg.lab.showing import figures, report, results
 from thalweg.lab.showing.results import Provenance
-from thalweg.lab.spaces import code
 from thalweg.lab.study.record import Record
 from thalweg.lab.study.study import Study
 from thalweg.lowering import files
@@ -98,7 +97,7 @@ class Result:
             "step_ms": row.step_ms,
             "state_bytes": row.state_bytes,
             "basin_decades": basin and basin.decades,
-            "code": chosen and code(chosen.optimizer, chosen.settings),
+            "code": chosen and row.space.line(chosen.settings),
         }
 
 

@@ -15,7 +15,7 @@ import thalweg
 from thalweg.lab.judging.statistics import Comparison, Row
 from thalweg.lab.judging.verdict import Verdict
 from thalweg.lab.running.pool import available_cores
-from thalweg.lab.spaces import Space, code
+from thalweg.lab.spaces import Space, jsonable
 from thalweg.lab.study import record as records
 from thalweg.lab.study.protocol import is_complete
 from thalweg.lab.study.record import Record
@@ -143,7 +143,7 @@ def _row(row: Row) -> dict[str, Any]:
         "name": row.space.name,
         "optimizer": row.space.optimizer,
         "settings": trial and dict(trial.settings),
-        "code": trial and code(trial.optimizer, trial.settings),
+        "code": trial and row.space.line(trial.settings),
         "validation": row.chosen.validation._asdict() if row.chosen and row.chosen.validation else None,
         "test": asdict(row.test) if row.test else None,
         "measured": row.measured,
@@ -158,7 +158,8 @@ def _space(study: Study, space: Space) -> dict[str, Any]:
     return {
         "name": space.name,
         "optimizer": space.optimizer,
-        "fixed": dict(space.fixed),
+        "fixed": {key: jsonable(value) for key, value in space.fixed.items()},
+        "changes": {key: jsonable(value) for key, value in space.changes.items()},
         "searched": [asdict(axis) for axis in study.searched(space)],
         "source": space.source,
     }

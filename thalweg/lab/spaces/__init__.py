@@ -1,6 +1,22 @@
 """Where hyperparameters are searched: each optimizer with its ranges, and the points that are tried."""
 
 from thalweg.lab.spaces.known import SPACES, find
-from thalweg.lab.spaces.space import FEW, MANY, SOME, Axis, Point, Space, build, code, located
+from thalweg.lab.spaces.recipe import Recipe, resolve
+from thalweg.lab.spaces.space import FEW, MANY, SOME, Axis, Point, Space, build, code, jsonable, located
 
-__all__ = ["FEW", "MANY", "SOME", "SPACES", "Axis", "Point", "Space", "build", "code", "find", "located"]
+__all__ = [
+    "FEW",
+    "MANY",
+    "SOME",
+    "SPACES",
+    "Axis",
+    "Point",
+    "Recipe",
+    "Space",
+    "build",
+    "code",
+    "find",
+    "jsonable",
+    "located",
+    "resolve",
+]

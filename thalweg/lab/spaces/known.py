@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from thalweg.lab.spaces.space import MANY, SOME, Axis, Point, Space
+from thalweg.lab.spaces.space import MANY, SOME, Axis, Point, Space, minimal
 
 
 def _rest(value: float) -> float:
@@ -139,4 +139,6 @@ def find(name: str, own: Sequence[Space] = ()) -> Space:
     ours = {space.title: space for space in SPACES.values()}
     if package in ("torch.optim", "thalweg") and kind in ours:
         return replace(ours[kind], name=name, optimizer=name)
-    raise ValueError(f"no search space for {name!r}: give one in the task's `spaces`")
+    raise ValueError(
+        f"no search space for {name!r}: give one in the task's `spaces`: spaces = ({minimal(name)},)"
+    )

@@ -1,6 +1,5 @@
-"""The hyperparameters to try: scrambled Sobol points, spread over the logarithms of the ranges."""
+"""The hyperparameters to try: scrambled Sobol points, spread over the ranges."""
 
-import math
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
@@ -23,8 +22,8 @@ class _Sobol(optuna.samplers.QMCSampler):
         return self._space
 
 
-def points(axes: Sequence[Axis], count: int, seed: int, skip: int = 0) -> list[dict[str, float]]:
-    """`count` points, log-uniform on each axis, each value rounded to three significant digits.
+def points(axes: Sequence[Axis], count: int, seed: int, skip: int = 0) -> list[dict[str, Any]]:
+    """`count` points, uniform on each axis' own scale, each value rounded to three significant digits.
 
     They are rounded so that what is printed is exactly what was measured. Equal seeds put the points of
     different optimizers with as many axes at equal places of their ranges, so that luck of the draw
@@ -32,12 +31,7 @@ def points(axes: Sequence[Axis], count: int, seed: int, skip: int = 0) -> list[d
     the first so many.
     """
     unit = _unit_points(len(axes), skip + count, seed)[skip:]
-    return [{axis.name: _at(axis, x) for axis, x in zip(axes, point, strict=True)} for point in unit]
-
-
-def _at(axis: Axis, x: float) -> float:
-    low, high = math.log(axis.low), math.log(axis.high)
-    return float(f"{math.exp(low + x * (high - low)):.3g}")
+    return [{axis.name: axis.at(x) for axis, x in zip(axes, point, strict=True)} for point in unit]
 
 
 @lru_cache(maxsize=32)

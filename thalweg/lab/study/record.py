@@ -31,7 +31,7 @@ class Trial:
     name: str
     optimizer: str
     settings: Mapping[str, Any]
-    point: Mapping[str, float]
+    point: Mapping[str, Any]
     seed: int
 
     @cached_property

@@ -5,12 +5,13 @@ with the same attributes and methods serves as well. Worker processes receive a 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from thalweg.lab.spaces import Space
+from thalweg.lab.spaces import Recipe, Space
 
 Split = Literal["validation", "test"]
 """The held-out parts of the data: one to choose on, one to report on."""
@@ -67,6 +68,28 @@ class Workload(Protocol):
     spaces: Sequence[Space] = ()
     """Search spaces for optimizers that the lab does not know, or in place of its own."""
 
+    # What follows is for trainings that are more than a loss and a step of one optimizer.
+
+    schedule: Any = "linear"
+    """The course of the learning rate: ``linear`` or ``cosine``, after 5 % of warm-up; ``constant`` or None;
+    or a method that makes a scheduler of torch or of `thalweg.schedules` from the optimizer it is given."""
+    accumulate: int = 1
+    """Batches whose gradients are averaged for one step."""
+    autocast: str | None = None
+    """Precision of forward passes: ``bfloat16``, ``float16`` with a GradScaler, None for the model's own."""
+    recipes: Sequence[Recipe] = ()
+    """Named ways to train, to be compared: see `Recipe`."""
+    param_groups: Any = None
+    """A method ``(model, settings)`` that gives what the optimizer takes in place of ``model.parameters()``,
+    such as `thalweg.param_groups`; or a dictionary of that, for which an optimizer each is made. `settings`
+    are the optimizer's arguments."""
+    training_step: Any = None
+    """A method ``(run, batch)`` in place of `loss`: it takes one step and returns its loss; see `Run`."""
+    training_loop: Any = None
+    """A generator ``(run)`` in place of `batches` and `loss`: it yields the loss after every step."""
+    whole_run: Any = None
+    """A function ``(config)`` in place of all methods: see `thalweg.lab.workload.adapters.FunctionTask`."""
+
     def model(self, seed: int) -> nn.Module:
         """A new model on the CPU; equal seeds give equal weights, bit for bit."""
         ...
@@ -86,6 +109,68 @@ class Workload(Protocol):
     def facts(self) -> Mapping[str, str]:
         """What a reader must know to repeat the measurement: data, splits, model."""
         return {}
+
+
+OPTIONS: Mapping[str, Any] = {
+    name: getattr(Workload, name)
+    for name in (
+        "schedule",
+        "accumulate",
+        "autocast",
+        "recipes",
+        "param_groups",
+        "training_step",
+        "training_loop",
+        "whole_run",
+    )
+}
+"""What an object need not have, derived from `Workload` or not, with the defaults."""
+
+
+def plain(evaluation: Evaluation) -> Evaluation:
+    """The same with floats for tensors and numpy's numbers of one element."""
+    return Evaluation(*(float(value) for value in evaluation))
+
+
+def option(workload: Workload, name: str) -> Any:
+    """One of `OPTIONS` of a workload."""
+    return getattr(workload, name, OPTIONS[name])
+
+
+def batches_needed(workload: Workload) -> int:
+    """How many batches a run draws."""
+    return int(workload.steps * option(workload, "accumulate"))
+
+
+class Run(Protocol):
+    """What `training_step` and `training_loop` are given: a run under way.
+
+    Attributes:
+        model: what is trained, on `device`, in training mode.
+        optimizers: by the names that `param_groups` gave; a single one is called ``main``.
+        seed: of this run.
+        device: where it trains.
+        step: the number of the step that is being taken, from 1 on.
+    """
+
+    model: nn.Module
+    optimizers: Mapping[str, torch.optim.Optimizer]
+    seed: int
+    device: torch.device
+    step: int
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer, where there is one."""
+        ...
+
+    def update(self, loss: Tensor, name: str | None = None) -> float:
+        """Zeroes gradients, differentiates, clips and steps the optimizer of that name; returns the loss."""
+        ...
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context in which forward passes have the precision that the task or recipe states."""
+        ...
 
 
 def device_of(model: nn.Module) -> torch.device:

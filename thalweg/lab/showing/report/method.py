@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from thalweg.lab.judging.statistics import RESAMPLES, fewest_seeds
 from thalweg.lab.judging.verdict import Verdict, norm_layers
 from thalweg.lab.judging.wording import Numbers, listed
-from thalweg.lab.running.trial import WARM_UP
+from thalweg.lab.running.schedules import described
 from thalweg.lab.showing.results import Provenance
 from thalweg.lab.study.protocol import CANDIDATES, CONFIRMATION_SEEDS, DECADE, EXTENSIONS, extension, seeds
 from thalweg.lab.study.study import Study
+from thalweg.lab.workload.contract import option
 
 STAGES = ("tune", "extend", "confirm", "final")
 
@@ -24,10 +25,13 @@ def training(study: Study) -> str:
     """How every run trains, in a sentence: without it a tuned learning rate means little."""
     workload = study.workload
     clip = "" if workload.clip_norm is None else f", gradients clipped to norm {workload.clip_norm:g}"
-    return (
-        f"{workload.steps:,} steps with batches of {workload.batch_size}; the learning rate climbs "
-        f"linearly over the first {100 * WARM_UP:g} % of the steps, then falls linearly to zero{clip}"
+    each = option(workload, "accumulate")
+    batches = (
+        f"{each} batches of {workload.batch_size} each" if each > 1 else f"batches of {workload.batch_size}"
     )
+    precision = option(workload, "autocast")
+    cast = "" if precision is None else f", autocast to {precision}"
+    return f"{workload.steps:,} steps with {batches}; {described(option(workload, 'schedule'))}{clip}{cast}"
 
 
 def task(study: Study) -> dict[str, str]:
@@ -42,8 +46,13 @@ def task(study: Study) -> dict[str, str]:
         "Norm layers": listed(layers) if layers else "none",
         "Metric": f"{workload.metric}{unit}, {order} is better, evaluated every "
         f"{workload.evaluate_every:,} steps",
-        "Every run": f"{training(study)}; the same for all optimizers",
+        "Every run": f"{training(study)}; {_alike(study)}",
     }
+
+
+def _alike(study: Study) -> str:
+    different = [space.title for space in study.spaces if space.changes]
+    return f"but for what is said of {listed(different)}" if different else "the same for all optimizers"
 
 
 def protocol(study: Study) -> dict[str, str]:
@@ -52,7 +61,7 @@ def protocol(study: Study) -> dict[str, str]:
     first, confirmation, fresh = seeds(settings)
     return {
         "1. Tune": f"{settings.trials} quasi-random configurations for each optimizer from one "
-        "scrambled Sobol sequence (Optuna), log-uniform in the spaces below, all with "
+        "scrambled Sobol sequence (Optuna), log-uniform in the ranges below, all with "
         f"seed {first}",
         "2. Extend": "while the best learning rate of an optimizer is the outermost that was tried, "
         f"its range grows by a factor of {DECADE:g}, at most {EXTENSIONS} times; every optimizer "

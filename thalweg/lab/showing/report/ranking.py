@@ -9,7 +9,7 @@ from thalweg.lab.judging.statistics import CONFIDENCE, Comparison, Row
 from thalweg.lab.judging.verdict import Verdict
 from thalweg.lab.judging.wording import Numbers
 from thalweg.lab.showing.report.table import NONE, Cell, Line, named, table
-from thalweg.lab.spaces import Space, code
+from thalweg.lab.spaces import Space
 from thalweg.lab.study.study import Study
 
 
@@ -92,9 +92,7 @@ def _to_target(study: Study, space: Space, level: float | None) -> Cell:
 def settings(verdict: Verdict) -> str:
     """For every optimizer the line of Python that builds it as it was measured, to be opened."""
     shown = [row for row in verdict.ranking if row.chosen is not None]
-    lines = [
-        escape(code(row.chosen.trial.optimizer, row.chosen.trial.settings)) for row in shown if row.chosen
-    ]
+    lines = [escape(row.space.line(row.chosen.trial.settings)) for row in shown if row.chosen]
     if not lines:
         return ""
     blocks = "".join(f"<pre><code>{line}</code></pre>" for line in lines)

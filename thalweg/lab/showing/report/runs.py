@@ -2,7 +2,7 @@
 
 from html import escape
 
-from thalweg.lab.judging.quantities import amount, hyperparameters
+from thalweg.lab.judging.quantities import amount, hyperparameter, hyperparameters
 from thalweg.lab.judging.verdict import Verdict
 from thalweg.lab.judging.wording import Numbers
 from thalweg.lab.showing.report.table import Cell, Line, named, table
@@ -86,9 +86,9 @@ def _space(study: Study, space: Space) -> list[Line]:
         cells = [
             named(study, space) if place == 0 else f'<span class="again">{escape(space.title)}</span>',
             escape(axis.name),
-            f"{axis.low:g} to {axis.high:g}",
+            escape(axis.text()),
             escape(_treatment(study, space, axis, axis.name in searched)),
-            escape(space.source) if place == 0 else "",
+            escape(_why(space)) if place == 0 else "",
         ]
         lines.append(
             Line([Cell(cell, kind="text wrap" if i > 2 else "text") for i, cell in enumerate(cells)])
@@ -96,9 +96,15 @@ def _space(study: Study, space: Space) -> list[Line]:
     return lines
 
 
+def _why(space: Space) -> str:
+    """Why there, and what a recipe changes of the task."""
+    changes = f"trained with {hyperparameters(space.changes)}" if space.changes else ""
+    return "; ".join(filter(None, [changes, space.source]))
+
+
 def _treatment(study: Study, space: Space, axis: Axis, searched: bool) -> str:
     if not searched:
-        value = "the optimizer's default" if axis.default is None else f"{axis.default:g}"
+        value = "the optimizer's default" if axis.default is None else hyperparameter(axis.default)
         return f"{value}; searched from {axis.trials} trials"
     wide = rate_range(study, space)
     if axis is space.axes[0] and (wide.low, wide.high) != (axis.low, axis.high):

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from thalweg.lab.spaces import Space
-from thalweg.lab.workload.contract import Workload
+from thalweg.lab.spaces import Recipe, Space
+from thalweg.lab.workload.contract import OPTIONS, Workload, option
 from thalweg.lab.workload.tasks.errors import TaskError, shown
 
 METHODS: Mapping[str, tuple[str, ...]] = {
@@ -18,6 +18,15 @@ METHODS: Mapping[str, tuple[str, ...]] = {
     "evaluate": ("model", "split"),
 }
 """What a workload must be able to do, and what it is given."""
+
+
+OWN: Mapping[str, tuple[str, ...]] = {
+    "param_groups": ("model", "settings"),
+    "training_step": ("run", "batch"),
+    "training_loop": ("run",),
+    "whole_run": ("config",),
+}
+"""What a workload may do by itself, likewise."""
 
 
 def check(workload: Any, file: Path | None = None) -> Workload:
@@ -38,8 +47,8 @@ def check(workload: Any, file: Path | None = None) -> Workload:
     where = shown(file) if file else type(workload).__name__
     if missing := missing_methods(workload):
         raise TaskError(f"{where}: {type(workload).__name__} lacks {', '.join(missing)}")
-    for method, arguments in METHODS.items():
-        if not takes(getattr(workload, method), len(arguments)):
+    for method, arguments in {**METHODS, **OWN}.items():
+        if callable(getattr(workload, method, None)) and not takes(getattr(workload, method), len(arguments)):
             raise TaskError(f"{place_of(workload, method)}: it must take ({', '.join(arguments)})")
     _complete(workload, file.stem if file else type(workload).__name__.lower())
     for name, (allowed, is_allowed) in ATTRIBUTES.items():
@@ -48,17 +57,43 @@ def check(workload: Any, file: Path | None = None) -> Workload:
             raise TaskError(f"{where}: {type(workload).__name__} lacks {name}: {allowed}")
         if not is_allowed(value):
             raise TaskError(f"{where}: {name} must be {allowed}, not {brief(value)}")
+    for name, (allowed, is_allowed) in ALLOWED_OPTIONS.items():
+        if not is_allowed(value := option(workload, name)):
+            raise TaskError(f"{where}: {name} must be {allowed}, not {brief(value)}")
+    _fitting(workload, where)
     checked: Workload = workload
     return checked
 
 
+def _fitting(workload: Any, where: str) -> None:
+    """Sees whether options agree with each other."""
+    own = [
+        name for name in ("training_step", "training_loop", "whole_run") if option(workload, name) is not None
+    ]
+    if len(own) > 1:
+        raise TaskError(f"{where}: it has {' and '.join(own)}; one of them trains")
+    if own and option(workload, "accumulate") > 1:
+        raise TaskError(f"{where}: accumulate has no effect beside {own[0]}, which takes its steps itself")
+
+
 def missing_methods(value: Any) -> list[str]:
-    """The methods that an object or class does not have, or only as the contract's empty ones."""
+    """The methods that an object or class does not have, or only as the contract's empty ones.
+
+    A training step of its own takes the place of `loss`, and a loop that of `batches` too.
+    """
+    spared: tuple[str, ...] = ("loss",) if callable(getattr(value, "training_step", None)) else ()
+    if callable(getattr(value, "training_loop", None)):
+        spared = ("loss", "batches")
+    if callable(getattr(value, "whole_run", None)):
+        spared = tuple(METHODS)
     return [
         name
         for name in METHODS
-        if not callable(method := getattr(value, name, None))
-        or getattr(method, "__func__", method) is getattr(Workload, name)
+        if name not in spared
+        and (
+            not callable(method := getattr(value, name, None))
+            or getattr(method, "__func__", method) is getattr(Workload, name)
+        )
     ]
 
 
@@ -154,3 +189,35 @@ ATTRIBUTES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "facts": ("a method without arguments", lambda value: callable(value) and takes(value, 0)),
 }
 """What each attribute must be, in words and as a test."""
+
+
+def _is_schedule(value: Any) -> bool:
+    return (callable(value) and takes(value, 1)) or (
+        value is None or (isinstance(value, str) and value in ("linear", "cosine", "constant"))
+    )
+
+
+def _are_recipes(value: Any) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and all(isinstance(recipe, Recipe) and _is_name(recipe.name) for recipe in value)
+        and len({recipe.name for recipe in value}) == len(value)
+    )
+
+
+ALLOWED_OPTIONS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "schedule": (
+        "'linear', 'cosine', 'constant', None or a method (optimizer) that makes a scheduler",
+        _is_schedule,
+    ),
+    "accumulate": ("a whole number (int) of at least 1", _is_count),
+    "autocast": (
+        "None, 'bfloat16' or 'float16'",
+        lambda value: value is None or (isinstance(value, str) and value in ("bfloat16", "float16")),
+    ),
+    "recipes": ("a list of thalweg.lab.Recipe with different names", _are_recipes),
+    **dict.fromkeys(OWN, ("a method or None", lambda value: value is None or callable(value))),
+}
+"""The same of `OPTIONS`, which most workloads leave alone."""
+
+assert ALLOWED_OPTIONS.keys() == OPTIONS.keys()

@@ -13,9 +13,9 @@ import cloudpickle
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map
 
-from thalweg.lab.workload.contract import Evaluation, Split, Workload
+from thalweg.lab.workload.batches import leaves, moved, numbers
+from thalweg.lab.workload.contract import Evaluation, Split, Workload, batches_needed, option
 from thalweg.lab.workload.tasks.checking import ABSENT, brief, place_of
 from thalweg.lab.workload.tasks.errors import TaskError, explain, one_line, shown
 
@@ -41,7 +41,8 @@ def smoke(workload: Workload, file: Path | None = None, device: torch.device | s
     """
     try:
         _sendable(workload, file)
-        _dry_run(workload, torch.device(device))
+        if option(workload, "whole_run") is None:
+            _dry_run(workload, torch.device(device))
     except TaskError:
         raise
     except Exception as error:
@@ -65,11 +66,14 @@ def _sendable(workload: Workload, file: Path | None) -> None:
 def _dry_run(workload: Workload, device: torch.device) -> None:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         model = _model(workload).to(device)
-        batch = _first_batch(workload)
-        _backward(workload, model, tree_map(lambda value: _moved(value, device), batch))
+        if option(workload, "training_loop") is None:
+            batch = _first_batch(workload)
+            if option(workload, "training_step") is None:
+                _backward(workload, model, moved(batch, device))
         for split in ("validation", "test"):
             _evaluate(workload, model, split)
-        _count(workload)
+        if option(workload, "training_loop") is None:
+            _count(workload)
 
 
 def _model(workload: Workload) -> nn.Module:
@@ -109,7 +113,7 @@ def _backward(workload: Workload, model: nn.Module, batch: Any) -> None:
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     if not gradients:
         raise TaskError(f"{place}: the loss does not depend on the model's parameters")
-    if not all(bool(gradient.isfinite().all()) for gradient in gradients):
+    if not all(bool(numbers(gradient).isfinite().all()) for gradient in gradients):
         raise TaskError(f"{place}: a gradient before training is not finite")
 
 
@@ -120,8 +124,8 @@ def _evaluate(workload: Workload, model: nn.Module, split: Split) -> None:
     if not isinstance(evaluation, Evaluation):
         raise TaskError(f"{place}: it returned {brief(evaluation)}; return Evaluation(metric=..., loss=...)")
     for name, value in evaluation._asdict().items():
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise TaskError(f"{place}: {name} is {brief(value)}, not a float")
+        if not _is_number(value):
+            raise TaskError(f"{place}: {name} is {brief(value)}, not a number")
         if not math.isfinite(value):
             raise TaskError(f"{place}: {name} is {value} before training")
 
@@ -130,14 +134,17 @@ def _count(workload: Workload) -> None:
     """Draws batches until there are enough or a second is over."""
     deadline = time.monotonic() + COUNTING_SECONDS
     drawn = 0
-    for _ in islice(_iterate(workload), workload.steps):
+    needed = batches_needed(workload)
+    for _ in islice(_iterate(workload), needed):
         drawn += 1
         if time.monotonic() > deadline:
             return
-    if drawn < workload.steps:
+    if drawn < needed:
+        each = option(workload, "accumulate")
+        times = f" and accumulate is {each}" if each > 1 else ""
         raise TaskError(
-            f"{place_of(workload, 'batches')}: it gave {drawn} batches, but steps is {workload.steps}; "
-            "begin anew when the data are used up"
+            f"{place_of(workload, 'batches')}: it gave {drawn} batches, but steps is "
+            f"{workload.steps}{times}; begin anew when the data are used up"
         )
 
 
@@ -155,13 +162,18 @@ def _seeded(function: Callable[[int], Any]) -> Any:
     return function(SEED)
 
 
-def _moved(value: Any, device: torch.device) -> Any:
-    return value.to(device) if isinstance(value, Tensor) else value
+def _is_number(value: Any) -> bool:
+    """Whether it is one number: Python's, numpy's, or a tensor of one element."""
+    if isinstance(value, Tensor):
+        return value.numel() == 1 and not value.is_complex()
+    if isinstance(value, np.ndarray):
+        return value.size == 1 and value.dtype.kind in "iuf"
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 def equal(first: Any, second: Any) -> bool:
     """Whether two batches hold the same numbers; what is neither number nor text is not compared."""
-    ours, theirs = tree_flatten(first)[0], tree_flatten(second)[0]
+    ours, theirs = list(leaves(first)), list(leaves(second))
     return len(ours) == len(theirs) and all(map(_same_leaf, ours, theirs))
 
 

@@ -50,6 +50,9 @@ class MyTask(Workload):
     #     thalweg compare my_task.py --optimizers adamw,asgd
     # spaces = (Space("asgd", "torch.optim.ASGD", (Axis("lr", 1e-3, 1.0),)),)
 
+    # MORE: schedules, accumulation, mixed precision, parameter groups, several optimizers, loops of your own
+    # and named recipes are in docs/training.md.
+
     def __init__(self) -> None:
         # Load your data here, once: worker processes get a copy of this object. THREE DISJOINT PARTS: what
         # trains, what chooses (validation), what judges in the end (test).
