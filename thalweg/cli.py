@@ -81,7 +81,7 @@ def compare(
     seeds: Annotated[
         int | None,
         typer.Option(
-            help="Fresh seeds to measure each optimizer on; 10 by default.", parser=whole, metavar="N"
+            help="Fresh seeds to measure each optimizer on at most; 24 by default.", parser=whole, metavar="N"
         ),
     ] = None,
     budget: Annotated[
