@@ -57,7 +57,8 @@ def test_interval_covers_the_true_mean_as_often_as_it_says(draw, n, least):
     generator = np.random.default_rng(0)
     draws = getattr(generator, draw)(size=(1000, n)) - (draw == "exponential")
     intervals = [mean_interval(values) for values in draws]
-    # The binomial standard error is 0.007. The bootstrap had 0.50 of two normal values, 0.89 of six exponential.
+    # The binomial standard error is 0.007. The bootstrap had 0.50 of two normal values, 0.89 of six
+    # exponential ones.
     assert np.mean([interval.low <= 0 <= interval.high for interval in intervals]) > least
 
 

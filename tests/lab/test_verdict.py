@@ -51,7 +51,7 @@ def test_a_large_but_uncertain_lead_is_not_told_and_it_is_said_what_it_would_tak
 def test_a_lead_that_is_sure_but_perhaps_small_is_said_to_be_so():
     noise = [0.1, -0.2, 0.15, -0.05, 0.1, -0.1, 0.2, 0.0]
     tests = {"sgd": SGD, "adamw": [a + b + 0.5 for a, b in zip(SGD, noise, strict=True)]}
-    verdict = judge(study(tests, tuning=dict.fromkeys(tests, [90.0, 90.0, 90.0])))
+    verdict = judge(study(tests, tuning={name: [90.0] * 3 for name in tests}))
     assert (verdict.kind, verdict.comparisons[0].better) == ("open", True)
     assert "SGD it is ahead, but not surely by more than the margin of 0.5 points" in verdict.sentence
 
@@ -59,7 +59,7 @@ def test_a_lead_that_is_sure_but_perhaps_small_is_said_to_be_so():
 def test_losses_of_a_hundred_millionth_have_digits():
     small = [1e-8 * value for value in SGD]
     tests = {"sgd": small, "adamw": [1.1 * value for value in small]}
-    tuning = dict.fromkeys(tests, [2e-8, 2e-8, 2e-8])
+    tuning = {name: [2e-8] * 3 for name in tests}
     sentence = judge(study(tests, tuning=tuning, workload=Line(), margin=1e-9)).sentence
     assert "0.000000" not in sentence
     assert re.search(

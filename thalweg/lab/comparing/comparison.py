@@ -40,7 +40,8 @@ MOST_SEED = 2**32 - 1
 Watch = Callable[[Study, list[Trial]], Any]
 
 TRIALS, SEEDS = 16, 24
-"""Configurations of each optimizer and at most so many fresh seeds, unless asked otherwise or too few to tell."""
+"""Configurations of each optimizer and at most so many fresh seeds, unless asked otherwise or too few to
+tell."""
 
 
 @dataclass(frozen=True)

@@ -149,8 +149,8 @@ def _counted_as(ranking: Sequence[Row]) -> list[str]:
     if not any(row.failures for row in ranking):
         return []
     return [
-        "A run that failed counts as the worst outcome, in means, intervals and tests: below the worst run that "
-        "came to its end."
+        "A run that failed counts as the worst outcome, in means, intervals and tests: below the worst run "
+        "that came to its end."
     ]
 
 
@@ -215,7 +215,8 @@ def _conditions(study: Study, ranking: Sequence[Row]) -> str:
     return (
         f"Measured on {workload.name}: batches of {workload.batch_size}, "
         f"{listed(layers) if layers else 'no norm layers'}{clipping}, {workload.steps:,} steps a run; "
-        f"{counted(settings.trials, 'configuration')} tried for each optimizer, then {_seeds(study, ranking)}. "
+        f"{counted(settings.trials, 'configuration')} tried for each optimizer, "
+        f"then {_seeds(study, ranking)}. "
         "Another model, data set or budget may rank them differently."
     )
 
@@ -249,7 +250,8 @@ def _cautions(study: Study, ranking: Sequence[Row], least: float) -> list[str]:
         cautions.insert(0, f"Not finished: {made} runs were made. The same command goes on from there.")
     if least == 0:
         cautions.append(
-            "The margin is zero: any difference decides that is sure to exist and is more than the luck of tuning."
+            "The margin is zero: any difference decides that is sure to exist and is more than the luck of "
+            "tuning."
         )
     return cautions
 

@@ -14,8 +14,8 @@ MOST_DECIMALS = 6
 class Numbers:
     """Writes values and differences of a study's metric, to a digit beyond the margin's first.
 
-    Where the margin is zero, to a digit beyond that of the spread between seeds; where that takes more than six
-    decimals, with an exponent.
+    Where the margin is zero, to a digit beyond that of the spread between seeds; where that takes more than
+    six decimals, with an exponent.
 
     Args:
         study: whose metric.

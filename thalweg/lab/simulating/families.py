@@ -1,7 +1,7 @@
 """Made-up results: what optimizers score on a seed, and what they score in truth.
 
-Scores are larger when better, about 50 after training and 0 before, with a standard deviation of 1 beside what
-all share on a seed. Accuracies are percentages.
+Scores are larger when better, about 50 after training and 0 before, with a standard deviation of 1 beside
+what all share on a seed. Accuracies are percentages.
 """
 
 import math
@@ -47,7 +47,8 @@ class Family:
     optimizers: tuple[int, ...] = (2,)
 
     def mean(self, lead: float) -> float:
-        """The true mean of an optimizer that is ahead by `lead` where it finishes, but for what a failure counts.
+        """The true mean of an optimizer that is ahead by `lead` where it finishes, but for what a failure
+        counts.
 
         That is the same for all, so differences of these are right.
         """

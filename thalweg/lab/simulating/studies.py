@@ -1,7 +1,7 @@
 """Studies of made-up results: the real protocol says what to run, the real verdict what may be said."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +22,6 @@ SEEDS = 24
 
 TRIALS = 16
 """Configurations of each optimizer, where tuning matters; else one."""
-
-TUNED = 8
-"""Trials below which the learning rate alone is searched play no part: these spaces have no more."""
 
 MARGIN = 1.0
 """The margin of the case in which all others are exactly one behind; 0.5 points of an accuracy."""
@@ -112,9 +109,11 @@ def cases(family: Family) -> list[Case]:
     ]
 
 
-def outcomes(family: Family, case: Case, optimizers: int, studies: int, seed: int) -> Iterator[Outcome]:
-    """So many studies of a case, one after the other."""
-    for number in range(studies):
+def outcomes(
+    family: Family, case: Case, optimizers: int, numbers: Sequence[int], seed: int
+) -> Iterator[Outcome]:
+    """The studies of these numbers, one after the other."""
+    for number in numbers:
         yield outcome(family, case, optimizers, np.random.SeedSequence([seed, optimizers, number]))
 
 

@@ -30,12 +30,12 @@ ACCIDENTS = ("accident", "killed", "lost")
 POWER = 0.8
 """The chance with which the seeds that it would take would tell."""
 
-LUCK = 1 / 3
+LUCK = 0.5
 """The share of what separates an optimizer's best trial from its third that may be the luck of tuning.
 
-A best rate lies at most half a step of the search from the true one, its neighbours half a step and more. What
-that costs is half of what separates best and third best where the metric falls off like a roof, and a quarter
-where it does like a parabola. Of that and the next, the simulations gave the figures.
+A best rate lies at most half a step of the search from the true one, its neighbours half a step and more.
+What that costs is half of what separates best and third best where the metric falls off like a roof, and a
+quarter where it does like a parabola. With the next it was tried in simulations.
 """
 
 ENOUGH = 8
@@ -191,7 +191,8 @@ class Evidence:
         return self._margin(margin_of(self.study.workload))
 
     def _margin(self, asked: Margin) -> float:
-        """A share is one of the best mean or, where a spread is asked too, of the improvement if that is less."""
+        """A share is one of the best mean or, where a spread is asked too, of the improvement if that is
+        less."""
         order = self.ranked()
         if not asked.relative or not order:
             return asked.at(0.0)
@@ -248,8 +249,8 @@ def relate(ends: Ends | None, margin: float, floor: float = 0.0) -> Relation:
 def luck_of_tuning(study: Study, space: Space) -> float:
     """How far two optimizers that are equal may end apart because the search came closer to one's best.
 
-    A share of what separates the best trial from the third in tuning, less what the seeds alone would. Not known
-    of fewer than 8 trials, and then zero.
+    A share of what separates the best trial from the third in tuning, less what the seeds alone would. Not
+    known of fewer than 8 trials, and then zero.
     """
     scores = sorted(
         (study.better(r.validation.metric) for r in study.tuning_of(space) if r.validation is not None),

@@ -19,8 +19,8 @@ ENUMERATED = 16
 GUARD, GUARD_FEW, FEW = 0.5, 0.1, 10
 """The share of the error at which the correction for skewness stands guard, and that below `FEW` values.
 
-A handful of values hardly shows how skewed it is, so the correction is held to a stricter level than the flips
-that it guards. The shares were found by simulation; see ``docs/protocol.md``.
+A handful of values hardly shows how skewed it is, so the correction is held to a stricter level than the
+flips that it guards. The shares were found by simulation; see ``docs/protocol.md``.
 """
 
 
@@ -54,11 +54,12 @@ def skewed(values: Sequence[float], error: float) -> Ends:
 def flipped(values: Sequence[float], error: float) -> Ends | None:
     """All centres that the two-sided sign-flip test does not reject; None where n is too small for any.
 
-    Exact for values that are symmetric about their centre, such as differences of exchangeable pairs, whatever
-    else their distribution. A centre is rejected where the sum of the differences from it is among
-    the largest over all flips; hence the ends are order statistics of the means of all subsets (Hartigan 1969,
-    "Using subsample values as typical values", JASA 64). Of many values, a random part of the flips with the
-    one that was seen is as exact (Hemerik and Goeman 2018, "Exact testing with random permutations").
+    Exact for values that are symmetric about their centre, such as differences of exchangeable pairs,
+    whatever else their distribution. A centre is rejected where the sum of the differences from it is among
+    the largest over all flips; hence the ends are order statistics of the means of all subsets (Hartigan
+    1969, "Using subsample values as typical values", JASA 64). Of many values, a random part of the flips
+    with the one that was seen is as exact (Hemerik and Goeman 2018, "Exact testing with random
+    permutations").
     """
     weights = _subsets(len(values))
     place = math.floor(error / 2 * (len(weights) + 1) * (1 + 1e-12))

@@ -25,8 +25,8 @@ def spending(looks: Sequence[int], pairs: int) -> list[float]:
     """The error that each look may spend on each pair; all of it together is at most `ERROR`.
 
     By Bonferroni over pairs and looks, which holds whatever depends on what. The looks share alike, but one
-    whose smallest p needs more than that gets what it needs, up to two thirds of the whole; one that would need
-    yet more cannot tell anything and gets nothing.
+    whose smallest p needs more than that gets what it needs, up to two thirds of the whole; one that would
+    need yet more cannot tell anything and gets nothing.
     """
     left, spent = ERROR, []
     for place, look in enumerate(looks):

@@ -15,8 +15,8 @@ class Margin:
     Attributes:
         value: in the metric's unit or, where `relative`, as a share of the best mean.
         relative: which of the two.
-        spread: if not zero, the share is one of the improvement over a model before training where that is less
-            than the best mean, and the margin at least so many standard deviations between seeds.
+        spread: if not zero, the share is one of the improvement over a model before training where that is
+            less than the best mean, and the margin at least so many standard deviations between seeds.
     """
 
     value: float
@@ -31,8 +31,8 @@ class Margin:
 def margin_of(workload: Workload) -> Margin:
     """The margin that a workload states, else 0.5 % points, else 2 % of the best mean or the improvement.
 
-    Metrics near zero (R2, rewards, log-likelihoods) need more than a share: a quarter of the standard deviation
-    between seeds, which the better of two exceeds on 57 % of the seeds only.
+    Metrics near zero (R2, rewards, log-likelihoods) need more than a share: a quarter of the standard
+    deviation between seeds, which the better of two exceeds on 57 % of the seeds only.
     """
     if workload.margin is not None:
         return Margin(workload.margin)

@@ -69,13 +69,15 @@ def lead(study: Study, verdict: Verdict) -> Figure | None:
         values += _add_differences(figure, study, comparison, place, numbers)
     unit = f" ({escape(study.workload.difference_unit)})" if study.workload.difference_unit else ""
     first = against[0].first
+    together = " with the interval that holds for all pairs together with 95 %"
+    together = together if study.settings.seeds > 1 else ""
     title = f"lead of {label(study, first).strip()}{unit}"
     figure.update_xaxes(title_text=title, range=padded(min(values), max(values)))
     return Figure(
         "lead",
         findings.lead(verdict),
         f"By how much {first.title} is better on test, seed by seed (small), and under it the "
-        f"mean{' with the interval that holds for all pairs together with 95 %' if study.settings.seeds > 1 else ''} "
+        f"mean{together} "
         f"(large). The grey zone is the margin of {numbers.margin}: a difference "
         "that small is not worth having.",
         {"": figure},

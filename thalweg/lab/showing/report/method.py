@@ -14,8 +14,8 @@ from thalweg.lab.study.study import Study
 STAGES = ("tune", "extend", "confirm", "final")
 
 SPENDING = (
-    "The study ends at the first that tells the best mean from every other, as ahead or as equivalent; the 5 % "
-    "of error are shared among the looks and the pairs (Bonferroni)"
+    "The study ends at the first that tells the best mean from every other, as ahead or as equivalent; "
+    "the 5 % of error are shared among the looks and the pairs (Bonferroni)"
 )
 
 SOURCES = (
@@ -81,22 +81,24 @@ def analysis(study: Study, verdict: Verdict) -> dict[str, str]:
     looks = f"after {listed([str(look) for look in study.settings.looks or (study.settings.seeds,)])} seeds"
     return {
         "Looks": f"{looks}. {SPENDING}",
-        "Intervals": "those of differences hold for all pairs and all looks together with 95 %: all centres that "
-        "an exact test of sign flips on the paired differences does not reject (Hartigan 1969), widened to "
-        "hold Student's t after a correction for skewness (Hall 1992). Those of a single optimizer's mean are "
-        "95 % by Student's t, widened likewise. They cover the luck of the seed, not the choice of the data split",
-        "p values": "of the sign-flip test that there is no difference, two-sided, on all seeds; adjusted over "
-        "all pairs by Holm (1979). They decide nothing: the intervals do",
+        "Intervals": "those of differences hold for all pairs and all looks together with 95 %: all "
+        "centres that an exact test of sign flips on the paired differences does not reject (Hartigan "
+        "1969), widened to hold Student's t after a correction for skewness (Hall 1992). That of a single "
+        "optimizer's mean is 95 % by Student's t, widened likewise. They cover the luck of the seed, not "
+        "the choice of the data split",
+        "p values": "of the sign-flip test that there is no difference, two-sided, on all seeds; adjusted "
+        "over all pairs by Holm (1979). They decide nothing: the intervals do",
         "Failures": "a run that diverged, ran out of memory or time counts as the worst outcome, in means, "
-        "intervals and tests: below the worst run that came to its end, by the standard deviation between seeds "
-        "or the margin, whichever is more; where one has failed there is no equivalence. A run that was lost by "
-        "accident counts as not made",
+        "intervals and tests: below the worst run that came to its end, by the standard deviation between "
+        "seeds or the margin, whichever is more; where one has failed there is no equivalence. A run that "
+        "was lost by accident counts as not made",
         "Margin": f"{numbers.margin}; a smaller difference is not worth having{_of_margin(study)}",
-        "Verdict": "one optimizer is ahead of another if the whole interval of its lead lies beyond the margin, "
-        "equivalent if it lies within, and else not told apart. It wins if it is ahead of every other. With "
-        f"{n} optimizers, fewer than {fewest} seeds can tell nothing",
-        "Luck of tuning": "to be ahead, the interval must lie beyond the margin by a third of what separates an "
-        "optimizer's best trial from its third, less what the seeds alone would; by no more than a usual margin",
+        "Verdict": "one optimizer is ahead of another if the whole interval of its lead lies beyond the "
+        "margin, equivalent if it lies within, and else not told apart. It wins if it is ahead of every "
+        f"other. With {n} optimizers, fewer than {fewest} seeds can tell nothing",
+        "Luck of tuning": "to be ahead, the interval must lie beyond the margin by half of what separates "
+        "an optimizer's best trial from its third, less what the seeds alone would; by no more than a "
+        "usual margin",
         "Best of k": "expectation over all subsets of k trials (Dodge et al. 2019, arXiv 1909.03004, "
         "without replacement); a failed trial counts as the worst that finished",
         "Basin": "decades of learning rate within the margin of the optimizer's own best: the share "
@@ -113,8 +115,9 @@ def _of_margin(study: Study) -> str:
     if not asked.spread:
         return ""
     return (
-        f". It is {100 * asked.value:g} % of the best mean or, where that is less, of the improvement since before "
-        f"training, and at least {asked.spread:g} standard deviations between seeds"
+        f". It is {100 * asked.value:g} % of the best mean or, where that is less, of the improvement "
+        "since before training, and at least "
+        f"{asked.spread:g} standard deviations between seeds"
     )
 
 

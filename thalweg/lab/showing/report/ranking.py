@@ -158,5 +158,6 @@ def _relation(comparison: Comparison, numbers: Numbers) -> str:
         return "one seed tells nothing"
     if comparison.better:
         leader = first if comparison.difference.mean > 0 else second
-        return f"{leader} is ahead, but not surely by {numbers.more}: that would take {seeds_in_words(comparison)}"
+        taken = seeds_in_words(comparison)
+        return f"{leader} is ahead, but not surely by {numbers.more}: that would take {taken}"
     return f"not told apart: that would take {seeds_in_words(comparison)}"
