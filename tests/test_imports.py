@@ -55,7 +55,7 @@ ORDER = {
 LEVEL = {name: level for level, room in enumerate(ROOMS) for name in room}
 
 LAB_ROOMS = [
-    {"comparing", "memory"},
+    {"comparing", "memory", "simulating"},
     {"showing"},
     {"judging", "running"},
     {"study"},
@@ -67,10 +67,11 @@ LAB_ROOMS = [
 LAB_ORDER = {
     "comparing": ["api command", "comparison", "budget"],
     "memory": ["command", "api", "page", "picture", "counted", "optimizers", "footprint"],
+    "simulating": ["command", "studies", "families"],
     "showing": ["result console", "report", "figures results"],
     "judging": ["findings", "verdict", "measures wording", "statistics quantities"],
     "running": ["execution", "pool store rehearsal", "endings trial", "whole", "training", "schedules"],
-    "study": ["protocol", "study", "record"],
+    "study": ["protocol", "evidence", "study intervals looks", "record"],
     "workload": ["models", "adapters", "shipped tasks template", "contract data batches"],
     "spaces": ["recipe", "known search", "space"],
 }

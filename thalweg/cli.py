@@ -92,7 +92,7 @@ def compare(
     seeds: Annotated[
         int | None,
         typer.Option(
-            help="Fresh seeds to measure each optimizer on; 10 by default.", parser=whole, metavar="N"
+            help="Fresh seeds to measure each optimizer on at most; 24 by default.", parser=whole, metavar="N"
         ),
     ] = None,
     budget: Annotated[
@@ -236,6 +236,35 @@ def memory(
 
     with failures():
         command.run(command.Request(model, optimizers, state, dtype, weight_bits, out))
+
+
+@app.command()
+def simulate(
+    families: Annotated[
+        str | None,
+        typer.Option(help="Kinds of results, separated by commas; by default all.", metavar="NAMES"),
+    ] = None,
+    optimizers: Annotated[
+        str | None,
+        typer.Option(
+            help="Numbers of optimizers, separated by commas; by default each family's.", metavar="N,N"
+        ),
+    ] = None,
+    studies: Annotated[
+        int, typer.Option(help="Studies of each of four cases.", parser=whole, metavar="N")
+    ] = 200,
+    workers: Annotated[int, typer.Option(help="Processes.", parser=whole, metavar="N")] = 1,
+    seed: Annotated[int, typer.Option(help="Fixes all that is random.", parser=whole, metavar="N")] = 0,
+) -> None:
+    """See how often the protocol of `compare` says what is false, on made-up results with a known truth.
+
+    The real protocol names the runs and the real verdict judges them; nothing is trained.
+    """
+    need_lab()
+    from thalweg.lab.simulating import command
+
+    with failures():
+        command.run(command.Request(families, optimizers, studies, workers, seed), typer.echo)
 
 
 @app.command()

@@ -83,8 +83,8 @@ def test_a_budget_buys_what_fits_and_says_so(monkeypatch):
     assert runs_at_least(1, settings) + extension(settings) >= runs - 3
     assert bought.seeds >= fewest_seeds(3)
     assert bought.text == (
-        f"a budget of 5 min buys {bought.trials} configurations and {bought.seeds} seeds for each of "
-        f"3 optimizers: {runs_at_least(3, settings)} runs of about 2 s, 2 at a time"
+        f"a budget of 5 min buys {bought.trials} configurations and up to {bought.seeds} seeds for each of "
+        f"3 optimizers: at most {runs_at_least(3, settings)} runs of about 2 s, 2 at a time"
     )
 
 

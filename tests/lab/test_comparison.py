@@ -356,7 +356,7 @@ def test_without_being_asked_there_are_seeds_enough_for_a_verdict(monkeypatch):
 
     with pytest.raises(Interrupted) as caught:
         run(Options(), chosen=chosen, watch=stop)
-    assert (caught.value.result.study.settings.trials, caught.value.result.study.settings.seeds) == (16, 11)
+    assert (caught.value.result.study.settings.trials, caught.value.result.study.settings.seeds) == (16, 24)
 
 
 def test_what_a_budget_bought_holds_for_all_who_join(tmp_path, monkeypatch):

@@ -27,14 +27,16 @@ def test_titles_say_the_finding():
         tuning={"sgd": [10.0, 90.0, 20.0], "adamw": [89.9, 90.0, 20.0]},
     )
     titles = {name: figure.title for name, figure in drawn(made).items()}
-    assert titles["curves"] == "AdamW is ahead on validation from a tenth of the steps to the end"
+    assert titles["curves"] == "AdamW is ahead on validation after a tenth of the steps and at the end"
     assert titles["lead"] == "AdamW is surely ahead of SGD by more than the margin"
     assert titles["seeds"] == "Seed by seed, AdamW is ahead of SGD on 8 of 8"
-    assert titles["rates"].startswith(
-        "AdamW forgives most: 2.0 decades of learning rate stay within 0.5 points"
+    assert titles["rates"] == (
+        "Decades of learning rate within 0.5 points of its best: AdamW 2.0, SGD 1.3"
+    ), "two trials of three and one say little"
+    assert (
+        titles["best_of_k"] == "From one trial to 3, the best improves: AdamW 23.37 points, SGD 50.00 points"
     )
-    assert titles["best_of_k"] == "With one trial AdamW is ahead; with 3 trials all are within 0.5 points"
-    assert titles["target"] == "All reach 89.97 % alike: after 40\N{NO-BREAK SPACE}steps"
+    assert titles["target"] == "All reach 89.97 % after 40\N{NO-BREAK SPACE}steps"
     assert titles["memory"] == "Every optimizer keeps 0.7× the size of the parameters"  # noqa: RUF001
 
 
@@ -43,13 +45,28 @@ def test_titles_follow_a_metric_that_should_be_low():
         name: figure.title
         for name, figure in drawn(study({"sgd": SGD, "adamw": BETTER}, workload=Line(), margin=0.01)).items()
     }
-    assert titles["curves"] == "SGD is ahead on validation from a tenth of the steps to the end"
+    assert titles["curves"] == "SGD is ahead on validation after a tenth of the steps and at the end"
     assert titles["seeds"] == "Seed by seed, SGD is ahead of AdamW on 8 of 8"
 
 
-def test_a_tie_is_not_called_a_lead():
+def test_a_title_names_a_winner_only_where_an_interval_does():
+    wide, narrow = [90.0] * 16, [10.0] * 15 + [90.0]
+    made = study({"sgd": SGD, "adamw": SGD}, tuning={"sgd": narrow[::-1][1:] + [90.0], "adamw": wide})
+    assert drawn(made)["rates"].title.startswith("AdamW forgives most: 3.")
+    noise = [0.3, -0.2, 0.1, -0.3, 0.25, -0.1, 0.2, -0.15]
+    close = study({"sgd": SGD, "adamw": [a + b for a, b in zip(SGD, noise, strict=True)]})
+    assert drawn(close)["curves"].title.startswith("No optimizer is surely ahead on validation")
+
+
+def test_bands_are_intervals_of_the_mean():
+    curves = drawn(study({"sgd": SGD, "adamw": BETTER}))["curves"]
+    assert "95 % interval" in curves.caption
+    assert "80 %" not in curves.caption
+
+
+def test_equivalence_is_not_called_a_lead():
     titles = {name: f.title for name, f in drawn(study({"sgd": SGD, "adamw": SGD})).items()}
-    assert titles["curves"].startswith("All are within 0.5 points")
+    assert titles["curves"].startswith("No optimizer is surely ahead")
     assert titles["lead"] == "AdamW is within the margin of SGD"
     assert titles["speed"].startswith("A step of every optimizer takes")
 

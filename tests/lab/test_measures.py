@@ -98,7 +98,8 @@ def test_without_one_it_is_what_all_arrive_at_less_the_margin():
     errors = {"sgd": [3.0, 5.0], "adamw": [2.0, 2.0]}
     assert target(study(errors, margin=0.5, workload=Line())) == pytest.approx(4.5)
     relative = study(errors, margin=Margin(0.1, relative=True), workload=Line())
-    assert target(relative) == pytest.approx(4.4)
+    # A tenth of the best mean on test, as everywhere.
+    assert target(relative) == pytest.approx(4.2)
 
 
 def test_without_final_runs_there_is_none():

@@ -86,11 +86,11 @@ def test_it_holds_all_pictures_in_two_views_where_time_matters():
 
 
 def test_ranking_has_interval_failures_target_cost_and_basin():
-    html = report({"sgd": SGD, "adamw": BETTER[:-1] + [None]})
+    html = report({"sgd": SGD, "adamw": [value - 9 for value in BETTER[:-1]] + [None]})
     sgd, adamw = rows(html, "ranking")
     assert sgd[0] == "SGD"
     assert re.match(r"90\.47\s+90\.\d\d to 90\.\d\d", re.sub(r"\s+", " ", sgd[1]))
-    assert adamw[1] == "failed"
+    assert "without the failed" in adamw[1]
     assert re.sub(r"\s+", " ", adamw[3]) == "0 of 3 1 of 8"
     assert sgd[6] == "8\N{NO-BREAK SPACE}bytes"
     assert "of 4.0" in sgd[7]
@@ -100,8 +100,8 @@ def test_pairs_are_in_words_with_both_p_values():
     html = report({"sgd": SGD, "adamw": BETTER, "adam": BETTER})
     found = {row[0]: row for row in rows(html, "pairs")}
     assert len(found) == 3
-    assert any("equal within the margin" in row[5] for row in found.values())
-    assert sum("by surely more than the margin" in row[5] for row in found.values()) == 2
+    assert any("equivalent within the margin" in row[5] for row in found.values())
+    assert sum("surely beyond the margin" in row[5] for row in found.values()) == 2
 
 
 def test_trials_are_numbered_like_the_records():
@@ -120,7 +120,7 @@ def test_the_method_says_all_that_is_needed_to_repeat_it():
         "4 were there before",
         "points &lt;b&gt;on&lt;/b&gt; a line &amp; noise",
         "searched from 10 trials",
-        "Wilcoxon",
+        "sign flips",
         "arXiv 1910.05446",
         "a &amp; b",
     ):

@@ -16,7 +16,7 @@ PROVENANCE = results.Provenance(datetime(2026, 1, 2, tzinfo=UTC), 60, 2, {"torch
 
 @pytest.fixture
 def result():
-    made = study({"sgd": SGD, "adamw": [*[value + 1 for value in SGD[:-1]], None]})
+    made = study({"sgd": SGD, "adamw": [*[value - 1 for value in SGD[:-1]], None]})
     return Result(made, judge(made), PROVENANCE)
 
 
@@ -26,7 +26,8 @@ def test_ranking_is_best_first_in_plain_values(result):
     assert first["test"] == pytest.approx(90.475)
     assert first["test_low"] < first["test"] < first["test_high"]
     assert first["code"] == result.verdict.code[0]
-    assert (second["test"], second["failures"]) == (None, 1)
+    assert second["test"] < second["test_finished"] < first["test"]
+    assert second["failures"] == 1
     assert json.loads(json.dumps(result.ranking)) == result.ranking
 
 

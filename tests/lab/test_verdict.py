@@ -1,4 +1,5 @@
 import random
+import re
 from dataclasses import replace
 
 import pytest
@@ -31,30 +32,51 @@ def test_a_lead_beyond_the_margin_wins():
     assert "beyond the margin of 0.5 points" in verdict.sentence
 
 
-def test_a_lead_within_the_margin_ties():
+def test_a_lead_within_the_margin_is_equivalence():
     verdict = judge(study({"sgd": SGD, "adamw": shifted(0.4)}))
-    assert (verdict.kind, leaders(verdict)) == ("tie", ["adamw", "sgd"])
-    assert verdict.headline == "Tie between AdamW and SGD"
-    assert "within the margin of 0.5 points" in verdict.sentence
+    assert (verdict.kind, leaders(verdict)) == ("equivalent", ["adamw", "sgd"])
+    assert verdict.headline == "AdamW and SGD are equivalent"
+    assert "against SGD it lies within the margin of 0.5 points" in verdict.sentence
 
 
-def test_a_large_but_uncertain_lead_ties():
+def test_a_large_but_uncertain_lead_is_not_told_and_it_is_said_what_it_would_take():
     noise = [3.0, -2.0, 4.0, -1.0, 3.5, -2.5, 3.0, 1.0]
     verdict = judge(study({"sgd": SGD, "adamw": [a + b for a, b in zip(SGD, noise, strict=True)]}))
-    assert verdict.kind == "tie"
-    assert "not surely more than the margin" in verdict.sentence
+    assert verdict.kind == "open"
+    assert verdict.headline == "AdamW and SGD are not told apart"
+    assert "against SGD it is not told apart, which would take about" in verdict.sentence
+    assert verdict.comparisons[0].seeds_needed > 8
+
+
+def test_a_lead_that_is_sure_but_perhaps_small_is_said_to_be_so():
+    noise = [0.1, -0.2, 0.15, -0.05, 0.1, -0.1, 0.2, 0.0]
+    tests = {"sgd": SGD, "adamw": [a + b + 0.5 for a, b in zip(SGD, noise, strict=True)]}
+    verdict = judge(study(tests, tuning={name: [90.0] * 3 for name in tests}))
+    assert (verdict.kind, verdict.comparisons[0].better) == ("open", True)
+    assert "SGD it is ahead, but not surely by more than the margin of 0.5 points" in verdict.sentence
+
+
+def test_losses_of_a_hundred_millionth_have_digits():
+    small = [1e-8 * value for value in SGD]
+    tests = {"sgd": small, "adamw": [1.1 * value for value in small]}
+    tuning = {name: [2e-8] * 3 for name in tests}
+    sentence = judge(study(tests, tuning=tuning, workload=Line(), margin=1e-9)).sentence
+    assert "0.000000" not in sentence
+    assert re.search(
+        r"SGD is on average 9\.05e-8 ahead of AdamW \(95 % interval \S+e-8 to \S+e-8\)", sentence
+    )
 
 
 def test_two_may_tie_ahead_of_a_third():
     verdict = judge(study({"sgd": SGD, "adam": shifted(2.0), "adamw": shifted(2.1)}))
-    assert (verdict.kind, leaders(verdict)) == ("tie", ["adamw", "adam"])
-    assert "against Adam that is within" in verdict.sentence
+    assert (verdict.kind, leaders(verdict)) == ("equivalent", ["adamw", "adam"])
+    assert "against Adam it lies within" in verdict.sentence
 
 
 def test_margin_decides():
     tests = {"sgd": SGD, "adamw": shifted(0.6)}
     assert judge(study(tests, margin=0.0)).kind == "winner"
-    assert judge(study(tests, margin=1.0)).kind == "tie"
+    assert judge(study(tests, margin=1.0)).kind == "equivalent"
 
 
 def test_lower_is_better_where_the_workload_says_so():
@@ -68,11 +90,22 @@ def test_too_few_seeds_give_no_verdict_and_exclude_nobody():
     assert verdict.headline.startswith("No verdict")
 
 
-def test_an_optimizer_that_diverged_on_a_seed_never_leads():
-    verdict = judge(study({"sgd": SGD, "adamw": [*shifted(5.0)[:-1], None]}))
-    assert leaders(verdict) == ["sgd"]
+def test_one_failure_is_a_result_and_no_exclusion():
+    verdict = judge(study({"sgd": shifted(-30.0), "adamw": [*SGD[:-1], None]}))
+    assert leaders(verdict)[0] == "adamw"
+    assert verdict.headline == "AdamW and SGD are not told apart; AdamW failed on 1 of 8 seeds"
     assert "AdamW failed on 1 of 8 fresh seeds." in verdict.notes
-    assert verdict.sentence == "Only SGD finished training on every seed."
+    assert any("counts as the worst outcome" in note for note in verdict.notes)
+
+
+def test_the_better_one_wins_though_it_failed_once_of_sixteen():
+    verdict = judge(study({"sgd": [*shifted(-30.0), *shifted(-30.2)], "adamw": [*SGD, *SGD[:-1], None]}))
+    assert verdict.headline == "AdamW wins; AdamW failed on 1 of 16 seeds"
+
+
+def test_one_that_always_fails_loses_and_the_headline_says_so():
+    verdict = judge(study({"sgd": [None] * 8, "adamw": SGD}))
+    assert verdict.headline == "AdamW wins; SGD failed on 8 of 8 seeds"
 
 
 def test_nobody_leads_when_all_diverged():
@@ -199,13 +232,13 @@ def test_a_study_can_be_judged_after_any_run():
     assert not any("Not finished" in note for note in judge(made).notes)
 
 
-def test_as_many_pairs_as_a_verdict_needs_give_one_before_the_end():
+def test_only_a_look_gives_a_verdict_before_the_end():
     made = study({"sgd": SGD, "adamw": shifted(0.6)})
     fresh = protocol.seeds(made.settings)[2]
     part = unfinished(made, lambda t: t.stage != "final" or t.seed in fresh[:6])
-    assert judge(part).headline == "AdamW wins"
-    part = unfinished(made, lambda t: t.stage != "final" or t.seed in fresh[:5])
-    assert judge(part).kind == "none"
+    assert judge(part).kind == "none", "it was not to be looked at yet"
+    looked = replace(made.settings, looks=(6, 8))
+    assert judge(replace(part, settings=looked)).headline == "AdamW wins"
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

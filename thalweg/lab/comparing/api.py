@@ -37,7 +37,8 @@ def compare(
             RMSprop and AdamW, where no recipes are named.
         recipes: of the task, by name; ``["all"]`` for every one.
         trials: configurations tried for each optimizer; 16 by default.
-        seeds: fresh paired seeds on which each is measured; 10 by default.
+        seeds: fresh paired seeds on which each is measured at most; 24 by default. It is looked after 6, 10
+            and 16 whether they tell.
         budget: a duration such as ``"10m"``, or seconds, in place of `trials` and `seeds`.
         margin: the smallest difference worth having, in the metric's unit, or relative as ``"2%"``;
             by default the task's.

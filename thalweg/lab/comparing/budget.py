@@ -26,7 +26,7 @@ RESERVE = 1.15
 SEEDS_SHARE = 0.35
 """The share of an optimizer's runs that is spent on fresh seeds."""
 
-MOST_SEEDS, MOST_TRIALS = 20, 64
+MOST_SEEDS, MOST_TRIALS = 24, 64
 """Beyond these a budget is left unspent."""
 
 
@@ -65,8 +65,8 @@ def buy(workload: Workload, spaces: Sequence[Space], budget: float, workers: int
     return Bought(
         trials,
         seeds,
-        f"a budget of {_duration(budget)} buys {trials} configurations and {seeds} seeds for each of "
-        f"{len(spaces)} optimizers: {runs} runs of about {sum(costs) / len(costs):.2g} s, "
+        f"a budget of {_duration(budget)} buys {trials} configurations and up to {seeds} seeds for each of "
+        f"{len(spaces)} optimizers: at most {runs} runs of about {sum(costs) / len(costs):.2g} s, "
         f"{workers} at a time",
     )
 

@@ -30,6 +30,7 @@ from thalweg.lab.showing import results
 from thalweg.lab.showing.result import Result
 from thalweg.lab.showing.results import Provenance
 from thalweg.lab.spaces import Recipe, Space
+from thalweg.lab.study.looks import looks_up_to
 from thalweg.lab.study.record import Trial
 from thalweg.lab.study.study import Margin, Settings, Study, margin_of
 from thalweg.lab.workload import Workload, shipped, tasks
@@ -43,8 +44,9 @@ Watch = Callable[[Study, list[Trial]], Any]
 OPTIMIZERS = ("sgd", "rmsprop", "adamw")
 """What is compared unless something else is asked for."""
 
-TRIALS, SEEDS = 16, 10
-"""Configurations and fresh seeds of each optimizer, unless asked otherwise or too few for a verdict."""
+TRIALS, SEEDS = 16, 24
+"""Configurations of each optimizer and at most so many fresh seeds, unless asked otherwise or too few to
+tell."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Options:
 
     Attributes:
         trials: configurations tried for each optimizer; None for 16, or what the budget buys.
-        seeds: fresh seeds; None for 10 (more if a verdict needs more), or what the budget buys.
+        seeds: fresh seeds at most; None for 24 (more if a verdict needs more), or what the budget buys.
         budget: seconds that the whole may take; None for no limit.
         margin: the smallest difference worth having; None for the workload's.
         seed: from it come all seeds and configurations.
@@ -236,7 +238,11 @@ def compare(
     if spent["seeds"] < fewest:
         say(f"{len(spaces)} optimizers need {fewest} seeds for a verdict, not {spent['seeds']}")
     margin = options.margin or margin_of(workload)
-    study = Study(workload, Settings(spent["trials"], spent["seeds"], margin, options.seed), tuple(spaces))
+    # A study that was begun without looks goes on without.
+    settings = Settings(
+        spent["trials"], spent["seeds"], margin, options.seed, looks=tuple(spent.get("looks", ()))
+    )
+    study = Study(workload, settings, tuple(spaces))
     found = len(store.records())
     if found:
         say(f"going on from {found} runs that were made before")
@@ -346,9 +352,10 @@ def _spend(task: Task, spaces: Sequence[Space], options: Options, workers: int) 
         trials = TRIALS if options.trials is None else options.trials
         enough = max(SEEDS, fewest_seeds(len(spaces)))
         seeds = enough if options.seeds is None else options.seeds
-        return {"trials": trials, "seeds": seeds, "bought": ""}
+        return {"trials": trials, "seeds": seeds, "looks": looks_up_to(seeds), "bought": ""}
     try:
         bought = budget.buy(task.workload, spaces, options.budget, workers)
     except Exception as error:
         raise TrialError(tasks.told(error, task.file)) from error
-    return {"trials": bought.trials, "seeds": bought.seeds, "bought": bought.text}
+    looks = looks_up_to(bought.seeds)
+    return {"trials": bought.trials, "seeds": bought.seeds, "looks": looks, "bought": bought.text}

@@ -5,7 +5,11 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from scipy import stats
+
 from thalweg.lab.spaces import Axis, Space
+from thalweg.lab.study.looks import ERROR
+from thalweg.lab.study.protocol import evidence as evidence_of
 from thalweg.lab.study.protocol import rate_range
 from thalweg.lab.study.record import Record
 from thalweg.lab.study.study import Study
@@ -18,10 +22,14 @@ class Basin:
     Attributes:
         decades: of learning rate within the margin of the optimizer's own best on validation.
         searched: decades that were searched.
+        low: lower end of the 95 % interval of `decades`, by Clopper and Pearson over the trials.
+        high: upper end.
     """
 
     decades: float
     searched: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -75,8 +83,13 @@ def basin(study: Study, space: Space, margin: float) -> Basin | None:
         ranges.append(Axis(first.name, first.high, wide.high))
     if wide.low < first.low:
         ranges.append(Axis(first.name, wide.low, first.low))
-    widths = [_good_decades(study, space, part, best - margin) for part in ranges]
-    return Basin(sum(widths), sum(map(_decades, ranges)))
+    counts = [_good(study, space, part, best - margin) for part in ranges]
+    widths = [
+        _decades(part) * good / of if of else 0.0 for part, (good, of) in zip(ranges, counts, strict=True)
+    ]
+    searched = sum(map(_decades, ranges))
+    low, high = _share(sum(good for good, _ in counts), sum(of for _, of in counts))
+    return Basin(sum(widths), searched, low * searched, high * searched)
 
 
 def target(study: Study) -> float | None:
@@ -96,7 +109,7 @@ def target(study: Study) -> float | None:
     if not means:
         return None
     worst = min(means)
-    return study.better(worst - study.settings.margin.at(worst))
+    return study.better(worst - evidence_of(study).margin)
 
 
 def reached(study: Study, space: Space, level: float) -> Reached:
@@ -109,6 +122,24 @@ def reached(study: Study, space: Space, level: float) -> Reached:
         seconds.append(math.inf if place is None or record.timing is None else record.timing.at[place])
     runs = sum(map(math.isfinite, steps))
     return Reached(runs, len(final), _finite_median(steps), _finite_median(seconds))
+
+
+def soonness(study: Study, space: Space, level: float, *, seconds: bool) -> dict[int, float]:
+    """How soon each final run is there, larger is sooner, by seed; one that never is, as twice the whole."""
+    found = {}
+    for record in study.final_of(space):
+        place, timing = _first(study, record, level), record.timing
+        if place is not None and not seconds:
+            found[record.trial.seed] = -float(record.curve[place].step)
+        elif place is not None and timing is not None:
+            found[record.trial.seed] = -timing.at[place]
+        elif place is None:
+            found[record.trial.seed] = -2.0 * (study.workload.steps if not seconds else _longest(study))
+    return found
+
+
+def _longest(study: Study) -> float:
+    return max((r.timing.seconds for r in study.records if r.timing is not None), default=0.0)
 
 
 def _first(study: Study, record: Record, level: float) -> int | None:
@@ -135,12 +166,19 @@ def _scores(study: Study, records: Sequence[Record]) -> list[float]:
     return finished + [min(finished)] * (len(records) - len(finished))
 
 
-def _good_decades(study: Study, space: Space, part: Axis, least: float) -> float:
+def _good(study: Study, space: Space, part: Axis, least: float) -> tuple[int, int]:
+    """How many trials of a range are good, and how many there are."""
     inside = [
         record for record in study.tuning_of(space) if part.low <= record.trial.point[part.name] <= part.high
     ]
     good = sum(r.validation is not None and study.better(r.validation.metric) >= least for r in inside)
-    return _decades(part) * good / len(inside) if inside else 0.0
+    return good, len(inside)
+
+
+def _share(count: int, of: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Clopper and Pearson 1934)."""
+    found = stats.binomtest(count, of).proportion_ci(1 - ERROR, method="exact")
+    return float(found.low), float(found.high)
 
 
 def _decades(axis: Axis) -> float:

@@ -5,20 +5,30 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Literal
-
-import numpy as np
-from scipy import stats
 
 from thalweg.lab.spaces import Space
+from thalweg.lab.study.evidence import Evidence, Relation
+from thalweg.lab.study.intervals import flip_p, of_mean
+from thalweg.lab.study.looks import ERROR, fewest_seeds
 from thalweg.lab.study.protocol import chosen
+from thalweg.lab.study.protocol import evidence as evidence_of
 from thalweg.lab.study.record import Record
 from thalweg.lab.study.study import Study
 
-CONFIDENCE = 0.95
-RESAMPLES = 9_999
-
-Relation = Literal["ahead", "behind", "equivalent", "unresolved"]
+__all__ = [
+    "Comparison",
+    "Interval",
+    "Relation",
+    "Row",
+    "compare",
+    "fewest_seeds",
+    "final_metrics",
+    "holm",
+    "margin",
+    "mean_interval",
+    "rank",
+    "surely_best",
+]
 
 
 @dataclass(frozen=True)
@@ -37,8 +47,10 @@ class Row:
     Attributes:
         space: the optimizer.
         chosen: the tuning record that gave its configuration; None if every trial failed.
-        test: the test metric over the fresh seeds; None if it failed on one or has not been measured.
-        measured: fresh seeds on which it ran.
+        test: the test metric over the fresh seeds, a run that failed counted as the worst outcome; None if
+            none came to its end or it has not been measured.
+        finished: mean over the runs that came to their end; None without one.
+        measured: fresh seeds on which it has an outcome.
         failures: those of them on which it failed.
         seconds: median seconds of training of one final run.
         step_ms: median milliseconds of one optimizer step.
@@ -48,6 +60,7 @@ class Row:
     space: Space
     chosen: Record | None
     test: Interval | None
+    finished: float | None
     measured: int
     failures: int
     seconds: float | None
@@ -57,21 +70,22 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far one optimizer is ahead of another, over the seeds on which both were measured.
+    """How far one optimizer is ahead of another, over the seeds on which both have an outcome.
 
     Attributes:
         first: one optimizer.
         second: the other.
-        difference: of the test metric, in its unit; positive where `first` is better.
+        difference: of the test metric, in its unit; positive where `first` is better. The interval holds
+            for all pairs and all looks together; see `thalweg.lab.study.evidence`.
         pairs: the seeds.
         wins: seeds on which `first` is better.
         losses: seeds on which `second` is better.
-        p: of Wilcoxon's signed-rank test, two-sided, exact.
+        p: of the sign-flip test that there is no difference, two-sided.
         p_holm: the same after Holm's adjustment over all pairs of optimizers.
-        relation: of `first` to `second`; ``ahead`` when the whole interval lies above the margin
-            and `p_holm` is at most 0.05, ``behind`` likewise below minus the margin,
-            ``equivalent`` when the interval lies within the margin, ``unresolved`` otherwise or
-            when there are too few seeds.
+        relation: of `first` to `second`: ``ahead`` when the whole interval lies above the margin,
+            ``behind`` when below minus the margin, ``equivalent`` when within it, else ``unresolved``.
+        better: whether the interval lies beyond zero and the luck of tuning, whatever the margin.
+        seeds_needed: how many seeds would tell the two apart, of a relation that is unresolved.
     """
 
     first: Space
@@ -83,6 +97,8 @@ class Comparison:
     p: float
     p_holm: float
     relation: Relation
+    better: bool = False
+    seeds_needed: float | None = None
 
     def turned(self) -> "Comparison":
         """The same comparison seen from the other side."""
@@ -102,40 +118,9 @@ class Comparison:
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
-    """Mean and bootstrap 95 % interval of independent values, of shape (n,) with n >= 1.
-
-    The percentile bootstrap is too narrow for few values; its percentiles are widened so that, for
-    a mean of normal values, it agrees with Student's t (Hesterberg 2015, "What teachers should
-    know about the bootstrap", the expanded percentile interval). The resampling is seeded, so
-    equal values always give an equal interval. Given differences of pairs, this is the paired
-    bootstrap.
-    """
-    mean, n = statistics.fmean(values), len(values)
-    if n == 1:
-        return Interval(mean, None, None)
-    t = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)
-    tail = stats.norm.cdf(-math.sqrt(n / (n - 1)) * t)
-    resamples = np.random.default_rng(0).choice(np.asarray(values), (RESAMPLES, n)).mean(axis=1)
-    low, high = np.quantile(resamples, [tail, 1 - tail])
-    return Interval(mean, float(low), float(high))
-
-
-def signed_rank(differences: Sequence[float]) -> float:
-    """The two-sided p of Wilcoxon's signed-rank test, exact, of shape (n,) with n >= 1.
-
-    Accuracies tie often, and with ties or zeros the usual tables do not hold. The null distribution is
-    therefore that of the ranks at hand over all 2^n signs. Zeros keep their rank and count half for
-    either side, whatever the signs (``zsplit``).
-    """
-    values = np.asarray(differences)
-    # Ranks of ties are halves: twice the ranks are whole numbers, and so are their sums.
-    ranks = np.rint(2 * stats.rankdata(np.abs(values))).astype(int)
-    chances = np.ones(1)
-    for rank in ranks[values != 0]:
-        # By sum of the positive ranks: this one is negative or positive with equal chance.
-        chances = (np.pad(chances, (0, rank)) + np.pad(chances, (rank, 0))) / 2
-    seen = int(ranks[values > 0].sum())
-    return float(min(1.0, 2 * min(chances[seen:].sum(), chances[: seen + 1].sum())))
+    """Mean and 95 % interval of independent values, of shape (n,) with n >= 1; see `intervals.of_mean`."""
+    low, high = of_mean(values, ERROR) or (None, None)
+    return Interval(statistics.fmean(values), low, high)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -148,70 +133,51 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def fewest_seeds(optimizers: int) -> int:
-    """The fewest seeds with which a difference can be told: all agree, and Holm still rejects."""
-    pairs = max(1, math.comb(optimizers, 2))
-    return math.ceil(math.log2(2 * pairs / (1 - CONFIDENCE)))
-
-
-def relate(difference: Interval, p_holm: float, margin: float) -> Relation:
-    """See `Comparison.relation`; the caller has seen to it that there are seeds enough."""
-    if difference.low is None or difference.high is None:
-        return "unresolved"
-    if -margin <= difference.low and difference.high <= margin:
-        return "equivalent"
-    if p_holm > 1 - CONFIDENCE:
-        return "unresolved"
-    if difference.low > margin:
-        return "ahead"
-    return "behind" if difference.high < -margin else "unresolved"
-
-
 def rank(study: Study) -> list[Row]:
-    """The optimizers from best to worst mean test metric; those that failed or have none come last.
+    """The optimizers from best to worst mean test metric; those that never finished or have none come last.
 
     Equal means are in the order of the names, so that the ranking does not depend on the order in which
     the optimizers were asked for.
     """
+    found = evidence_of(study)
 
-    def badness(row: Row) -> tuple[bool, int, float, str]:
-        quality = study.better(row.test.mean) if row.test else 0.0
-        return row.test is None, row.failures, -quality, row.space.name
+    def badness(row: Row) -> tuple[bool, float, str]:
+        return row.test is None, -study.better(row.test.mean) if row.test else 0.0, row.space.name
 
-    return sorted((_row(study, space) for space in study.spaces), key=badness)
+    return sorted((_row(study, found, space) for space in study.spaces), key=badness)
 
 
-def margin(study: Study, ranking: Sequence[Row]) -> float:
+def margin(study: Study) -> float:
     """The smallest difference worth having, in the metric's unit."""
-    level = ranking[0].test.mean if ranking and ranking[0].test else 0.0
-    return study.settings.margin.at(level)
+    return evidence_of(study).margin
 
 
 def compare(study: Study, ranking: Sequence[Row]) -> list[Comparison]:
-    """All pairs of the optimizers that never failed, the one with the better mean first."""
-    sound = [row.space for row in ranking if row.test is not None]
-    pairs = [(a, b, _differences(study, a, b)) for a, b in combinations(sound, 2)]
-    pairs = [pair for pair in pairs if pair[2]]
-    ps = [signed_rank(differences) for _, _, differences in pairs]
-    least, enough = margin(study, ranking), fewest_seeds(len(study.spaces))
-    comparisons = []
-    for (first, second, differences), p, p_holm in zip(pairs, ps, holm(ps), strict=True):
-        interval = mean_interval(differences)
-        few = len(differences) < enough
-        comparisons.append(
-            Comparison(
-                first,
-                second,
-                interval,
-                pairs=len(differences),
-                wins=sum(difference > 0 for difference in differences),
-                losses=sum(difference < 0 for difference in differences),
-                p=p,
-                p_holm=p_holm,
-                relation="unresolved" if few else relate(interval, p_holm, least),
-            )
-        )
-    return comparisons
+    """All pairs of the optimizers that have an outcome, the one with the better mean first."""
+    found = evidence_of(study)
+    known = [row.space for row in ranking if found.scores(row.space)]
+    # One that never finished has nothing to say beside another.
+    pairs = [(a, b) for a, b in combinations(known, 2) if found.finished(a) and found.differences(a, b)]
+    ps = [flip_p(found.differences(a, b)) for a, b in pairs]
+    return [_comparison(found, a, b, p, q) for (a, b), p, q in zip(pairs, ps, holm(ps), strict=True)]
+
+
+def surely_best(scores: dict[str, dict[int, float]]) -> list[str]:
+    """Who may be the best, best mean first: all that are not surely behind the best mean, larger is better.
+
+    Seed by seed, with Student's t for all who are compared with the best together.
+    """
+    means = {name: statistics.fmean(found.values()) for name, found in scores.items() if found}
+    order = sorted(means, key=lambda name: -means[name])
+    if not order:
+        return []
+    best, close = scores[order[0]], [order[0]]
+    for name in order[1:]:
+        differences = [best[seed] - score for seed, score in scores[name].items() if seed in best]
+        ends = of_mean(differences, ERROR / len(order)) if differences else None
+        if ends is None or ends[0] <= 0:
+            close.append(name)
+    return close
 
 
 def final_metrics(study: Study, space: Space) -> dict[int, float]:
@@ -219,21 +185,36 @@ def final_metrics(study: Study, space: Space) -> dict[int, float]:
     return {r.trial.seed: r.test.metric for r in study.final_of(space) if r.test is not None}
 
 
-def _differences(study: Study, first: Space, second: Space) -> list[float]:
-    ours, others = final_metrics(study, first), final_metrics(study, second)
-    return [study.better(ours[seed]) - study.better(others[seed]) for seed in ours if seed in others]
+def _comparison(found: Evidence, first: Space, second: Space, p: float, p_holm: float) -> Comparison:
+    differences = found.differences(first, second)
+    low, high = found.shown(first, second) or (None, None)
+    relation = found.relation(first, second)
+    return Comparison(
+        first,
+        second,
+        Interval(statistics.fmean(differences), low, high),
+        pairs=len(differences),
+        wins=sum(difference > 0 for difference in differences),
+        losses=sum(difference < 0 for difference in differences),
+        p=p,
+        p_holm=p_holm,
+        relation=relation,
+        better=found.relation(first, second, 0.0) in ("ahead", "behind"),
+        seeds_needed=found.seeds_needed(first, second) if relation == "unresolved" else None,
+    )
 
 
-def _row(study: Study, space: Space) -> Row:
-    final, values = study.final_of(space), final_metrics(study, space)
-    failures = len(final) - len(values)
+def _row(study: Study, found: Evidence, space: Space) -> Row:
+    final, scores = study.final_of(space), found.scores(space)
+    ends = [r.test.metric for r in final if r.test is not None and math.isfinite(r.test.metric)]
     timings = [record.timing for record in final if record.timing is not None]
     return Row(
         space=space,
         chosen=chosen(study, space),
-        test=mean_interval(list(values.values())) if values and not failures else None,
-        measured=len(final),
-        failures=failures,
+        test=mean_interval([study.better(score) for score in scores.values()]) if ends else None,
+        finished=statistics.fmean(ends) if ends else None,
+        measured=len(scores),
+        failures=len(scores) - len(ends),
         seconds=statistics.median(timing.seconds for timing in timings) if timings else None,
         step_ms=statistics.median(timing.step_ms for timing in timings) if timings else None,
         state_bytes=max(record.state_bytes for record in final) if final else None,

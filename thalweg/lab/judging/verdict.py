@@ -10,10 +10,16 @@ from torch import nn
 
 from thalweg.lab.judging.statistics import Comparison, Row, compare, fewest_seeds, margin, rank
 from thalweg.lab.judging.wording import Numbers, counted, listed
-from thalweg.lab.study.protocol import border, is_complete, rate_range
+from thalweg.lab.study.protocol import border, evidence, is_complete, rate_range
 from thalweg.lab.study.study import Study
 
-Kind = Literal["winner", "tie", "none"]
+Kind = Literal["winner", "equivalent", "open", "none"]
+
+MOST_FAILED = 2
+"""Optimizers whose failures the headline counts; the ranking has all."""
+
+MOST_SEEDS = 1000
+"""Beyond so many seeds it does not matter how many it would take."""
 
 SPELLED_OUT = 3
 """Leads that the sentence gives with their intervals, the smallest; the table of pairs has all."""
@@ -24,16 +30,17 @@ class Verdict:
     """The answer.
 
     Attributes:
-        kind: ``winner``, ``tie`` or, where nothing can be said, ``none``: there are too few seeds
-            or every optimizer failed.
-        leaders: those that may be the best, best mean first: the winner, those that tie, or all
-            that never failed where there are too few seeds.
+        kind: ``winner``; ``equivalent`` where the best mean is within the margin of those it is not ahead of;
+            ``open`` where it is not told apart from one at least; ``none`` where nothing can be said: there
+            are too few seeds, or every optimizer failed.
+        leaders: those that may be the best, best mean first: the winner, those that are not told from
+            it, or all that finished a run where there are too few seeds.
         headline: a few words.
         sentence: the headline's reasons with their intervals and the margin.
         conditions: data, model and budget under which this was found.
         notes: what a careful reader should also know, a sentence each.
         ranking: all optimizers, best first.
-        comparisons: all pairs of those that never failed.
+        comparisons: all pairs of those that have been measured.
         margin: the smallest difference worth having, in the metric's unit.
     """
 
@@ -61,25 +68,25 @@ class Verdict:
 def judge(study: Study) -> Verdict:
     """Ranks the optimizers of a study, finished or not, and says what can be said of the first place.
 
-    Every other optimizer is compared with the one that has the best mean. Those that are not
-    behind it by surely more than the margin tie with it.
+    Every other optimizer is compared with the one that has the best mean, and is behind it by surely more
+    than the margin, equivalent within the margin, or not told apart.
     """
     ranking = rank(study)
-    least = margin(study, ranking)
+    least = margin(study)
     comparisons = compare(study, ranking)
     sound = [row for row in ranking if row.test is not None]
-    against = [c for c in comparisons if c.first == sound[0].space]
+    against = [c for c in comparisons if sound and c.first == sound[0].space]
     behind = {c.second.name for c in against if c.relation == "ahead"}
     leaders = [row for row in sound if row.space.name not in behind]
-    kind = _kind(study, leaders, comparisons)
+    kind = _kind(study, leaders, against)
     numbers = Numbers(study, least)
     return Verdict(
         kind=kind,
         leaders=leaders,
-        headline=_headline(study, kind, leaders),
+        headline=_headline(study, kind, leaders, ranking),
         sentence=_sentence(study, kind, leaders, against, numbers),
-        conditions=_conditions(study),
-        notes=[*_cost(kind, leaders), *_cautions(study, ranking, least)],
+        conditions=_conditions(study, ranking),
+        notes=[*_counted_as(ranking), *_cost(kind, leaders), *_cautions(study, ranking, least)],
         ranking=ranking,
         comparisons=comparisons,
         margin=least,
@@ -96,20 +103,25 @@ def _names(rows: Sequence[Row]) -> str:
     return listed([row.space.title for row in rows])
 
 
-def _pairs(comparisons: Sequence[Comparison]) -> int:
-    return min((comparison.pairs for comparison in comparisons), default=0)
-
-
-def _kind(study: Study, leaders: Sequence[Row], comparisons: Sequence[Comparison]) -> Kind:
-    measured = _pairs(comparisons) if comparisons else min((row.measured for row in leaders), default=0)
-    if not leaders or measured < fewest_seeds(len(study.spaces)):
+def _kind(study: Study, leaders: Sequence[Row], against: Sequence[Comparison]) -> Kind:
+    found = evidence(study)
+    seen = found.looks[found.reached - 1] if found.reached else 0
+    if not leaders or seen < fewest_seeds(len(study.spaces)):
         return "none"
-    return "winner" if len(leaders) == 1 else "tie"
+    if any(comparison.relation == "unresolved" for comparison in against):
+        return "open"
+    return "winner" if len(leaders) == 1 else "equivalent"
 
 
-def _headline(study: Study, kind: Kind, leaders: Sequence[Row]) -> str:
+def _headline(study: Study, kind: Kind, leaders: Sequence[Row], ranking: Sequence[Row]) -> str:
     if kind != "none":
-        return f"{_names(leaders)} wins" if kind == "winner" else f"Tie between {_names(leaders)}"
+        words = {
+            "winner": f"{_names(leaders)} wins",
+            "equivalent": f"{_names(leaders)} are equivalent",
+            "open": f"{_names(leaders)} {'is' if len(leaders) == 1 else 'are'} not told apart"
+            + (" from all others" if len(leaders) == 1 else ""),
+        }
+        return words[kind] + _failed(ranking)
     if not is_complete(study):
         return "No verdict yet: the comparison is not finished"
     if not leaders:
@@ -118,15 +130,37 @@ def _headline(study: Study, kind: Kind, leaders: Sequence[Row]) -> str:
     return f"No verdict: {fewest} seeds are the fewest that can tell, not {study.settings.seeds}"
 
 
+def _failed(ranking: Sequence[Row]) -> str:
+    """Whose runs failed on fresh seeds, as the end of the headline."""
+    failed = [row for row in ranking if row.failures]
+    if not failed:
+        return ""
+    claims = [f"{row.space.title} failed on {row.failures} of {row.measured} seeds" for row in failed]
+    if len(failed) > MOST_FAILED:
+        others = counted(len(failed) - MOST_FAILED + 1, "other")
+        claims = [*claims[: MOST_FAILED - 1], f"{others} on some"]
+    return f"; {listed(claims)}"
+
+
+def _counted_as(ranking: Sequence[Row]) -> list[str]:
+    """The rule by which failures were counted, where there were any."""
+    if not any(row.failures for row in ranking):
+        return []
+    return [
+        "A run that failed counts as the worst outcome, in means, intervals and tests: below the worst run "
+        "that came to its end."
+    ]
+
+
 def _sentence(
     study: Study, kind: Kind, leaders: Sequence[Row], against: Sequence[Comparison], numbers: Numbers
 ) -> str:
     if not leaders:
         if is_complete(study):
-            return "No optimizer finished training on every seed, so none can be recommended."
+            return "No optimizer came to the end of a run on a fresh seed, so none can be recommended."
         return "No optimizer has been measured on a fresh seed."
     if not against:
-        return f"Only {_names(leaders)} finished training on every seed."
+        return f"Only {_names(leaders)} could be measured on fresh seeds."
     claims = [
         f"{numbers.difference(comparison.difference.mean)} ahead of {comparison.second.title}"
         f"{numbers.in_brackets(comparison.difference)}"
@@ -136,7 +170,7 @@ def _sentence(
     if further:
         claims.append(f"at least as far ahead of {listed([c.second.title for c in further])}")
     return (
-        f"On test {study.workload.metric} {leaders[0].space.title} is {listed(claims)}; "
+        f"On test {study.workload.metric} {leaders[0].space.title} is on average {listed(claims)}; "
         f"{_reason(kind, against, numbers)}."
     )
 
@@ -146,37 +180,63 @@ def _reason(kind: Kind, against: Sequence[Comparison], numbers: Numbers) -> str:
         return "with so few seeds that may be luck"
     if kind == "winner":
         which = "the whole interval lies" if len(against) == 1 else "all intervals lie"
-        return f"{which} beyond the margin of {numbers.margin}"
-    close = [c for c in against if c.relation != "ahead"]
-    names = listed([c.second.title for c in close])
-    if all(c.relation == "equivalent" for c in close):
-        return f"against {names} that is within the margin of {numbers.margin}"
-    return f"against {names} that is not surely more than the margin of {numbers.margin}"
+        return f"{which} beyond {numbers.beyond}"
+    close = [c for c in against if c.relation == "equivalent"]
+    claims = [
+        f"against {listed([c.second.title for c in close])} it lies within the margin of {numbers.margin}"
+    ]
+    if kind == "open":
+        unknown = [c for c in against if c.relation == "unresolved"]
+        claims = [*(claims if close else []), f"against {listed([_open(c, numbers) for c in unknown])}"]
+    return ", ".join(claims)
 
 
-def _conditions(study: Study) -> str:
+def _open(comparison: Comparison, numbers: Numbers) -> str:
+    """What is not told of a pair, and what it would take."""
+    lead = f"it is ahead, but not surely by {numbers.more}" if comparison.better else "it is not told apart"
+    return f"{comparison.second.title} {lead}, which would take {seeds_in_words(comparison)}"
+
+
+def seeds_in_words(comparison: Comparison) -> str:
+    """How many seeds would tell a pair apart that is not: ``about 40 seeds``."""
+    needed = comparison.seeds_needed
+    if needed is None or needed > MOST_SEEDS:
+        return f"more than {MOST_SEEDS:,} seeds"
+    # Two digits: more would claim to know the spread better than it does.
+    return f"about {math.ceil(needed) if needed < 100 else math.ceil(needed / 10) * 10:,} seeds"
+
+
+def _conditions(study: Study, ranking: Sequence[Row]) -> str:
     settings, workload = study.settings, study.workload
     layers = norm_layers(workload.model(0))
     clipping = "" if workload.clip_norm is None else f", gradients clipped to norm {workload.clip_norm:g}"
     return (
         f"Measured on {workload.name}: batches of {workload.batch_size}, "
         f"{listed(layers) if layers else 'no norm layers'}{clipping}, {workload.steps:,} steps a run; "
-        f"{counted(settings.trials, 'configuration')} tried for each optimizer, then "
-        f"{counted(settings.seeds, 'paired seed')}. "
+        f"{counted(settings.trials, 'configuration')} tried for each optimizer, "
+        f"then {_seeds(study, ranking)}. "
         "Another model, data set or budget may rank them differently."
     )
 
 
+def _seeds(study: Study, ranking: Sequence[Row]) -> str:
+    """On how many seeds was measured, and on how many it might have been."""
+    most, made = study.settings.seeds, max((row.measured for row in ranking), default=0)
+    if not made or made == most:
+        return counted(most, "paired seed")
+    return f"{made} of at most {counted(most, 'paired seed')}"
+
+
 def _cost(kind: Kind, leaders: Sequence[Row]) -> list[str]:
-    """Names the cheapest of those that tie, if one is cheapest in both time and memory."""
-    if kind != "tie":
+    """Names the cheapest of those that may be the best, if one is cheapest in both time and memory."""
+    if kind not in ("equivalent", "open"):
         return []
     fastest = min(leaders, key=lambda row: row.step_ms or math.inf)
     least = min(row.state_bytes or 0 for row in leaders)
     if fastest.state_bytes != least or fastest.step_ms is None:
         return []
     return [
-        f"Of those that tie, {fastest.space.title} is the cheapest: {fastest.step_ms:.2g} ms "
+        f"Of these, {fastest.space.title} is the cheapest: {fastest.step_ms:.2g} ms "
         f"a step and {least:,} bytes of state."
     ]
 
@@ -187,7 +247,10 @@ def _cautions(study: Study, ranking: Sequence[Row], least: float) -> list[str]:
         made = len(study.records)
         cautions.insert(0, f"Not finished: {made} runs were made. The same command goes on from there.")
     if least == 0:
-        cautions.append("The margin is zero: any difference that is sure to exist decides.")
+        cautions.append(
+            "The margin is zero: any difference decides that is sure to exist and is more than the luck of "
+            "tuning."
+        )
     return cautions
 
 

@@ -4,11 +4,18 @@ import math
 from collections.abc import Sequence
 
 from thalweg.lab.judging.statistics import Interval
+from thalweg.lab.study.protocol import evidence
 from thalweg.lab.study.study import Study
+
+MOST_DECIMALS = 6
+"""Beyond so many decimals a number has an exponent."""
 
 
 class Numbers:
     """Writes values and differences of a study's metric, to a digit beyond the margin's first.
+
+    Where the margin is zero, to a digit beyond that of the spread between seeds; where that takes more than
+    six decimals, with an exponent.
 
     Args:
         study: whose metric.
@@ -19,11 +26,23 @@ class Numbers:
         self._unit = study.workload.unit
         self._difference_unit = study.workload.difference_unit
         self._margin, self._share = margin, study.settings.margin
-        self.decimals = min(6, max(0, 1 - math.floor(math.log10(margin)))) if margin else 3
+        step = margin or evidence(study).spread / 3
+        self.decimals = max(0, 1 - math.floor(math.log10(step))) if step else 3
 
     def plain(self, value: float) -> str:
         """A value without its unit."""
-        return f"{value:.{self.decimals}f}"
+        if self.decimals <= MOST_DECIMALS:
+            return f"{value:.{self.decimals}f}"
+        if not value:
+            return "0"
+        digits = max(0, self.decimals + math.floor(math.log10(abs(value))))
+        number, exponent = f"{value:.{digits}e}".split("e")
+        return f"{number}e{int(exponent)}" if round(value, self.decimals) else "0"
+
+    @property
+    def format(self) -> str:
+        """The same as a format of d3, for a plot's labels."""
+        return f".{self.decimals}f" if self.decimals <= MOST_DECIMALS else ".4~e"
 
     def value(self, value: float) -> str:
         """A value with its unit, for example ``96.77 %``."""
@@ -36,10 +55,22 @@ class Numbers:
     @property
     def margin(self) -> str:
         """The margin as it was chosen: ``0.5 points``, ``1 point``, ``2 % (0.086)``."""
+        if self._share.spread:
+            return self.difference(self._margin)
         if self._share.relative:
             return f"{100 * self._share.value:g} % ({self.difference(self._margin)})"
         unit = self._difference_unit.removesuffix("s") if self._margin == 1 else self._difference_unit
         return f"{self._margin:g} {unit}".rstrip()
+
+    @property
+    def beyond(self) -> str:
+        """What a lead lies beyond."""
+        return f"the margin of {self.margin}" if self._margin else "zero"
+
+    @property
+    def more(self) -> str:
+        """What a lead may not surely be."""
+        return f"more than the margin of {self.margin}" if self._margin else "more than the luck of tuning"
 
     def interval(self, interval: Interval) -> str:
         """The two ends, for example ``0.12 to 0.66``."""

@@ -113,7 +113,9 @@ def print_line(line: str, *, error: bool = True) -> None:
 def _expected(study: Study) -> int:
     """How many runs the study takes, as far as that is known."""
     extended = sum(record.trial.stage == "extend" for record in study.records)
-    return max(protocol.runs_at_least(len(study.spaces), study.settings) + extended, len(study.records), 1)
+    known = len(protocol.due(study)) if any(r.trial.stage == "final" for r in study.records) else 0
+    least = protocol.runs_at_least(len(study.spaces), study.settings) + extended
+    return max(known or least, len(study.records), 1)
 
 
 def _progress(study: Study, running: Sequence[Trial], total: int, gone: float, left: float | None) -> Group:
@@ -155,7 +157,7 @@ def _table(study: Study, verdict: Verdict) -> Table:
     unit = f" {study.workload.unit}" if study.workload.unit else ""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("optimizer", no_wrap=True)
-    for title in (f"test{unit}", "95 % interval", "lr", "to target", "step ms", "state B"):
+    for title in (f"test{unit}", "95 % interval", "failed", "lr", "to target", "step ms", "state B"):
         table.add_column(title, justify="right", no_wrap=True)
     level = measures.target(study)
     for row in verdict.ranking:
@@ -170,7 +172,8 @@ def _cells(study: Study, verdict: Verdict, row: Row, level: float | None) -> lis
     return [
         row.space.title,
         numbers.plain(row.test.mean) if row.test else missing,
-        numbers.interval(row.test) if row.test else f"{row.failures} of {row.measured}",
+        numbers.interval(row.test) if row.test else "",
+        f"{row.failures} of {row.measured}" if row.failures else "",
         f"{chosen.trial.lr:g}" if chosen else "none",
         "never" if reached is None or reached.seconds is None else f"{reached.seconds:.2g} s",
         "" if row.step_ms is None else f"{row.step_ms:.3f}",

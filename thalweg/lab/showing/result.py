@@ -89,6 +89,7 @@ class Result:
             "test": test and test.mean,
             "test_low": test and test.low,
             "test_high": test and test.high,
+            "test_finished": row.finished,
             "seeds": row.measured,
             "failures": row.failures,
             "steps_to_target": reached and reached.steps,

@@ -146,6 +146,7 @@ def _row(row: Row) -> dict[str, Any]:
         "code": trial and row.space.line(trial.settings),
         "validation": row.chosen.validation._asdict() if row.chosen and row.chosen.validation else None,
         "test": asdict(row.test) if row.test else None,
+        "finished": row.finished,
         "measured": row.measured,
         "failures": row.failures,
         "seconds": row.seconds,

@@ -1,11 +1,12 @@
 """Learning curves with bands, against steps and against seconds."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
+from scipy import stats
 
 from thalweg.lab.judging import findings
 from thalweg.lab.judging.verdict import Verdict
@@ -23,11 +24,9 @@ from thalweg.lab.showing.figures.look import (
     unit_of,
 )
 from thalweg.lab.spaces import Space
+from thalweg.lab.study.looks import ERROR
 from thalweg.lab.study.record import Record
 from thalweg.lab.study.study import Study
-
-BAND = (10, 90)
-"""The percentiles of the seeds between which a learning curve's band lies."""
 
 LATE = 0.2
 """The share of the steps after which a curve must be inside the picture."""
@@ -42,8 +41,9 @@ class Curve:
         runs: how many runs that is.
         steps: where the metric was measured, as all below of shape (n,).
         seconds: median seconds of training gone by then.
-        mean: mean validation metric there.
-        low: lower end of the band.
+        seeds: the validation metric there by seed.
+        mean: its mean.
+        low: lower end of the mean's 95 % interval.
         high: upper end.
     """
 
@@ -51,6 +51,7 @@ class Curve:
     runs: int
     steps: np.ndarray
     seconds: np.ndarray
+    seeds: Mapping[int, np.ndarray]
     mean: np.ndarray
     low: np.ndarray
     high: np.ndarray
@@ -67,11 +68,11 @@ def curves(study: Study, verdict: Verdict) -> Figure | None:
     return Figure(
         "curves",
         findings.leaders_while_training(
-            study, verdict, {curve.space.title: (curve.steps, curve.mean) for curve in found}
+            study, verdict, {curve.space.title: (curve.steps, curve.seeds) for curve in found}
         ),
         f"Validation {study.workload.metric} while training, "
         + (
-            f"the mean of {runs} seeds with a band that holds the middle {BAND[1] - BAND[0]} % of them."
+            f"the mean of {runs} seeds with a band that is its 95 % interval at each point (Student's t)."
             if runs > 1
             else "on one seed."
         )
@@ -94,15 +95,19 @@ def _curve(study: Study, space: Space) -> Curve | None:
         return None
     places = thinned(len(runs[0].curve))
     metrics = np.array([[run.curve[place].metric for place in places] for run in runs])
-    low, high = np.percentile(metrics, BAND, axis=0)
+    half = 0.0
+    if len(runs) > 1:
+        half = stats.t.ppf(1 - ERROR / 2, len(runs) - 1) * metrics.std(axis=0, ddof=1) / len(runs) ** 0.5
+    mean = metrics.mean(axis=0)
     return Curve(
         space,
         len(runs),
         np.array([runs[0].curve[place].step for place in places]),
         np.array([_seconds(runs, place) for place in places]),
-        metrics.mean(axis=0),
-        low,
-        high,
+        {run.trial.seed: row for run, row in zip(runs, metrics, strict=True)},
+        mean,
+        mean - half,
+        mean + half,
     )
 
 
@@ -150,13 +155,14 @@ def _add_mean(figure: go.Figure, study: Study, curve: Curve, numbers: Numbers, *
         marker={"color": drawn.colour, "symbol": drawn.marker},
         legendgroup=curve.space.name,
         hovertemplate=f"{title}, %{{x:.4g}} {'s' if seconds else 'steps'}: "
-        f"%{{y:.{numbers.decimals}f}} {unit_of(study)}<extra></extra>",
+        f"%{{y:{numbers.format}}} {unit_of(study)}<extra></extra>",
     )
 
 
 def _focus(study: Study, found: Sequence[Curve]) -> list[float]:
     """A vertical range that shows all but the first fifth of every curve, and the best of any."""
     late = [curve.mean[curve.steps >= LATE * study.workload.steps] for curve in found]
-    ends = [curve.high if study.workload.higher_is_better else curve.low for curve in found]
-    values = np.concatenate([*late, [end[-1] for end in ends]])
+    best = np.max if study.workload.higher_is_better else np.min
+    ends = [best([run[-1] for run in curve.seeds.values()]) for curve in found]
+    values = np.concatenate([*late, ends])
     return padded(float(values.min()), float(values.max()))

@@ -23,6 +23,7 @@ from thalweg.lab.showing.figures.look import (
     unit_of,
 )
 from thalweg.lab.spaces import Space
+from thalweg.lab.study.protocol import evidence
 from thalweg.lab.study.study import Study
 
 BELOW = 0.24
@@ -68,13 +69,16 @@ def lead(study: Study, verdict: Verdict) -> Figure | None:
         values += _add_differences(figure, study, comparison, place, numbers)
     unit = f" ({escape(study.workload.difference_unit)})" if study.workload.difference_unit else ""
     first = against[0].first
+    together = " with the interval that holds for all pairs together with 95 %"
+    together = together if study.settings.seeds > 1 else ""
     title = f"lead of {label(study, first).strip()}{unit}"
     figure.update_xaxes(title_text=title, range=padded(min(values), max(values)))
     return Figure(
         "lead",
         findings.lead(verdict),
         f"By how much {first.title} is better on test, seed by seed (small), and under it the "
-        f"mean{_interval(study)} (large). The grey zone is the margin of {numbers.margin}: a difference "
+        f"mean{together} "
+        f"(large). The grey zone is the margin of {numbers.margin}: a difference "
         "that small is not worth having.",
         {"": figure},
     )
@@ -112,7 +116,7 @@ def _add_seeds(figure: go.Figure, study: Study, space: Space, place: int, number
         marker={"symbol": drawn.marker, "size": 7, "color": drawn.colour, "opacity": 0.65},
         customdata=list(metrics),
         showlegend=False,
-        hovertemplate=f"{name(space)}, seed %{{customdata}}: %{{x:.{numbers.decimals}f}} {unit_of(study)}"
+        hovertemplate=f"{name(space)}, seed %{{customdata}}: %{{x:{numbers.format}}} {unit_of(study)}"
         "<extra></extra>",
     )
 
@@ -137,8 +141,9 @@ def _add_differences(
     figure: go.Figure, study: Study, comparison: Comparison, place: int, numbers: Numbers
 ) -> list[float]:
     """Draws one comparison and returns the differences it shows."""
-    ours, others = final_metrics(study, comparison.first), final_metrics(study, comparison.second)
-    differences = {s: study.better(ours[s]) - study.better(others[s]) for s in ours if s in others}
+    found = evidence(study)
+    ours, others = found.scores(comparison.first), found.scores(comparison.second)
+    differences = {seed: ours[seed] - others[seed] for seed in ours if seed in others}
     drawn, unit = look(study, comparison.second), escape(study.workload.difference_unit)
     figure.add_scatter(
         x=short(differences.values()),
@@ -147,7 +152,7 @@ def _add_differences(
         marker={"symbol": drawn.marker, "size": 7, "color": drawn.colour, "opacity": 0.65},
         customdata=list(differences),
         showlegend=False,
-        hovertemplate=f"seed %{{customdata}}: %{{x:.{numbers.decimals}f}} {unit}<extra></extra>",
+        hovertemplate=f"seed %{{customdata}}: %{{x:{numbers.format}}} {unit}<extra></extra>",
     )
     figure.add_scatter(
         x=short([comparison.difference.mean]),
@@ -156,7 +161,7 @@ def _add_differences(
         mode="markers",
         marker={"symbol": drawn.marker, "size": 11, "color": drawn.colour},
         showlegend=False,
-        hovertemplate=f"mean {escape(numbers.difference(comparison.difference.mean))}, 95 % interval "
+        hovertemplate=f"mean {escape(numbers.difference(comparison.difference.mean))}, 95 % for all pairs "
         f"{numbers.interval(comparison.difference)}<extra></extra>",
     )
     return list(differences.values())
@@ -178,4 +183,6 @@ def bar(interval: Interval) -> dict[str, object]:
 
 def _failed(shown: Sequence[Row]) -> str:
     failed = [f"{row.space.title} on {row.failures} of {row.measured}" for row in shown if row.failures]
-    return f" Failed, and therefore without a mean: {', '.join(failed)}." if failed else ""
+    if not failed:
+        return ""
+    return f" Failed, and counted as the worst outcome, which is not drawn: {', '.join(failed)}."

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 
-from thalweg.lab.judging.statistics import RESAMPLES, fewest_seeds
+from thalweg.lab.judging.statistics import fewest_seeds
 from thalweg.lab.judging.verdict import Verdict, norm_layers
 from thalweg.lab.judging.wording import Numbers, listed
 from thalweg.lab.running.schedules import described
@@ -13,6 +13,11 @@ from thalweg.lab.study.study import Study
 from thalweg.lab.workload.contract import option
 
 STAGES = ("tune", "extend", "confirm", "final")
+
+SPENDING = (
+    "The study ends at the first that tells the best mean from every other, as ahead or as equivalent; "
+    "the 5 % of error are shared among the looks and the pairs (Bonferroni)"
+)
 
 SOURCES = (
     "Choi et al. 2019 (arXiv 1910.05446), Sivaprasad et al. 2020 (1910.11758), "
@@ -69,7 +74,7 @@ def protocol(study: Study) -> dict[str, str]:
         "3. Confirm": f"the best {CANDIDATES} configurations of each optimizer train on "
         f"{CONFIRMATION_SEEDS} seeds ({', '.join(map(str, confirmation))}); the better mean on "
         "validation is chosen",
-        "4. Measure": f"the chosen configurations train on {settings.seeds} fresh seeds, the same for "
+        "4. Measure": f"the chosen configurations train on up to {settings.seeds} fresh seeds, the same for "
         "all: a seed fixes initial weights and order of data, so runs are compared pair by pair. Test "
         "is evaluated once, after the last step, and nothing is chosen on it",
         "Fresh seeds": ", ".join(map(str, fresh)),
@@ -81,17 +86,28 @@ def protocol(study: Study) -> dict[str, str]:
 def analysis(study: Study, verdict: Verdict) -> dict[str, str]:
     """What was made of the numbers."""
     fewest, n = fewest_seeds(len(study.spaces)), len(study.spaces)
+    numbers = Numbers(study, verdict.margin)
+    looks = f"after {listed([str(look) for look in study.settings.looks or (study.settings.seeds,)])} seeds"
     return {
-        "Intervals": "95 %, bootstrap over the seeds, of differences the paired bootstrap; "
-        f"{RESAMPLES:,} resamples, expanded percentiles (Hesterberg 2015). They cover the luck of "
-        "the seed, not the choice of the data split nor the luck of the tuning trials",
-        "p values": "Wilcoxon's signed-rank test, two-sided, exact over all signs up to 13 seeds; "
-        "adjusted over all pairs by Holm (1979)",
-        "Margin": f"{Numbers(study, verdict.margin).margin}; a smaller difference is not worth having",
-        "Verdict": "one optimizer is ahead of another if the whole interval of its lead lies beyond "
-        "the margin and Holm's p is at most 0.05. It wins if it is ahead of every other; those that "
-        f"the best mean is not ahead of tie with it. With {n} optimizers, fewer than {fewest} seeds "
-        "can tell nothing",
+        "Looks": f"{looks}. {SPENDING}",
+        "Intervals": "those of differences hold for all pairs and all looks together with 95 %: all "
+        "centres that an exact test of sign flips on the paired differences does not reject (Hartigan "
+        "1969), widened to hold Student's t after a correction for skewness (Hall 1992). That of a single "
+        "optimizer's mean is 95 % by Student's t, widened likewise. They cover the luck of the seed, not "
+        "the choice of the data split",
+        "p values": "of the sign-flip test that there is no difference, two-sided, on all seeds; adjusted "
+        "over all pairs by Holm (1979). They decide nothing: the intervals do",
+        "Failures": "a run that diverged, ran out of memory or time counts as the worst outcome, in means, "
+        "intervals and tests: below the worst run that came to its end, by the standard deviation between "
+        "seeds or the margin, whichever is more; where one has failed there is no equivalence. A run that "
+        "was lost by accident counts as not made",
+        "Margin": f"{numbers.margin}; a smaller difference is not worth having{_of_margin(study)}",
+        "Verdict": "one optimizer is ahead of another if the whole interval of its lead lies beyond the "
+        "margin, equivalent if it lies within, and else not told apart. It wins if it is ahead of every "
+        f"other. With {n} optimizers, fewer than {fewest} seeds can tell nothing",
+        "Luck of tuning": "to be ahead, the interval must lie beyond the margin by half of what separates "
+        "an optimizer's best trial from its third, less what the seeds alone would; by no more than a "
+        "usual margin",
         "Best of k": "expectation over all subsets of k trials (Dodge et al. 2019, arXiv 1909.03004, "
         "without replacement); a failed trial counts as the worst that finished",
         "Basin": "decades of learning rate within the margin of the optimizer's own best: the share "
@@ -100,6 +116,18 @@ def analysis(study: Study, verdict: Verdict) -> dict[str, str]:
         "step, a step is one optimizer.step()",
         "State": "bytes of the tensors in the optimizer's state after the last step",
     }
+
+
+def _of_margin(study: Study) -> str:
+    """What a margin that was not given in the metric's unit is made of."""
+    asked = study.settings.margin
+    if not asked.spread:
+        return ""
+    return (
+        f". It is {100 * asked.value:g} % of the best mean or, where that is less, of the improvement "
+        "since before training, and at least "
+        f"{asked.spread:g} standard deviations between seeds"
+    )
 
 
 def run(study: Study, provenance: Provenance) -> dict[str, str]:

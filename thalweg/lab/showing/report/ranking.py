@@ -5,8 +5,8 @@ from html import escape
 
 from thalweg.lab.judging import measures
 from thalweg.lab.judging.quantities import amount, size
-from thalweg.lab.judging.statistics import CONFIDENCE, Comparison, Row
-from thalweg.lab.judging.verdict import Verdict
+from thalweg.lab.judging.statistics import Comparison, Row
+from thalweg.lab.judging.verdict import Verdict, seeds_in_words
 from thalweg.lab.judging.wording import Numbers
 from thalweg.lab.showing.report.table import NONE, Cell, Line, named, table
 from thalweg.lab.spaces import Space
@@ -66,7 +66,12 @@ def _test(row: Row, numbers: Numbers) -> Cell:
     if row.test is None:
         return Cell("failed" if row.failures else "not measured")
     interval = "" if row.test.low is None else numbers.interval(row.test)
-    return Cell(f'<strong>{numbers.plain(row.test.mean)}</strong><span class="range">{interval}</span>')
+    without = ""
+    if row.failures and row.finished is not None:
+        without = f'<span class="range">{numbers.plain(row.finished)} without the failed</span>'
+    return Cell(
+        f'<strong>{numbers.plain(row.test.mean)}</strong><span class="range">{interval}</span>{without}'
+    )
 
 
 def _validation(study: Study, row: Row, numbers: Numbers) -> Cell:
@@ -107,9 +112,9 @@ def pairs(study: Study, verdict: Verdict) -> str:
     unit = f", {escape(study.workload.difference_unit)}" if study.workload.difference_unit else ""
     head = [
         Cell("Pair", kind="text"),
-        Cell(f'Difference{unit}<span class="range">95 % interval</span>'),
+        Cell(f'Difference{unit}<span class="range">95 % for all pairs</span>'),
         Cell('Wins<span class="range">losses</span>'),
-        Cell('p<span class="range">Wilcoxon</span>'),
+        Cell('p<span class="range">sign flips</span>'),
         Cell('p<span class="range">Holm</span>'),
         Cell("In words", kind="text"),
     ]
@@ -142,15 +147,15 @@ def _p(value: float) -> str:
 def _relation(comparison: Comparison, numbers: Numbers) -> str:
     first, second = comparison.first.title, comparison.second.title
     if comparison.relation == "ahead":
-        return f"{first} is ahead by surely more than the margin of {numbers.margin}"
+        return f"{first} is ahead, surely beyond {numbers.beyond}"
     if comparison.relation == "behind":
-        return f"{second} is ahead by surely more than the margin of {numbers.margin}"
+        return f"{second} is ahead, surely beyond {numbers.beyond}"
     if comparison.relation == "equivalent":
-        return f"equal within the margin of {numbers.margin}"
-    low, high = comparison.difference.low, comparison.difference.high
-    if low is None or high is None:
+        return f"equivalent within the margin of {numbers.margin}"
+    if comparison.difference.low is None:
         return "one seed tells nothing"
-    if comparison.p_holm <= 1 - CONFIDENCE and (low > 0 or high < 0):
-        leader = first if low > 0 else second
-        return f"{leader} is ahead, but not surely by more than the margin of {numbers.margin}"
-    return "not told apart by this many seeds"
+    if comparison.better:
+        leader = first if comparison.difference.mean > 0 else second
+        taken = seeds_in_words(comparison)
+        return f"{leader} is ahead, but not surely by {numbers.more}: that would take {taken}"
+    return f"not told apart: that would take {seeds_in_words(comparison)}"
