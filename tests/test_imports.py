@@ -67,7 +67,7 @@ LAB_ROOMS = [
 LAB_ORDER = {
     "comparing": ["api command", "comparison", "budget"],
     "memory": ["command", "api", "page", "picture", "counted", "optimizers", "footprint"],
-    "showing": ["result console", "report", "figures results"],
+    "showing": ["result console", "report", "figures results export"],
     "judging": ["findings", "verdict", "measures wording", "statistics quantities"],
     "running": ["execution", "pool store rehearsal", "endings trial", "whole", "training", "schedules"],
     "study": ["protocol", "study", "record"],
