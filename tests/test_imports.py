@@ -72,7 +72,7 @@ LAB_ORDER = {
     "running": ["execution", "pool store rehearsal", "endings trial", "whole", "training", "schedules"],
     "study": ["protocol", "study", "record"],
     "workload": ["models", "adapters", "shipped tasks template", "contract data batches"],
-    "spaces": ["recipe", "known search", "space"],
+    "spaces": ["recipe", "known search", "space together"],
 }
 """What asks for a picture stands above what draws it, and imports that when it is asked."""
 
