@@ -68,12 +68,12 @@ LAB_ORDER = {
     "comparing": ["api command", "comparison", "budget"],
     "memory": ["command", "api", "page", "picture", "counted", "optimizers", "footprint"],
     "simulating": ["command", "studies", "families"],
-    "showing": ["result console", "report", "figures results"],
+    "showing": ["result console", "report", "figures results export"],
     "judging": ["findings", "verdict", "measures wording", "statistics quantities"],
     "running": ["execution", "pool store rehearsal", "endings trial", "whole", "training", "schedules"],
     "study": ["protocol", "evidence", "study intervals looks", "record"],
     "workload": ["models", "adapters", "shipped tasks template", "contract data batches"],
-    "spaces": ["recipe", "known search", "space"],
+    "spaces": ["recipe", "known search", "space together"],
 }
 """What asks for a picture stands above what draws it, and imports that when it is asked."""
 

@@ -186,6 +186,25 @@ def trial(
 
 
 @app.command()
+def export(
+    results: Annotated[Path, typer.Argument(help="The results.json of a comparison, or its folder.")],
+    to: Annotated[
+        str, typer.Option(help="csv, tensorboard, mlflow or wandb, each by its own client.", metavar="WHAT")
+    ] = "csv",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for what is written; by default that of the results.")
+    ] = None,
+) -> None:
+    """Give the records of a comparison to another program: tables, TensorBoard, MLflow, W&B."""
+    need_lab()
+    from thalweg.lab.comparing import command
+
+    with failures():
+        for path in command.export(results, to, out):
+            typer.echo(f"wrote {path}")
+
+
+@app.command()
 def new_task(
     path: Annotated[Path, typer.Argument(help="The file to write, such as my_task.py.")],
 ) -> None:

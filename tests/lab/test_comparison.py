@@ -36,7 +36,7 @@ from thalweg.lab.comparing.comparison import (
 from thalweg.lab.errors import TrialError
 from thalweg.lab.running.store import address
 from thalweg.lab.showing import results
-from thalweg.lab.spaces import Axis, Space
+from thalweg.lab.spaces import Axis, Recipe, Space
 from thalweg.lab.study.record import Record, from_json
 from thalweg.lab.study.study import Margin
 from thalweg.lab.workload.tasks import TaskError
@@ -339,6 +339,48 @@ def test_a_notebook_call_takes_what_the_command_takes(monkeypatch, capfd):
         api.compare(Line(), budget="soon")
     with pytest.raises(ValueError, match="trials cannot be given with budget"):
         api.compare(Line(), budget=60, trials=2)
+
+
+class Cooking(Quick):
+    recipes = (
+        Recipe("plain", "sgd"),
+        Recipe("careful", "adamw", fixed={"average": 0.9}, schedule="cosine", evaluate_every=2),
+    )
+
+
+def test_recipes_of_a_task_are_compared_with_each_other_and_with_optimizers(monkeypatch, tmp_path):
+    monkeypatch.setattr(api, "Pool", Here)
+    given = {"trials": 2, "seeds": 2, "progress": False}
+    result = api.compare(Cooking(), recipes=["all"], **given)
+    assert [space.name for space in result.study.spaces] == ["plain", "careful"]
+    points = {r.trial.name: len(r.curve) for r in result.study.records}
+    assert points == {"plain": 3, "careful": 5}
+    [line] = [row["code"] for row in result.ranking if row["optimizer"] == "careful"]
+    assert line.endswith("# careful: schedule='cosine', evaluate_every=2")
+    result.save(tmp_path)
+    assert "trained with schedule=cosine" in (tmp_path / "report.html").read_text()
+    with_lion = api.compare(
+        Cooking(), ["lion", Recipe("own", "adam", clip_norm=1.0)], recipes=["plain"], **given
+    )
+    assert [space.name for space in with_lion.study.spaces] == ["plain", "lion", "own"]
+    with pytest.raises(ValueError, match="recipes: unknown recipe 'no'; there are: plain, careful"):
+        api.compare(Cooking(), recipes=["no"], **given)
+    with pytest.raises(TaskError, match="bad: the task has no 'droput'"):
+        api.compare(Cooking(), ["lion", Recipe("bad", "adam", droput=1.0)], **given)
+
+
+def test_a_class_of_a_notebook_names_the_study_with_its_source():
+    def spaces_(kind, **more):
+        return [Space("a", kind, (Axis("lr", 1e-3, 1.0),), **more), TWO[0]]
+
+    task = Task(Quick())
+    names = {
+        fingerprint(task, spaces_(torch.optim.SGD), SMALL),
+        fingerprint(task, spaces_(torch.optim.Adam), SMALL),
+        fingerprint(task, spaces_(torch.optim.SGD, changes={"schedule": None}), SMALL),
+        fingerprint(task, spaces_(torch.optim.SGD, changes={"schedule": "cosine"}), SMALL),
+    }
+    assert len(names) == 4
 
 
 def test_too_few_seeds_for_a_verdict_are_said_before(tmp_path):

@@ -184,18 +184,45 @@ def test_a_workload_can_be_replaced(pool, alone):
 class Loading(Line):
     """A plain DataLoader with processes of its own."""
 
+    workers = 2
+
     def batches(self, seed):
-        inputs = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+        inputs = torch.randn(320, 2, generator=torch.Generator().manual_seed(0))
         data = torch.utils.data.TensorDataset(inputs, inputs.sum(dim=1, keepdim=True))
-        for _ in range(5):
-            yield from torch.utils.data.DataLoader(data, batch_size=8, shuffle=True, num_workers=2)
+        yield from torch.utils.data.DataLoader(data, batch_size=8, shuffle=True, num_workers=self.workers)
 
 
-def test_a_task_may_load_with_processes_of_its_own(pool):
+class LoadingHere(Loading):
+    workers = 0
+
+
+def test_a_task_may_load_with_processes_of_its_own(pool, alone):
     pool.load(Loading())
-    [record] = collect(pool, [trial(0)]).values()
-    assert record.failure is None
-    assert collect(pool, [trial(0)]) == {0: record}
+    assert collect(pool, [trial(0)]) == {0: trials.run(trial(0), LoadingHere())}
+    pool.load(Odd())
+
+
+class Forking(Line):
+    """Starts a process and hangs, as a DataLoader that is killed while it starts leaves its workers."""
+
+    def __init__(self, note):
+        super().__init__()
+        self.note = note
+
+    def batches(self, seed):
+        child = subprocess.Popen(["sleep", "600"])
+        Path(self.note).write_text(str(child.pid))
+        time.sleep(600)
+
+
+def test_what_a_task_has_started_ends_with_its_process(pool, tmp_path):
+    pool.load(Forking(str(tmp_path / "pid")))
+    pool.start(trial(0), limit=PATIENCE_SECONDS)
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "it began")
+    pool._processes[0].deadline = pool._processes[1].deadline = time.monotonic()
+    until_it_raises(pool)
+    child = Path("/proc") / (tmp_path / "pid").read_text()
+    wait_until(lambda: not child.exists() or "Z" in (child / "stat").read_text().split()[2], "it is left")
     pool.load(Odd())
 
 

@@ -12,7 +12,7 @@ from samples import Line
 from torch import Tensor, nn
 
 import thalweg
-from thalweg.lab import Axis, Evaluation, Recipe, Space, spaces, tasks
+from thalweg.lab import Axis, Evaluation, Recipe, Space, Together, spaces, tasks
 from thalweg.lab.running import trial as trials
 from thalweg.lab.running.rehearsal import rehearse
 from thalweg.lab.running.schedules import NAMED
@@ -312,6 +312,22 @@ def test_averages_are_what_is_evaluated():
     assert record.curve[0] == without.curve[0]
     assert record.validation.metric != without.validation.metric
     assert [point.loss for point in record.curve] == [point.loss for point in without.curve]
+
+
+def test_two_optimizers_are_one_together(seen):
+    def make(parameters, lr):
+        matrices, others = [], []
+        for parameter in parameters:
+            (matrices if parameter.ndim == 2 else others).append(parameter)
+        return Together(Noting(matrices, lr=lr, momentum=0.9), thalweg.AdamW(others, lr=0.1 * lr))
+
+    space = Space("both", make, (Axis("lr", 1e-3, 1.0),))
+    rehearse(Line(), [space])
+    seen().clear()
+    record = run(Line(), space, 0.05)
+    assert learned(record)
+    assert [noted["rates"][0] for noted in seen()] == [0.05 * NAMED["linear"][0](s, 40) for s in range(1, 41)]
+    assert record.state_bytes >= 4 * (2 + 2 * 1)
 
 
 # Trainings of one's own

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from thalweg.lab.comparing.api import compare
     from thalweg.lab.showing.result import Result
-    from thalweg.lab.spaces import Axis, Recipe, Space
+    from thalweg.lab.spaces import Axis, Recipe, Space, Together
     from thalweg.lab.workload import Evaluation, Run, Split, Workload, device_of, tasks
 
 _PUBLIC = {
@@ -31,6 +31,7 @@ _PUBLIC = {
     "Run": "workload",
     "Space": "spaces",
     "Split": "workload",
+    "Together": "spaces",
     "Workload": "workload",
     "compare": "comparing.api",
     "device_of": "workload",
@@ -46,6 +47,7 @@ __all__ = [
     "Run",
     "Space",
     "Split",
+    "Together",
     "Workload",
     "compare",
     "device_of",

@@ -131,6 +131,23 @@ def repeat(results_at: Path, number: int) -> bool:
     return same
 
 
+def export(results_at: Path, target: str, out: Path | None) -> list[Path]:
+    """Gives a comparison's records to another program; returns what was written.
+
+    Raises:
+        ValueError: the results cannot be found, or the target is none, or its package is not installed.
+        OSError: a file cannot be written.
+    """
+    from thalweg.lab.showing import export as exports
+    from thalweg.lab.showing import results
+
+    if target not in exports.TARGETS:
+        raise ValueError(f"--to must be one of {', '.join(exports.TARGETS)}, not {target!r}")
+    document = results.load(results_at)
+    folder = out or (results_at if results_at.is_dir() else results_at.parent)
+    return exports.TARGETS[target](document, folder)
+
+
 def _differing(again: object, record: object) -> str:
     names = ("curve", "validation", "test", "failure", "state_bytes")
     return "; ".join(

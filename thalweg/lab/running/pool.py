@@ -76,6 +76,10 @@ class _Worker:
             self.connection.send((path, trial))
 
     def end(self) -> None:
+        # With what the task has started, such as the processes of its DataLoader.
+        if hasattr(os, "killpg") and self.process.pid is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
         self.process.join()
         self.connection.close()
@@ -220,6 +224,8 @@ def _main_module_hidden() -> Iterator[None]:
 def _serve(end: Connection, index: int) -> None:
     """What a process does: it runs the trials that it is sent, one after the other."""
     endings.leave_to_parent()
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     # The first optimizer of a process makes torch import its compiler, which takes seconds.
@@ -244,6 +250,8 @@ def _leave_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
+    if hasattr(os, "killpg"):
+        os.killpg(0, signal.SIGKILL)
     os._exit(1)
 
 

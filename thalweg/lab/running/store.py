@@ -19,7 +19,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import FloatDistribution
 from optuna.storages import BaseStorage, RDBStorage, fail_stale_trials, get_storage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -240,20 +240,15 @@ def _is_made_by_another(error: Exception) -> bool:
 def _entry(
     trial: Trial, state: TrialState = TrialState.RUNNING, values: Any = None, **attributes: Any
 ) -> FrozenTrial:
+    # For Optuna's own tools, which have no place for choices that are not the same in all trials.
+    numbers = {name: float(value) for name, value in trial.point.items() if type(value) in (int, float)}
     return create_trial(
         state=state,
         values=values,
-        params=dict(trial.point),
-        distributions={name: _distribution(value) for name, value in trial.point.items()},
+        params=numbers,
+        distributions={name: FloatDistribution(value, value) for name, value in numbers.items()},
         user_attrs={"key": trial.key, "owner": [platform.node(), os.getpid()], **attributes},
     )
-
-
-def _distribution(value: Any) -> BaseDistribution:
-    """What Optuna's own tools read a value of a point as."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return FloatDistribution(value, value)
-    return CategoricalDistribution((value,))
 
 
 def _is_alive(trial: FrozenTrial) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,27 @@ class Result:
         document = results.to_json(self.study, self.verdict, self.provenance)
         files.write_atomically(folder / "report.html", self.html().encode())
         files.write_atomically(folder / "results.json", document.encode())
+
+    def save_figures(self, folder: str | Path, kind: str = "svg") -> list[Path]:
+        """Writes the pictures as files of their own, by plotly's package kaleido.
+
+        Args:
+            folder: where to.
+            kind: ``svg``, ``pdf`` or ``png``.
+
+        Raises:
+            ValueError: kaleido is not installed.
+        """
+        if find_spec("kaleido") is None:
+            raise ValueError(
+                f"{kind} files need the package kaleido: pip install kaleido; without it, the camera above "
+                "each picture of report.html saves an SVG"
+            )
+        files.prepare_folder(Path(folder))
+        paths = {Path(folder) / f"{name}.{kind}": plot for name, plot in self.figures.items()}
+        for path, plot in paths.items():
+            plot.write_image(path, format=kind)
+        return list(paths)
 
     def __repr__(self) -> str:
         verdict = self.verdict

@@ -3,6 +3,7 @@
 from thalweg.lab.spaces.known import SPACES, find
 from thalweg.lab.spaces.recipe import Recipe, resolve
 from thalweg.lab.spaces.space import FEW, MANY, SOME, Axis, Point, Space, build, code, jsonable, located
+from thalweg.lab.spaces.together import Together
 
 __all__ = [
     "FEW",
@@ -13,6 +14,7 @@ __all__ = [
     "Point",
     "Recipe",
     "Space",
+    "Together",
     "build",
     "code",
     "find",

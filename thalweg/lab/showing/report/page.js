@@ -7,7 +7,13 @@ const DIGITS =
   "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;,=>?@^_`{|}~";
 const PAPER_WIDTH = 690;
 const darkPage = matchMedia("(prefers-color-scheme: dark)");
-const CONFIG = { displayModeBar: false, responsive: true };
+const CONFIG = {
+  // A camera alone, for whoever points at a picture: it saves a file of vectors.
+  displaylogo: false,
+  modeBarButtons: [["toImage"]],
+  toImageButtonOptions: { format: "svg", filename: "thalweg" },
+  responsive: true,
+};
 
 function bytesOfBase85(text, count) {
   const values = new Uint8Array(128);

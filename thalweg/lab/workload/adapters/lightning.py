@@ -66,7 +66,7 @@ class LightningTask(Workload):
         model: nn.Module = self.module()
         if not getattr(model, "automatic_optimization", True):
             raise TaskError(
-                f"{type(model).__name__} optimizes by hand: a task needs a `training_step`, see docs"
+                f"{type(model).__name__} optimizes by hand: give a task a `training_step` (docs/training.md)"
             )
         object.__setattr__(model, "log", lambda *_, **__: None)
         return model
