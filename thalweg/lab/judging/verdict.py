@@ -15,6 +15,9 @@ from thalweg.lab.study.study import Study
 
 Kind = Literal["winner", "equivalent", "open", "none"]
 
+MOST_NAMED = 3
+"""Optimizers that the headline names."""
+
 MOST_FAILED = 2
 """Optimizers whose failures the headline counts; the ranking has all."""
 
@@ -117,8 +120,8 @@ def _headline(study: Study, kind: Kind, leaders: Sequence[Row], ranking: Sequenc
     if kind != "none":
         words = {
             "winner": f"{_names(leaders)} wins",
-            "equivalent": f"{_names(leaders)} are equivalent",
-            "open": f"{_names(leaders)} {'is' if len(leaders) == 1 else 'are'} not told apart"
+            "equivalent": f"{_few(leaders)} are equivalent",
+            "open": f"{_few(leaders)} {'is' if len(leaders) == 1 else 'are'} not told apart"
             + (" from all others" if len(leaders) == 1 else ""),
         }
         return words[kind] + _failed(ranking)
@@ -130,6 +133,14 @@ def _headline(study: Study, kind: Kind, leaders: Sequence[Row], ranking: Sequenc
     return f"No verdict: {fewest} seeds are the fewest that can tell, not {study.settings.seeds}"
 
 
+def _few(rows: Sequence[Row]) -> str:
+    """The names, of many the first ones: a headline must stay one."""
+    if len(rows) <= MOST_NAMED:
+        return _names(rows)
+    shown = MOST_NAMED - 1
+    return listed([*(row.space.title for row in rows[:shown]), f"{len(rows) - shown} others"])
+
+
 def _failed(ranking: Sequence[Row]) -> str:
     """Whose runs failed on fresh seeds, as the end of the headline."""
     failed = [row for row in ranking if row.failures]
@@ -137,8 +148,7 @@ def _failed(ranking: Sequence[Row]) -> str:
         return ""
     claims = [f"{row.space.title} failed on {row.failures} of {row.measured} seeds" for row in failed]
     if len(failed) > MOST_FAILED:
-        others = counted(len(failed) - MOST_FAILED + 1, "other")
-        claims = [*claims[: MOST_FAILED - 1], f"{others} on some"]
+        claims = [f"{len(failed)} optimizers failed on some seeds"]
     return f"; {listed(claims)}"
 
 
@@ -186,15 +196,24 @@ def _reason(kind: Kind, against: Sequence[Comparison], numbers: Numbers) -> str:
         f"against {listed([c.second.title for c in close])} it lies within the margin of {numbers.margin}"
     ]
     if kind == "open":
-        unknown = [c for c in against if c.relation == "unresolved"]
-        claims = [*(claims if close else []), f"against {listed([_open(c, numbers) for c in unknown])}"]
+        claims = [*(claims if close else []), *_open(against, numbers)]
     return ", ".join(claims)
 
 
-def _open(comparison: Comparison, numbers: Numbers) -> str:
-    """What is not told of a pair, and what it would take."""
-    lead = f"it is ahead, but not surely by {numbers.more}" if comparison.better else "it is not told apart"
-    return f"{comparison.second.title} {lead}, which would take {seeds_in_words(comparison)}"
+def _open(against: Sequence[Comparison], numbers: Numbers) -> list[str]:
+    """From whom the best mean is not told, and what that would take."""
+    unknown = [c for c in against if c.relation == "unresolved"]
+    claims = []
+    for better, words in (
+        (False, "it is not told apart from"),
+        (True, f"it is ahead, but not surely by {numbers.more}, of"),
+    ):
+        of = [c for c in unknown if c.better == better]
+        taken = [seeds_in_words(c) for c in sorted(of, key=lambda c: c.seeds_needed or math.inf)]
+        if of:
+            ends = taken[0] if taken[0] == taken[-1] else f"{taken[0].removesuffix(' seeds')} to {taken[-1]}"
+            claims.append(f"{words} {listed([c.second.title for c in of])}, which would take {ends}")
+    return claims
 
 
 def seeds_in_words(comparison: Comparison) -> str:
@@ -242,7 +261,8 @@ def _cost(kind: Kind, leaders: Sequence[Row]) -> list[str]:
 
 
 def _cautions(study: Study, ranking: Sequence[Row], least: float) -> list[str]:
-    cautions = [caution for row in ranking for caution in _cautions_about(study, row)]
+    cautions = [*_failed_in_tuning(study, ranking)]
+    cautions += [caution for row in ranking for caution in _cautions_about(study, row)]
     if not is_complete(study):
         made = len(study.records)
         cautions.insert(0, f"Not finished: {made} runs were made. The same command goes on from there.")
@@ -254,17 +274,24 @@ def _cautions(study: Study, ranking: Sequence[Row], least: float) -> list[str]:
     return cautions
 
 
+def _failed_in_tuning(study: Study, ranking: Sequence[Row]) -> list[str]:
+    """Who failed in how many trials; those who did alike in one sentence."""
+    groups: dict[str, list[str]] = {}
+    for row in ranking:
+        tuning = study.tuning_of(row.space)
+        failures = Counter(record.failure.kind for record in tuning if record.failure)
+        if failures:
+            kinds = listed([f"{kind} {count}" for kind, count in failures.items()])
+            said = f"failed in {failures.total()} of {len(tuning)} tuning trials ({kinds})."
+            groups.setdefault(said, []).append(row.space.title)
+    return [f"{listed(names)} {'each ' if len(names) > 1 else ''}{said}" for said, names in groups.items()]
+
+
 def _cautions_about(study: Study, row: Row) -> list[str]:
     cautions, name = [], row.space.title
     tuning = study.tuning_of(row.space)
-    failures = Counter(record.failure.kind for record in tuning if record.failure)
-    if failures:
-        kinds = listed([f"{kind} {count}" for kind, count in failures.items()])
-        cautions.append(f"{name} failed in {failures.total()} of {len(tuning)} tuning trials ({kinds}).")
     if tuning and row.chosen is None:
         cautions.append(f"{name} has no configuration: it failed in every trial.")
-    elif row.failures:
-        cautions.append(f"{name} failed on {row.failures} of {row.measured} fresh seeds.")
     first, wide, side = row.space.axes[0], rate_range(study, row.space), border(study, row.space)
     if (wide.low, wide.high) != (first.low, first.high):
         cautions.append(

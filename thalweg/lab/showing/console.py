@@ -21,7 +21,7 @@ from thalweg.lab.study import protocol
 from thalweg.lab.study.record import Stage, Trial
 from thalweg.lab.study.study import Study
 
-NARROWEST = 80
+NARROWEST = 100
 """The width of tables where there is no terminal to ask."""
 
 _DOING: dict[Stage, str] = {
@@ -157,15 +157,17 @@ def _table(study: Study, verdict: Verdict) -> Table:
     unit = f" {study.workload.unit}" if study.workload.unit else ""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("optimizer", no_wrap=True)
-    for title in (f"test{unit}", "95 % interval", "failed", "lr", "to target", "step ms", "state B"):
+    failures = any(row.failures for row in verdict.ranking)
+    failed = ["failed"] if failures else []
+    for title in (f"test{unit}", "95 % interval", *failed, "lr", "to target", "step ms", "state B"):
         table.add_column(title, justify="right", no_wrap=True)
     level = measures.target(study)
     for row in verdict.ranking:
-        table.add_row(*map(Text, _cells(study, verdict, row, level)))
+        table.add_row(*map(Text, _cells(study, verdict, row, level, failures=failures)))
     return table
 
 
-def _cells(study: Study, verdict: Verdict, row: Row, level: float | None) -> list[str]:
+def _cells(study: Study, verdict: Verdict, row: Row, level: float | None, *, failures: bool) -> list[str]:
     numbers, chosen = Numbers(study, verdict.margin), row.chosen
     reached = None if level is None else measures.reached(study, row.space, level)
     missing = "failed" if row.failures else ""
@@ -173,7 +175,7 @@ def _cells(study: Study, verdict: Verdict, row: Row, level: float | None) -> lis
         row.space.title,
         numbers.plain(row.test.mean) if row.test else missing,
         numbers.interval(row.test) if row.test else "",
-        f"{row.failures} of {row.measured}" if row.failures else "",
+        *([f"{row.failures} of {row.measured}" if row.failures else ""] if failures else []),
         f"{chosen.trial.lr:g}" if chosen else "none",
         "never" if reached is None or reached.seconds is None else f"{reached.seconds:.2g} s",
         "" if row.step_ms is None else f"{row.step_ms:.3f}",

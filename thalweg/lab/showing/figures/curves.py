@@ -1,7 +1,7 @@
 """Learning curves with bands, against steps and against seconds."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,9 @@ from thalweg.lab.spaces import Space
 from thalweg.lab.study.looks import ERROR
 from thalweg.lab.study.record import Record
 from thalweg.lab.study.study import Study
+
+MOST_ALIKE, MOST_BOLD = 6, 3
+"""Curves that are drawn alike; of more, so many at most stand out."""
 
 LATE = 0.2
 """The share of the steps after which a curve must be inside the picture."""
@@ -64,6 +67,7 @@ def curves(study: Study, verdict: Verdict) -> Figure | None:
         return None
     numbers = Numbers(study, verdict.margin)
     runs = max(curve.runs for curve in found)
+    bold = _bold(verdict, found)
     few = [f"{curve.space.title}: {curve.runs}" for curve in found if curve.runs < runs]
     return Figure(
         "curves",
@@ -76,12 +80,17 @@ def curves(study: Study, verdict: Verdict) -> Figure | None:
             if runs > 1
             else "on one seed."
         )
+        + (
+            " Those that may be the best are bold, and only they have a band."
+            if len(bold) < len(found)
+            else ""
+        )
         + (f" Runs that came to their end: {', '.join(few)}." if few else "")
         + " Seconds are those of forward, backward and optimizer step; evaluation is not counted."
         + " What lies outside the picture is the beginning, where all are poor.",
         {
-            "steps": _view(study, found, numbers, seconds=False),
-            "seconds": _view(study, found, numbers, seconds=True),
+            "steps": _view(study, found, numbers, bold, seconds=False),
+            "seconds": _view(study, found, numbers, bold, seconds=True),
         },
         wide=True,
     )
@@ -115,13 +124,22 @@ def _seconds(runs: Sequence[Record], place: int) -> float:
     return statistics.median(run.timing.at[place] for run in runs if run.timing is not None)
 
 
-def _view(study: Study, found: Sequence[Curve], numbers: Numbers, *, seconds: bool) -> go.Figure:
+def _bold(verdict: Verdict, found: Sequence[Curve]) -> set[str]:
+    """Whose curves stand out: all where they are few, else the first of those that may be the best."""
+    if len(found) <= MOST_ALIKE:
+        return {curve.space.name for curve in found}
+    return {row.space.name for row in verdict.leaders[:MOST_BOLD]}
+
+
+def _view(
+    study: Study, found: Sequence[Curve], numbers: Numbers, bold: Collection[str], *, seconds: bool
+) -> go.Figure:
     figure = plot(380, len(found))
     for curve in found:
-        if curve.runs > 1:
+        if curve.runs > 1 and curve.space.name in bold:
             _add_band(figure, study, curve, curve.seconds if seconds else curve.steps)
     for curve in found:
-        _add_mean(figure, study, curve, numbers, seconds=seconds)
+        _add_mean(figure, study, curve, numbers, bold=curve.space.name in bold, seconds=seconds)
     unit = "seconds of training" if seconds else "optimizer steps"
     end = max(float(curve.seconds[-1]) for curve in found) if seconds else study.workload.steps
     figure.update_xaxes(title_text=unit, range=[0, end])
@@ -143,7 +161,9 @@ def _add_band(figure: go.Figure, study: Study, curve: Curve, at: np.ndarray) -> 
     )
 
 
-def _add_mean(figure: go.Figure, study: Study, curve: Curve, numbers: Numbers, *, seconds: bool) -> None:
+def _add_mean(
+    figure: go.Figure, study: Study, curve: Curve, numbers: Numbers, *, bold: bool, seconds: bool
+) -> None:
     drawn, title = look(study, curve.space), name(curve.space)
     single = len(curve.steps) == 1
     figure.add_scatter(
@@ -151,7 +171,8 @@ def _add_mean(figure: go.Figure, study: Study, curve: Curve, numbers: Numbers, *
         y=short(curve.mean),
         name=brief(curve.space),
         mode="markers" if single else "lines",
-        line={"color": drawn.colour, "dash": drawn.dash, "width": 2.5},
+        line={"color": drawn.colour, "dash": drawn.dash, "width": 2.5 if bold else 1.2},
+        opacity=1.0 if bold else 0.7,
         marker={"color": drawn.colour, "symbol": drawn.marker},
         legendgroup=curve.space.name,
         hovertemplate=f"{title}, %{{x:.4g}} {'s' if seconds else 'steps'}: "

@@ -15,7 +15,7 @@ from thalweg.lab.spaces import Space
 from thalweg.lab.study.study import Study
 
 # The first six are Okabe and Ito's, which the colour-blind can tell apart, without black and without the
-# yellow that is lost on white. Ten colours cannot all be told apart by everyone: marker and dash differ too.
+# yellow that is lost on white. Not everyone can tell twelve colours apart: marker and dash differ too.
 COLOURS = (
     "#0072B2",
     "#E69F00",
@@ -27,6 +27,8 @@ COLOURS = (
     "#A0307A",
     "#6F5BC8",
     "#888888",
+    "#8B5A2B",
+    "#1F2F6B",
 )
 DARK = (
     "#3A96DD",
@@ -39,6 +41,8 @@ DARK = (
     "#D966B5",
     "#A193F0",
     "#A8A8A8",
+    "#D2A36C",
+    "#8FA3FF",
 )
 """The same colours for a dark page, in the same order; the report's script puts them in their place."""
 
@@ -53,6 +57,8 @@ MARKERS = (
     "hexagram",
     "bowtie",
     "triangle-right",
+    "cross",
+    "hourglass",
 )
 DASHES = ("solid", "dash", "dot", "dashdot")
 NEUTRAL = "#888888"

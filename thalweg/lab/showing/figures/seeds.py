@@ -164,7 +164,11 @@ def _add_differences(
         hovertemplate=f"mean {escape(numbers.difference(comparison.difference.mean))}, 95 % for all pairs "
         f"{numbers.interval(comparison.difference)}<extra></extra>",
     )
-    return list(differences.values())
+    # The interval is drawn whole, unless it is far wider than all that was seen.
+    shown, difference = list(differences.values()), comparison.difference
+    room = max(shown) - min(shown) or abs(max(shown))
+    ends = [end for end in (difference.low, difference.high) if end is not None]
+    return [*shown, *(min(max(end, min(shown) - room), max(shown) + room) for end in ends)]
 
 
 def bar(interval: Interval) -> dict[str, object]:
