@@ -769,3 +769,16 @@ def test_several_machines_work_on_one_study_in_postgresql(folder, postgresql, un
     for name in names:
         for path in (folder / name).iterdir():
             assert secret not in path.read_text(), f"{path.name} shows the password"
+
+
+def test_a_study_that_was_begun_without_looks_goes_on_without(tmp_path, monkeypatch):
+    options = Options(trials=1, seeds=8, storage=str(tmp_path / "study.db"))
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison, "_spend", lambda *_: {"trials": 1, "seeds": 8, "bought": ""})
+        before, _ = run(options)
+    assert before.study.settings.looks == ()
+    after, pool = run(options)
+    assert (after.study.settings, pool.made) == (before.study.settings, [])
+    assert len(after.study.records) == 2 * (1 + 8)
+    new, _ = run(replace(options, storage=str(tmp_path / "new.db")))
+    assert new.study.settings.looks == (6, 8)

@@ -9,6 +9,7 @@ Read the rooms in this order:
 - `judging`: what may be said: intervals, ranking, differences, what else the records tell, the verdict.
 - `showing`: how it is shown: figures, the report, JSON, the terminal, the result for notebooks.
 - `memory`: bytes of training, counted and shown, from Python and from the command line.
+- `simulating`: the protocol on made-up results, to see how often it says what is false.
 - `comparing`: a whole comparison, from Python and from the command line; what a time budget buys.
 
 `errors` is what may go wrong through no fault of the lab's. Nothing here is imported by `import thalweg`.

@@ -105,9 +105,9 @@ def analysis(study: Study, verdict: Verdict) -> dict[str, str]:
         "Verdict": "one optimizer is ahead of another if the whole interval of its lead lies beyond the "
         "margin, equivalent if it lies within, and else not told apart. It wins if it is ahead of every "
         f"other. With {n} optimizers, fewer than {fewest} seeds can tell nothing",
-        "Luck of tuning": "to be ahead, the interval must lie beyond the margin by half of what separates "
-        "an optimizer's best trial from its third, less what the seeds alone would; by no more than a "
-        "usual margin",
+        "Luck of tuning": "to be ahead, the interval must lie beyond the margin by 0.6 times what "
+        "separates the best trial of some optimizer from its third, less what the seeds alone would; by no "
+        "more than a usual margin",
         "Best of k": "expectation over all subsets of k trials (Dodge et al. 2019, arXiv 1909.03004, "
         "without replacement); a failed trial counts as the worst that finished",
         "Basin": "decades of learning rate within the margin of the optimizer's own best: the share "
