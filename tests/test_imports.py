@@ -65,13 +65,19 @@ LAB_ROOMS = [
 """The rooms of the lab, likewise."""
 
 LAB_ORDER = {
-    "comparing": ["api command", "comparison", "budget"],
+    "comparing": [
+        "api command",
+        "comparison",
+        "budget former identity optimizers",
+        "digests",
+        "sources",
+    ],
     "memory": ["command", "api", "page", "picture", "counted", "optimizers", "footprint"],
     "showing": ["result console", "report", "figures results"],
-    "judging": ["findings", "verdict", "measures wording", "statistics quantities"],
-    "running": ["execution", "pool store", "endings trial"],
-    "study": ["protocol", "study", "record"],
-    "workload": ["models", "shipped tasks template", "contract data"],
+    "judging": ["findings", "doubts verdict", "measures wording", "statistics quantities"],
+    "running": ["execution", "pool store", "endings limits logs parcel processes trial"],
+    "study": ["protocol", "extension", "study", "record"],
+    "workload": ["models", "shipped tasks template", "lazy", "chance contract data"],
     "spaces": ["known search", "space"],
 }
 """What asks for a picture stands above what draws it, and imports that when it is asked."""

@@ -248,7 +248,9 @@ def narrow():
     before = {name: marked(name, file) for name in ("wide", "narrow")}
     assert before["wide"] == marked("wide", file)
     assert len(set(before.values())) == 2
-    task_file(more=more + "# changed\n")
+    task_file(more="\n# a comment" + more)
+    assert marked("wide", file) == before["wide"], "the program is the same"
+    task_file(more=more + "CHANGED = 1\n")
     assert marked("wide", file) != before["wide"]
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from thalweg.lab.judging.statistics import Comparison, Row, compare, fewest_seeds, margin, rank
 from thalweg.lab.judging.wording import Numbers, counted, listed
 from thalweg.lab.spaces import code
+from thalweg.lab.study.extension import was_all_too_high
 from thalweg.lab.study.protocol import border, is_complete, rate_range
 from thalweg.lab.study.study import Study
 
@@ -105,6 +106,9 @@ def _pairs(comparisons: Sequence[Comparison]) -> int:
 def _kind(study: Study, leaders: Sequence[Row], comparisons: Sequence[Comparison]) -> Kind:
     measured = _pairs(comparisons) if comparisons else min((row.measured for row in leaders), default=0)
     if not leaders or measured < fewest_seeds(len(study.spaces)):
+        return "none"
+    if any(not study.final_of(row.space) for row in rank(study)) and study.lost:
+        # An accident has kept one of them from being measured: nobody wins by that.
         return "none"
     return "winner" if len(leaders) == 1 else "tie"
 
@@ -205,7 +209,7 @@ def _cautions_about(study: Study, row: Row) -> list[str]:
     elif row.failures:
         cautions.append(f"{name} failed on {row.failures} of {row.measured} fresh seeds.")
     first, wide, side = row.space.axes[0], rate_range(study, row.space), border(study, row.space)
-    if (wide.low, wide.high) != (first.low, first.high):
+    if (wide.low, wide.high) != (first.low, first.high) and not was_all_too_high(study, row.space):
         cautions.append(
             f"{name}'s best {first.name} was on the border of {first.low:g} to {first.high:g}, so the range "
             f"was extended to {wide.low:.3g} to {wide.high:.3g}."

@@ -2,8 +2,12 @@
 
 import math
 import platform
+import re
 import statistics
 import time
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -12,12 +16,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
+from thalweg.lab.errors import Doubt
 from thalweg.lab.spaces import build
 from thalweg.lab.study.record import Failure, Point, Record, Timing, Trial, failed
-from thalweg.lab.workload import Evaluation, Split, Workload
+from thalweg.lab.workload import Evaluation, Split, Workload, chance
+from thalweg.lab.workload.lazy import settled
+from thalweg.lab.workload.tasks.errors import brief_error
 
 WARM_UP = 0.05
 """The share of all steps over which the learning rate climbs to its full value."""
+
+REPEATED = 3
+"""First steps of a run that are made twice, to see whether a seed fixes them."""
 
 CPU = torch.device("cpu")
 
@@ -40,25 +50,81 @@ def run(trial: Trial, workload: Workload, device: torch.device = CPU) -> Record:
     Raises:
         ValueError: the workload gave fewer batches than the steps it states.
     """
+    return _run(trial, workload, device)[0]
+
+
+def run_checked(trial: Trial, fresh: Callable[[], Workload], device: torch.device = CPU) -> Record:
+    """The same, after its first steps have been made once for the sake of comparison.
+
+    Args:
+        trial: what is run.
+        fresh: gives a copy of the workload to which nothing has been done.
+        device: where to train.
+    """
+    try:
+        before = _run(trial, fresh(), device, REPEATED)[1]
+    except Exception:
+        # The run itself tells it, with all that belongs to it.
+        return run(trial, fresh(), device)
+    record, losses = _run(trial, fresh(), device)
+    differing = [place for place, pair in enumerate(zip(before, losses, strict=False)) if _differ(*pair)]
+    if not differing or record.doubts:
+        return record
+    place = differing[0]
+    text = (
+        f"The same seed does not give the same training: at step {place + 1} the loss was "
+        f"{before[place]:.6g} once and {losses[place]:.6g} then. Something random does not come "
+        "from the seed (torch's, NumPy's and Python's global generators are seeded), so runs are not "
+        "compared exactly pair by pair."
+    )
+    return replace(record, doubts=(*record.doubts, Doubt("repeat", text)))
+
+
+def _differ(first: float, second: float) -> bool:
+    return first != second and not (math.isnan(first) and math.isnan(second))
+
+
+def _run(
+    trial: Trial, workload: Workload, device: torch.device, steps: int | None = None
+) -> tuple[Record, list[float]]:
+    """A run, or its first steps, and the losses of these."""
     started = time.perf_counter()
     course = None
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with chance.left_alone(device):
         try:
-            torch.manual_seed(trial.seed)
-            model = workload.model(trial.seed).to(device)
+            chance.seed_all(trial.seed)
+            model = settled(workload, workload.model(trial.seed), trial.seed).to(device)
             # Seeded again, so that what a model draws while it trains (dropout) does not depend on how
             # many numbers its initialisation drew.
-            torch.manual_seed(trial.seed)
+            chance.seed_all(trial.seed)
             course = _Course(trial, workload, model)
-            course.train()
+            course.train(steps)
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
             reason = str(error).splitlines()[0] if str(error) else "out of memory"
             if course is None:
-                return failed(trial, Failure("out of memory", reason, 0))
+                return failed(trial, Failure("out of memory", reason, 0)), []
             course.fail("out of memory", reason)
-        return course.record(time.perf_counter() - started)
+        return course.record(time.perf_counter() - started), course.first
+
+
+_last: list[weakref.ref[nn.Parameter]] = []
+"""The parameters of the run before, in this process."""
+
+
+def _doubts(model: nn.Module) -> tuple[Doubt, ...]:
+    """Whether a model is the one that the run before has trained."""
+    before = {id(parameter) for ref in _last if (parameter := ref()) is not None}
+    own = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    _last[:] = [weakref.ref(parameter) for parameter in own]
+    if not any(id(parameter) in before for parameter in own):
+        return ()
+    text = (
+        "model(seed) returns the parameters of the run before it, so training went on where that run had "
+        "ended: no number here means what it should. Build a new model in it."
+    )
+    return (Doubt("model", text),)
 
 
 class _Course:
@@ -76,9 +142,31 @@ class _Course:
         self._validation: Evaluation | None = None
         self._test: Evaluation | None = None
         self._failure: Failure | None = None
+        self._doubts = _doubts(model)
+        self.first: list[float] = []
 
-    def train(self) -> None:
-        """All steps, with the evaluations between them and at the end."""
+    def train(self, steps: int | None = None) -> None:
+        """All steps, with the evaluations between them and at the end; or the first so many.
+
+        What the workload raises over numbers that are not finite is divergence, told in its words.
+        """
+        try:
+            self._train(steps)
+        except Exception as error:
+            if _is_out_of_memory(error) or not self._has_diverged(error):
+                raise
+            text = f"the task could make nothing of what training made: {brief_error(error)}"
+            self.fail("diverged", f"{text} (step {self._step})")
+
+    def _has_diverged(self, error: Exception) -> bool:
+        """Whether an error comes from numbers that training has made infinite, and not from a mistake."""
+        if self._step == 0:
+            return False
+        if _NOT_FINITE.search(str(error)):
+            return True
+        return not all(bool(parameter.isfinite().all()) for parameter in self._model.parameters())
+
+    def _train(self, steps: int | None) -> None:
         workload = self._workload
         rates = [group["lr"] for group in self._optimizer.param_groups]
         losses: list[float] = []
@@ -90,6 +178,10 @@ class _Course:
             for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
             losses.append(self._one_step(tree_map(self._to_device, batch)))
+            if len(self.first) < REPEATED:
+                self.first.append(losses[-1])
+            if self._step == steps:
+                return
             if not math.isfinite(losses[-1]):
                 self.fail("diverged", f"the training loss is {losses[-1]} at step {self._step}")
                 return
@@ -105,7 +197,7 @@ class _Course:
         if self._trial.stage == "final":
             self._test = self._evaluation("test")
             if not all(map(math.isfinite, self._test)):
-                self.fail("diverged", f"the test loss is not finite after step {self._step}")
+                self.fail("diverged", self._not_finite("test", self._test))
 
     def fail(self, kind: Any, text: str) -> None:
         """Records that the run ends here without a result."""
@@ -128,6 +220,7 @@ class _Course:
                 at=tuple(self._at),
                 machine=platform.node(),
             ),
+            doubts=self._doubts,
         )
 
     def _one_step(self, batch: Any) -> float:
@@ -151,11 +244,18 @@ class _Course:
             self.fail("diverged", f"the mean training loss is {loss} at step {self._step}")
             return False
         if not all(map(math.isfinite, self._validation)):
-            self.fail("diverged", f"the validation loss is not finite after step {self._step}")
+            self.fail("diverged", self._not_finite("validation", self._validation))
             return False
         self._curve.append(Point(self._step, loss, self._validation.metric))
         self._at.append(sum(self._seconds))
         return True
+
+    def _not_finite(self, split: Split, evaluation: Evaluation) -> str:
+        """Which number of an evaluation it is: the loss or, where that is finite, the metric."""
+        name, value = "loss", evaluation.loss
+        if math.isfinite(value):
+            name, value = self._workload.metric, evaluation.metric
+        return f"the {split} {name} is {value} after step {self._step}"
 
     def _evaluation(self, split: Split) -> Evaluation:
         self._model.eval()
@@ -171,6 +271,10 @@ class _Course:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
+
+
+_NOT_FINITE = re.compile(r"\b(nan|inf|infinity|infinite|finite|overflow\w*)\b", re.IGNORECASE)
+"""What an error says that infinite numbers have caused."""
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -117,5 +117,11 @@ def build(optimizer: str, parameters: Iterable[nn.Parameter], settings: Mapping[
 
 def code(optimizer: str, settings: Mapping[str, Any]) -> str:
     """The line of Python that builds the same optimizer for a model called ``model``."""
-    arguments = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+    arguments = ", ".join(f"{key}={_written(value)}" for key, value in settings.items())
     return f"{optimizer}(model.parameters(), {arguments})"
+
+
+def _written(value: Any) -> str:
+    """A value as it is typed: a class or a function by its place."""
+    name = getattr(value, "__qualname__", None)
+    return f"{value.__module__}.{name}" if name else repr(value)
