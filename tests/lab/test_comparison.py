@@ -248,7 +248,9 @@ def narrow():
     before = {name: marked(name, file) for name in ("wide", "narrow")}
     assert before["wide"] == marked("wide", file)
     assert len(set(before.values())) == 2
-    task_file(more=more + "# changed\n")
+    task_file(more="\n# a comment" + more)
+    assert marked("wide", file) == before["wide"], "the program is the same"
+    task_file(more=more + "CHANGED = 1\n")
     assert marked("wide", file) != before["wide"]
 
 
@@ -424,7 +426,7 @@ def test_the_same_command_goes_on_unless_it_is_told_to_start_anew(typed):
     _, said, again = typed("--margin", "3%", "--limit", "60", "--workers", "3")
     assert "going on from 4 runs that were made before" in said
     assert (again["found"], again["records"]) == (4, first["records"])
-    assert again["settings"]["margin"] == {"value": 0.03, "relative": True}
+    assert again["settings"]["margin"] == {"value": 0.03, "relative": True, "spread": 0.0}
     _, said, anew = typed("--fresh")
     assert "going on" not in said
     assert anew["found"] == 0

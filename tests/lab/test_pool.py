@@ -101,9 +101,9 @@ def test_a_pool_says_who_is_idle_and_what_is_running(pool):
 
 def test_a_process_that_ends_costs_the_trial_it_was_at(pool, alone):
     ends = {
-        SIGKILL: "the process was killed (signal 9), as it is when memory runs out",
-        STATUS_1: "the process ended with status 1",
-        STATUS_3: "the process ended with status 3",
+        SIGKILL: "killed by signal 9, as Linux does when memory is short",
+        STATUS_1: "its process ended with status 1",
+        STATUS_3: "its process ended with status 3",
     }
     due = [trial(seed) for seed in (0, SIGKILL, STATUS_1, 1, STATUS_3, 2)]
     records = collect(pool, due)
@@ -219,7 +219,7 @@ def test_processes_end_in_an_error_too():
         with Pool(2) as pool:
             pool.load(Odd())
             pool.start(trial(HANG))
-            folders.append(Path(pool._folder.name))
+            folders.append(pool._folder)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -232,10 +232,10 @@ def test_processes_end_too_if_another_cannot_be_started(monkeypatch):
     before = set(multiprocessing.active_children())
 
     class Scarce(pools._Worker):
-        def __init__(self, index):
+        def __init__(self, index, folder):
             if index == 1:
                 raise BlockingIOError("Resource temporarily unavailable")
-            super().__init__(index)
+            super().__init__(index, folder)
 
     monkeypatch.setattr(pools, "_Worker", Scarce)
     with pytest.raises(BlockingIOError), Pool(2):

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import optuna
 import sqlalchemy
@@ -25,6 +26,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from thalweg.lab.errors import StoreError
 from thalweg.lab.running import endings
+from thalweg.lab.running.processes import process_exists
 from thalweg.lab.study import record as records
 from thalweg.lab.study.record import Record, Trial
 
@@ -50,7 +52,9 @@ def address(storage: str) -> str:
         StoreError: it is an address that cannot be read.
     """
     if "://" not in storage:
-        return f"sqlite:///{Path(storage).absolute()}"
+        path = str(Path(storage).absolute())
+        # As an address, the path may hold the signs that end one in SQLAlchemy's addresses.
+        return f"sqlite:///file:{quote(path)}?uri=true" if set(path) & set("#?%{}") else f"sqlite:///{path}"
     try:
         sqlalchemy.make_url(storage)
     except (sqlalchemy.exc.ArgumentError, ValueError):
@@ -69,29 +73,49 @@ class Store:
         name: of the study; whoever gives the same name works on the same study.
         higher_is_better: the direction in which Optuna's own tools show it.
         fresh: whether to delete what there is of that name first.
+        former: the name that the study had in earlier versions; one that still has it goes on under it.
+
+    Attributes:
+        name: under which it is kept.
 
     Raises:
         StoreError: the storage cannot be reached.
     """
 
-    def __init__(self, storage: str, name: str, *, higher_is_better: bool, fresh: bool = False) -> None:
+    def __init__(
+        self,
+        storage: str,
+        name: str,
+        *,
+        higher_is_better: bool,
+        fresh: bool = False,
+        former: str | None = None,
+    ) -> None:
         with _talking_to(storage), _quietly():
             self._connection = _connect(address(storage))
             self._storage: BaseStorage = get_storage(self._connection)
-            if fresh:
+            for old in filter(None, (name, former) if fresh else ()):
                 with suppress(KeyError):
-                    optuna.delete_study(study_name=name, storage=self._storage)
+                    optuna.delete_study(study_name=old, storage=self._storage)
+            names = {study.study_name for study in self._storage.get_all_studies()} if former else set()
+            if former in names and name not in names:
+                name = str(former)
             self._study = optuna.create_study(
                 storage=self._storage,
                 study_name=name,
                 direction="maximize" if higher_is_better else "minimize",
                 load_if_exists=True,
             )
+        self.name = name
         self._id = self._storage.get_study_id_from_name(name)
         self._records: dict[int, Record] = {}
         self._ours: dict[str, int] = {}
         self._seen: list[FrozenTrial] = []
         self._storage_name = storage
+        self._forgiven: frozenset[int] = frozenset()
+        self.records()
+        # Whoever opens the study tries again what accidents took before.
+        self._forgiven = frozenset(n for n, record in self._records.items() if record.lost)
 
     def agreed(self) -> dict[str, Any] | None:
         """What `agree` was given by whoever began the study; None if nobody did."""
@@ -108,6 +132,23 @@ class Store:
             self._storage.create_new_trial(self._id, word)
         return self.agreed() or dict(facts)
 
+    def noted(self) -> dict[str, Any]:
+        """What `note` was given for this study."""
+        with _talking_to(self._storage_name):
+            return dict(self._storage.get_study_user_attrs(self._id).get("notes", {}))
+
+    def note(self, notes: Mapping[str, Any]) -> None:
+        """Keeps with the study what tells it from others; all who work on it note the same."""
+        with _talking_to(self._storage_name):
+            self._storage.set_study_user_attr(self._id, "notes", dict(notes))
+
+    def others(self) -> list[dict[str, Any]]:
+        """The notes of the other studies in the storage, those that were begun last first."""
+        with _talking_to(self._storage_name):
+            studies = [study for study in self._storage.get_all_studies() if study._study_id != self._id]
+        studies.sort(key=lambda study: -study._study_id)
+        return [study.user_attrs["notes"] for study in studies if "notes" in study.user_attrs]
+
     def records(self) -> dict[str, Record]:
         """The records there are, by the keys of their trials, and a fresh look at what others are at."""
         with _talking_to(self._storage_name):
@@ -116,15 +157,18 @@ class Store:
                 if trial.number not in self._records and "record" in trial.user_attrs:
                     document = json.loads(trial.user_attrs["record"])
                     self._records[trial.number] = records.from_json(document)
-        # Of two records of a trial the first that was entered counts, for all.
-        return {self._records[n].trial.key: self._records[n] for n in sorted(self._records, reverse=True)}
+        # Of two records of a trial the first that was entered counts, for all; one that no accident took
+        # counts before those.
+        counting = [n for n in self._records if n not in self._forgiven]
+        order = sorted(counting, key=lambda n: (self._records[n].lost, n), reverse=True)
+        return {self._records[n].trial.key: self._records[n] for n in order}
 
     def take(self, trials: Iterable[Trial]) -> Trial | None:
         """The first of `trials` that nobody has taken or finished, taken; None if there is none.
 
         What others are at is known from the last `records`, and asked again about what is taken.
         """
-        taken = {trial.user_attrs["key"] for trial in self._seen if _is_alive(trial)} | self._ours.keys()
+        taken = {trial.user_attrs["key"] for trial in self._seen if self._is_alive(trial)} | self._ours.keys()
         with _talking_to(self._storage_name):
             for trial in trials:
                 if trial.key not in taken and self._claim(trial):
@@ -146,6 +190,11 @@ class Store:
                 if not self._has_record(record.trial):
                     late = _entry(record.trial, state, values, record=text)
                     self._storage.create_new_trial(self._id, late)
+
+    def offer_again(self, trial: Trial) -> None:
+        """Gives up a trial that was taken: an accident took its run."""
+        with _talking_to(self._storage_name):
+            self._give_up(self._ours.pop(trial.key))
 
     def beat(self) -> None:
         """Says that the trials which were taken are still under way; call it every ten seconds or so."""
@@ -180,9 +229,14 @@ class Store:
         with suppress(optuna.exceptions.UpdateFinishedTrialError):
             self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
+    def _is_alive(self, entry: FrozenTrial) -> bool:
+        if entry.number in self._forgiven:
+            return False
+        return "record" in entry.user_attrs or entry.state == TrialState.RUNNING
+
     def _has_record(self, trial: Trial) -> bool:
         same = [entry for entry in self._trials() if entry.user_attrs["key"] == trial.key]
-        return any("record" in entry.user_attrs for entry in same)
+        return any("record" in entry.user_attrs and entry.number not in self._forgiven for entry in same)
 
     def _trials(self) -> list[FrozenTrial]:
         return [entry for entry in self._entries() if "key" in entry.user_attrs]
@@ -197,7 +251,7 @@ class Store:
         """
         trial_id = self._storage.create_new_trial(self._id, _entry(trial))
         self._storage.record_heartbeat(trial_id)  # type: ignore[attr-defined]
-        same = [t for t in self._trials() if t.user_attrs["key"] == trial.key and _is_alive(t)]
+        same = [t for t in self._trials() if t.user_attrs["key"] == trial.key and self._is_alive(t)]
         if min(same, key=lambda t: t.number)._trial_id != trial_id:
             self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
             return False
@@ -256,23 +310,9 @@ def _distribution(value: Any) -> BaseDistribution:
     return CategoricalDistribution((value,))
 
 
-def _is_alive(trial: FrozenTrial) -> bool:
-    return "record" in trial.user_attrs or trial.state == TrialState.RUNNING
-
-
 def _is_dead(trial: FrozenTrial) -> bool:
     machine, process = trial.user_attrs["owner"]
-    return machine == platform.node() and not _process_exists(process)
-
-
-def _process_exists(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return machine == platform.node() and not process_exists(process)
 
 
 @contextmanager

@@ -216,7 +216,8 @@ class Space:
     def line(self, settings: Mapping[str, Any]) -> str:
         """The line of Python that builds the same optimizer, and what a recipe changes of the task."""
         changes = ", ".join(f"{key}={_said(value)}" for key, value in self.changes.items())
-        return code(self.optimizer, settings) + (f"  # {self.name}: {changes}" if changes else "")
+        line = code(self.optimizer, {**settings, **self.fixed})
+        return line + (f"  # {self.name}: {changes}" if changes else "")
 
     def applied(self, workload: Any) -> Any:
         """The workload as this space trains it: itself, or a copy with the changes."""
@@ -229,6 +230,7 @@ class Space:
 
 
 def _said(value: Any) -> str:
+    """A value as it is typed: a class or a function by its place."""
     return _path_of(value) if callable(value) else repr(value)
 
 
@@ -287,5 +289,5 @@ def build(optimizer: str, parameters: Iterable[nn.Parameter], settings: Mapping[
 
 def code(optimizer: str, settings: Mapping[str, Any]) -> str:
     """The line of Python that builds the same optimizer for a model called ``model``."""
-    arguments = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+    arguments = ", ".join(f"{key}={_said(value)}" for key, value in settings.items())
     return f"{optimizer}(model.parameters(), {arguments})"

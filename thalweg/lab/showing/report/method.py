@@ -8,7 +8,8 @@ from thalweg.lab.judging.verdict import Verdict, norm_layers
 from thalweg.lab.judging.wording import Numbers, listed
 from thalweg.lab.running.schedules import described
 from thalweg.lab.showing.results import Provenance
-from thalweg.lab.study.protocol import CANDIDATES, CONFIRMATION_SEEDS, DECADE, EXTENSIONS, extension, seeds
+from thalweg.lab.study.extension import DECADE, extension
+from thalweg.lab.study.protocol import CANDIDATES, CONFIRMATION_SEEDS, EXTENSIONS, seeds
 from thalweg.lab.study.study import Study
 from thalweg.lab.workload.contract import option
 

@@ -66,7 +66,8 @@ class LightningTask(Workload):
         model: nn.Module = self.module()
         if not getattr(model, "automatic_optimization", True):
             raise TaskError(
-                f"{type(model).__name__} optimizes by hand: a task needs its `training_step` (docs/training.md)"
+                f"{type(model).__name__} optimizes by hand: a task needs its `training_step` "
+                "(docs/training.md)"
             )
         object.__setattr__(model, "log", lambda *_, **__: None)
         return model
