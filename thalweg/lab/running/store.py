@@ -137,6 +137,7 @@ class Store:
         self._id = self._storage.get_study_id_from_name(name)
         self._records: dict[int, Record] = {}
         self._ours: dict[str, int] = {}
+        self._entered: dict[str, int] = {}
         self._seen: list[FrozenTrial] = []
         self._storage_name = storage
         self._forgiven: frozenset[int] = frozenset()
@@ -284,13 +285,17 @@ class Store:
 
         The storage numbers the entries one by one: of two for the same trial the first counts.
         """
-        trial_id = self._storage.create_new_trial(self._id, _entry(trial))
+        # A server that goes away in between is asked again, and must not find two entries of ours.
+        if trial.key not in self._entered:
+            self._entered[trial.key] = self._storage.create_new_trial(self._id, _entry(trial))
+        trial_id = self._entered[trial.key]
         self._storage.record_heartbeat(trial_id)  # type: ignore[attr-defined]
         same = [t for t in self._trials() if t.user_attrs["key"] == trial.key and self._is_alive(t)]
         if min(same, key=lambda t: t.number)._trial_id != trial_id:
-            self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+            self._give_up(trial_id)
+            del self._entered[trial.key]
             return False
-        self._ours[trial.key] = trial_id
+        self._ours[trial.key] = self._entered.pop(trial.key)
         return True
 
 
