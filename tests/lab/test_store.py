@@ -83,6 +83,35 @@ def test_what_accidents_took_is_offered_again_to_whoever_opens_the_study(machine
     assert set(machine().records()) == {first.key}
 
 
+def test_a_server_that_goes_away_for_a_moment_is_waited_for(postgresql, monkeypatch):
+    import psycopg
+
+    monkeypatch.setattr(store_, "AWAY_SECONDS", (0.0,) * 3)
+    here = Store(postgresql, "study", higher_is_better=False)
+    first, second, *_ = trials()
+    assert here.take([first])
+
+    def away():
+        with psycopg.connect(postgresql, autocommit=True) as connection:
+            others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+            connection.execute(others)
+
+    away()
+    here.finish(record(first, 0.5))
+    away()
+    assert set(here.records()) == {first.key}
+    get, times = here._storage.get_all_trials, iter(range(2))
+
+    def refused(*arguments, **more):
+        if next(times, None) is not None:
+            raise sqlalchemy.exc.OperationalError("SELECT", {}, psycopg.OperationalError("refused"))
+        return get(*arguments, **more)
+
+    monkeypatch.setattr(here._storage, "get_all_trials", refused)
+    assert here.take([second]) == second
+    here.close()
+
+
 def test_a_trial_that_was_taken_can_be_offered_again(machine):
     here = machine()
     first, *_ = trials()

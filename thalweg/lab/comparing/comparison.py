@@ -359,7 +359,7 @@ def _prints_kept(logs: Path | None) -> Iterator[None]:
 def _compared_with_before(store: Store, identity: Identity, found: int) -> list[Doubt]:
     """What is to be told of how this comparison relates to those that were made before."""
     before = store.noted()
-    if not before and not found:
+    if not before and store.agreed() is None:
         store.note({"depends": dict(identity.parts), "files": dict(identity.files)})
         others = (changed(other.get("depends", {}), identity.parts) for other in store.others())
         what = next(filter(None, others), "")

@@ -74,12 +74,14 @@ class Digests:
         function = getattr(value, "__func__", value)
         held = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
         owner = getattr(value, "__self__", None)
+        code = function.__code__
+        # Of two lambdas on a line the source is the same.
+        constants = [c for c in code.co_consts if isinstance(c, str | int | float) and c != function.__doc__]
+        text = f"{code.co_names} {constants}"
         try:
-            text = program(textwrap.dedent(inspect.getsource(function)))
+            text += program(textwrap.dedent(inspect.getsource(function)))
         except (OSError, TypeError, SyntaxError):
-            code = function.__code__
-            plain = [held for held in code.co_consts if isinstance(held, str | int | float)]
-            text = f"{code.co_code.hex()} {code.co_names} {plain}"
+            text += code.co_code.hex()
         return f"{function.__qualname__} {text} {self._text([function.__defaults__, held, owner], name)}"
 
     def _object(self, value: Any, name: str) -> str:

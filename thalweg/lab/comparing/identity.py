@@ -214,8 +214,7 @@ def _globals(workload: Workload, file: Path | None) -> Iterator[tuple[str, Any]]
     module = sys.modules.get(_module_of(type(workload)))
     if file is None or module is None:
         return
+    data = torch.Tensor | np.ndarray | Path | torch.Generator | np.random.Generator
     for name, value in sorted(vars(module).items()):
-        if not name.startswith("__") and isinstance(
-            value, torch.Tensor | np.ndarray | Path | torch.Generator
-        ):
+        if not name.startswith("__") and isinstance(value, data):
             yield f"{name} in {file.name}", value

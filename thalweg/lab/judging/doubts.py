@@ -81,10 +81,8 @@ def _descents(study: Study) -> Iterator[Doubt]:
         below = study.of(space, "extend")
         worked = [record for record in below if record.validation is not None]
         text = f"{space.title} diverged in every trial from {axis.low:g} to {axis.high:g} ({axis.name}), so "
-        if worked:
-            text += f"{len(below)} more were made down to {wide.low:.3g}, of which {len(worked)} worked."
-        else:
-            text += f"{len(below)} more were made down to {wide.low:.3g}: they diverged too."
+        tried = counted(len(below), "trial")
+        text += f"it was searched down to {wide.low:.3g}: of {tried} there, {len(worked) or 'none'} worked."
         yield Doubt("search", text)
 
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from thalweg.lab.study.record import Trial
@@ -43,8 +43,9 @@ def printing_to(path: Path | None) -> Iterator[None]:
             os.dup2(before, number)
             os.close(before)
         os.close(log)
-        if path.stat().st_size == 0:
-            path.unlink()
+        with suppress(OSError):  # a child of the task, if it came back here, has removed it
+            if path.stat().st_size == 0:
+                path.unlink()
 
 
 def _flush() -> None:

@@ -5,6 +5,7 @@ was at when it died is offered again. Nothing that has finished is ever lost: a 
 transaction as soon as its run has ended.
 """
 
+import functools
 import json
 import os
 import platform
@@ -12,10 +13,10 @@ import random
 import re
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import optuna
@@ -38,6 +39,8 @@ GRACE_SECONDS = 60
 
 TURN_SECONDS = 60
 """How long a process waits for its turn to write to a file."""
+
+_Given = TypeVar("_Given")
 
 IN_MEMORY = "sqlite://"
 """A store that ends with the process."""
@@ -63,6 +66,30 @@ def address(storage: str) -> str:
         ) from None
     scheme, _, rest = storage.partition("://")
     return f"postgresql+psycopg://{rest}" if scheme in ("postgresql", "postgres") else storage
+
+
+AWAY_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+"""How long to wait each time before a server that went away is asked again."""
+
+
+def _patiently(method: Callable[..., _Given]) -> Callable[..., _Given]:
+    """A method of a store that is called again while the server is away: it restarts, or a network fails.
+
+    Those that are so called leave things right when they are called twice.
+    """
+
+    @functools.wraps(method)
+    def called(self: Any, *arguments: Any) -> _Given:
+        for seconds in AWAY_SECONDS:
+            try:
+                return method(self, *arguments)
+            except StoreError as error:
+                if not _is_away(error):
+                    raise
+            time.sleep(seconds)
+        return method(self, *arguments)
+
+    return called
 
 
 class Store:
@@ -110,6 +137,7 @@ class Store:
         self._id = self._storage.get_study_id_from_name(name)
         self._records: dict[int, Record] = {}
         self._ours: dict[str, int] = {}
+        self._entered: dict[str, int] = {}
         self._seen: list[FrozenTrial] = []
         self._storage_name = storage
         self._forgiven: frozenset[int] = frozenset()
@@ -149,6 +177,7 @@ class Store:
         studies.sort(key=lambda study: -study._study_id)
         return [study.user_attrs["notes"] for study in studies if "notes" in study.user_attrs]
 
+    @_patiently
     def records(self) -> dict[str, Record]:
         """The records there are, by the keys of their trials, and a fresh look at what others are at."""
         with _talking_to(self._storage_name):
@@ -163,6 +192,7 @@ class Store:
         order = sorted(counting, key=lambda n: (self._records[n].lost, n), reverse=True)
         return {self._records[n].trial.key: self._records[n] for n in order}
 
+    @_patiently
     def take(self, trials: Iterable[Trial]) -> Trial | None:
         """The first of `trials` that nobody has taken or finished, taken; None if there is none.
 
@@ -175,13 +205,14 @@ class Store:
                     return trial
         return None
 
+    @_patiently
     def finish(self, record: Record) -> None:
         """Keeps the record of a trial that was taken."""
         text = json.dumps(records.to_json(record))
         values = None if record.validation is None else [record.validation.metric]
         state = TrialState.FAIL if values is None else TrialState.COMPLETE
         with _talking_to(self._storage_name):
-            trial_id = self._ours.pop(record.trial.key)
+            trial_id = self._ours[record.trial.key]
             try:
                 self._storage.set_trial_user_attr(trial_id, "record", text)
                 self._storage.set_trial_state_values(trial_id, state, values)
@@ -190,12 +221,16 @@ class Store:
                 if not self._has_record(record.trial):
                     late = _entry(record.trial, state, values, record=text)
                     self._storage.create_new_trial(self._id, late)
+            del self._ours[record.trial.key]
 
+    @_patiently
     def offer_again(self, trial: Trial) -> None:
         """Gives up a trial that was taken: an accident took its run."""
         with _talking_to(self._storage_name):
-            self._give_up(self._ours.pop(trial.key))
+            self._give_up(self._ours[trial.key])
+            del self._ours[trial.key]
 
+    @_patiently
     def beat(self) -> None:
         """Says that the trials which were taken are still under way; call it every ten seconds or so."""
         with _talking_to(self._storage_name):
@@ -209,6 +244,7 @@ class Store:
                 self._give_up(trial_id)
             self._ours.clear()
 
+    @_patiently
     def release_dead(self) -> None:
         """Gives up the trials of processes of this machine that ended, and of machines that fell silent."""
         with _talking_to(self._storage_name):
@@ -249,13 +285,17 @@ class Store:
 
         The storage numbers the entries one by one: of two for the same trial the first counts.
         """
-        trial_id = self._storage.create_new_trial(self._id, _entry(trial))
+        # A server that goes away in between is asked again, and must not find two entries of ours.
+        if trial.key not in self._entered:
+            self._entered[trial.key] = self._storage.create_new_trial(self._id, _entry(trial))
+        trial_id = self._entered[trial.key]
         self._storage.record_heartbeat(trial_id)  # type: ignore[attr-defined]
         same = [t for t in self._trials() if t.user_attrs["key"] == trial.key and self._is_alive(t)]
         if min(same, key=lambda t: t.number)._trial_id != trial_id:
-            self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+            self._give_up(trial_id)
+            del self._entered[trial.key]
             return False
-        self._ours[trial.key] = trial_id
+        self._ours[trial.key] = self._entered.pop(trial.key)
         return True
 
 
@@ -267,6 +307,8 @@ def _connect(url: str) -> RDBStorage:
     elif url.startswith("postgresql+psycopg"):
         # A host that does not answer would otherwise be waited for as long as the system sees fit.
         options["connect_args"] = {"connect_timeout": 20}
+        # A connection that the server has closed meanwhile is replaced when it is next used.
+        options["pool_pre_ping"] = True
     for attempt in range(_ATTEMPTS):
         try:
             return RDBStorage(
@@ -339,6 +381,15 @@ def _clear_errors(storage: str) -> Iterator[None]:
         package = getattr(error.__cause__, "name", None) or error.name
         cure = ": pip install 'thalweg[postgresql]'" if package == "psycopg" else ""
         raise StoreError(f"storage {hidden(storage)!r} needs the package {package}{cure}") from error
+
+
+def _is_away(error: StoreError) -> bool:
+    """Whether a server, and not a file, is at fault, and only for now as far as one can see."""
+    causes = [error.__cause__, getattr(error.__cause__, "__cause__", None)]
+    found = [
+        c for c in causes if isinstance(c, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
+    ]
+    return any("sqlite" not in type(c.orig).__module__ for c in found)
 
 
 def hidden(text: str) -> str:

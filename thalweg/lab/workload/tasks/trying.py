@@ -103,8 +103,9 @@ def _shared(place: str, first: nn.Module, second: nn.Module) -> tuple[Doubt, ...
     if not ours & theirs - {0}:
         return ()
     text = (
-        f"{place}: it returns the same parameters each time, not a new model. Each run gets a copy of the "
-        "task as it was at the beginning, so all seeds start from the same weights."
+        f"{place}: it returns the same parameters each time, not a new model. Those of the task and its file "
+        "are copied for each run, so that all seeds start from the same weights; those of another module "
+        "would be trained on and on."
     )
     return (Doubt("model", text),)
 
