@@ -7,6 +7,7 @@ import copy
 import inspect
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
@@ -247,7 +248,8 @@ def _path_of(value: Any) -> str:
     """How a class or function is called: with its module, unless that is a script or a task."""
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
     if name is None:
-        return repr(value)
+        # Where it lies in memory is another each time, and no part of a trial.
+        return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
     if module is None or module == "__main__" or module.startswith("_thalweg_task_"):
         return str(name)
     return f"{module}.{name}"
