@@ -65,14 +65,27 @@ LAB_ROOMS = [
 """The rooms of the lab, likewise."""
 
 LAB_ORDER = {
-    "comparing": ["api command", "comparison", "budget"],
+    "comparing": [
+        "api command",
+        "comparison",
+        "budget former identity optimizers",
+        "digests",
+        "sources",
+    ],
     "memory": ["command", "api", "page", "picture", "counted", "optimizers", "footprint"],
     "simulating": ["command", "studies", "families"],
     "showing": ["result console", "report", "figures results export"],
-    "judging": ["findings", "verdict", "measures wording", "statistics quantities"],
-    "running": ["execution", "pool store rehearsal", "endings trial", "whole", "training", "schedules"],
-    "study": ["protocol", "evidence", "study intervals looks", "record"],
-    "workload": ["models", "adapters", "shipped tasks template", "contract data batches"],
+    "judging": ["findings", "doubts verdict", "measures wording", "statistics quantities"],
+    "running": [
+        "execution",
+        "pool store rehearsal",
+        "endings limits logs parcel processes trial",
+        "whole",
+        "training",
+        "faults schedules",
+    ],
+    "study": ["protocol", "evidence extension", "study intervals looks", "record"],
+    "workload": ["models", "adapters", "shipped tasks template", "lazy", "chance contract data batches"],
     "spaces": ["recipe", "known search", "space together"],
 }
 """What asks for a picture stands above what draws it, and imports that when it is asked."""

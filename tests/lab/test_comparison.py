@@ -248,7 +248,9 @@ def narrow():
     before = {name: marked(name, file) for name in ("wide", "narrow")}
     assert before["wide"] == marked("wide", file)
     assert len(set(before.values())) == 2
-    task_file(more=more + "# changed\n")
+    task_file(more="\n# a comment" + more)
+    assert marked("wide", file) == before["wide"], "the program is the same"
+    task_file(more=more + "CHANGED = 1\n")
     assert marked("wide", file) != before["wide"]
 
 
@@ -436,6 +438,65 @@ def test_a_mistake_in_a_task_is_told_before_anything_is_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        (
+            Space("x", "torch.optim.Nope", [Axis("lr", 1e-3, 1.0)]),
+            "x: ValueError: no optimizer at 'torch.opt",
+        ),
+        (Space("x", "torch.optim.SGD", [Axis("rate", 1e-3, 1.0)]), "unexpected keyword argument 'rate'"),
+        (Space("x", "torch.optim.SGD", [Axis("lr", 1e-3, 1.0)], {"k": object()}), "keyword argument 'k'"),
+    ],
+)
+def test_what_is_wrong_with_any_optimizer_is_told_before_the_first_run(tmp_path, space, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        run(replace(SMALL, storage=str(tmp_path / "study.db")), chosen=[TWO[0], space])
+    assert list(tmp_path.iterdir()) == []
+
+
+class Wrapping(torch.optim.SGD):
+    def __init__(self, params, lr, base):
+        assert base is torch.optim.SGD
+        super().__init__(params, lr)
+
+
+def test_a_class_may_be_among_the_settings(tmp_path):
+    own = Space("mine", f"{__name__}.Wrapping", [Axis("lr", 1e-3, 1.0)], {"base": torch.optim.SGD})
+    options = replace(SMALL, storage=str(tmp_path / "study.db"))
+    result, _ = run(options, chosen=[TWO[0], own])
+    assert "base=torch.optim.sgd.SGD)" in " ".join(str(row["code"]) for row in result.ranking)
+    again, pool = run(options, chosen=[TWO[0], own])
+    assert (again.study.records, pool.made) == (result.study.records, [])
+    result.save(tmp_path)
+    kept = [from_json(document) for document in results.load(tmp_path)["records"]]
+    assert kept == list(result.study.records)
+
+
+def test_a_hang_while_the_task_is_tried_is_under_the_limit():
+    class Hangs(Quick):
+        def batches(self, seed):
+            time.sleep(60)
+
+    with pytest.raises(TimeoutError, match=r"trying the task took longer than the limit of 0.2 s"):
+        run(replace(SMALL, limit=0.2), Hangs())
+
+
+class Miscalled(Quick):
+    metric = "accuracy"
+
+
+def test_warnings_are_in_the_results_beside_the_verdict(tmp_path):
+    said = []
+    result, _ = run(workload=Miscalled(), say=said.append)
+    [doubt] = result.provenance.warnings
+    assert doubt.kind == "direction"
+    assert f"warning: {doubt.text}" in said
+    result.save(tmp_path)
+    assert results.load(tmp_path)["warnings"] == [{"kind": "direction", "text": doubt.text}]
+    assert doubt.text in result.html()
+
+
 # The command, in this process
 
 
@@ -466,7 +527,7 @@ def test_the_same_command_goes_on_unless_it_is_told_to_start_anew(typed):
     _, said, again = typed("--margin", "3%", "--limit", "60", "--workers", "3")
     assert "going on from 4 runs that were made before" in said
     assert (again["found"], again["records"]) == (4, first["records"])
-    assert again["settings"]["margin"] == {"value": 0.03, "relative": True}
+    assert again["settings"]["margin"] == {"value": 0.03, "relative": True, "spread": 0.0}
     _, said, anew = typed("--fresh")
     assert "going on" not in said
     assert anew["found"] == 0

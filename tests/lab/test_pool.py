@@ -20,7 +20,7 @@ from thalweg.lab.spaces import Axis, Space
 from thalweg.lab.study.record import Record, Trial
 from thalweg.lab.workload import tasks
 
-SIGKILL, STATUS_1, STATUS_3, HANG, RAISE, ENDINGS = range(100, 106)
+SIGKILL, STATUS_1, STATUS_3, HANG, RAISE, ENDINGS, FORK, GREEDY, TALK = range(100, 109)
 """Seeds at which a run of `Odd` comes to a bad end."""
 
 
@@ -41,6 +41,13 @@ class Odd(Line):
             os.kill(os.getpid(), signal.SIGINT)
             ended = subprocess.run([sys.executable, "-c", "import os; os.kill(os.getpid(), 15)"])
             assert ended.returncode == -signal.SIGTERM, "what a task starts can be ended"
+        if seed == FORK and os.fork() == 0:
+            os.environ["OF_A_CHILD"] = "1"
+        if seed == GREEDY:
+            raise MemoryError("no more")
+        if seed == TALK:
+            print("said by the task")
+            os.system("echo said by a program")
         return super().batches(seed)
 
 
@@ -101,9 +108,9 @@ def test_a_pool_says_who_is_idle_and_what_is_running(pool):
 
 def test_a_process_that_ends_costs_the_trial_it_was_at(pool, alone):
     ends = {
-        SIGKILL: "the process was killed (signal 9), as it is when memory runs out",
-        STATUS_1: "the process ended with status 1",
-        STATUS_3: "the process ended with status 3",
+        SIGKILL: "killed by signal 9, as Linux does when memory is short",
+        STATUS_1: "its process ended with status 1",
+        STATUS_3: "its process ended with status 3",
     }
     due = [trial(seed) for seed in (0, SIGKILL, STATUS_1, 1, STATUS_3, 2)]
     records = collect(pool, due)
@@ -113,6 +120,30 @@ def test_a_process_that_ends_costs_the_trial_it_was_at(pool, alone):
         assert (ended.trial, ended.validation, ended.timing) == (trial(seed), None, None)
     assert records == {seed: alone[seed] for seed in (0, 1, 2)}
     assert pool.idle == 2
+
+
+def test_a_child_that_comes_back_into_the_lab_answers_nothing(pool, alone):
+    records = collect(pool, [trial(FORK), trial(0), trial(1)])
+    assert set(records) == {FORK, 0, 1}
+    assert records[0] == alone[0]
+
+
+def test_a_process_whose_memory_ran_out_is_replaced(pool, alone):
+    before = {worker.process.pid for worker in pool._processes}
+    records = collect(pool, [trial(GREEDY)])
+    assert records[GREEDY].failure.kind == "out of memory"
+    assert len(before - {worker.process.pid for worker in pool._processes}) == 1
+    assert collect(pool, [trial(0)]) == {0: alone[0]}
+
+
+def test_what_a_run_prints_is_in_a_file_of_its_own(pool, tmp_path, capfd):
+    pool.logs = tmp_path / "logs"
+    collect(pool, [trial(TALK), trial(0)])
+    pool.logs = None
+    [log] = (tmp_path / "logs").iterdir()
+    assert log.name.startswith("final-adamw-")
+    assert log.read_text() == "said by the task\nsaid by a program\n"
+    assert "said" not in capfd.readouterr().out
 
 
 def test_a_process_leaves_ctrl_c_and_sigterm_to_its_parent(pool):
@@ -246,7 +277,7 @@ def test_processes_end_in_an_error_too():
         with Pool(2) as pool:
             pool.load(Odd())
             pool.start(trial(HANG))
-            folders.append(Path(pool._folder.name))
+            folders.append(pool._folder)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -259,10 +290,10 @@ def test_processes_end_too_if_another_cannot_be_started(monkeypatch):
     before = set(multiprocessing.active_children())
 
     class Scarce(pools._Worker):
-        def __init__(self, index):
+        def __init__(self, index, folder):
             if index == 1:
                 raise BlockingIOError("Resource temporarily unavailable")
-            super().__init__(index)
+            super().__init__(index, folder)
 
     monkeypatch.setattr(pools, "_Worker", Scarce)
     with pytest.raises(BlockingIOError), Pool(2):
@@ -355,7 +386,7 @@ ABANDONED = """
 import time
 from thalweg.lab.running.pool import Pool
 with Pool(2) as pool:
-    print(*[worker.process.pid for worker in pool._processes], flush=True)
+    print(pool._folder, *[worker.process.pid for worker in pool._processes], flush=True)
     time.sleep(600)
 """
 
@@ -363,9 +394,11 @@ with Pool(2) as pool:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to see processes")
 def test_processes_end_with_a_parent_that_was_killed():
     parent = subprocess.Popen([sys.executable, "-c", ABANDONED], stdout=subprocess.PIPE, text=True)
-    processes = [int(word) for word in parent.stdout.readline().split()]
+    folder, *numbers = parent.stdout.readline().split()
+    processes = [int(number) for number in numbers]
     assert len(processes) == 2
     time.sleep(0.5)
     parent.kill()
     parent.communicate()
     wait_until(lambda: all_gone(processes), "a process is left")
+    wait_until(lambda: not Path(folder).exists(), "the folder with the task is left")

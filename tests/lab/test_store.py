@@ -57,13 +57,92 @@ def test_records_come_back_to_all_who_look(machine):
         assert here.take([trial]) == trial
         here.finish(record(trial, result))
     assert here.take([third]) == third
-    here.finish(failed(third, Failure("killed", "the process was killed")))
+    here.finish(failed(third, Failure("time limit", "stopped after its limit of 3 s")))
     found = there.records()
     assert found == here.records() == machine().records()
     assert set(found) == {first.key, second.key, third.key}
     assert found[first.key].validation.metric == 0.1 + 0.2
     assert found[first.key].timing == record(first, 0.1 + 0.2).timing
-    assert found[third.key].failure.kind == "killed"
+    assert found[third.key].failure.kind == "time limit"
+
+
+def test_what_accidents_took_is_offered_again_to_whoever_opens_the_study(machine):
+    here = machine()
+    first, second, _, _ = trials()
+    killed = failed(first, Failure("killed", "killed by signal 9"))
+    for ended in (killed, failed(second, Failure("out of memory", "no more"))):
+        assert here.take([ended.trial])
+        here.finish(ended)
+    assert set(here.records()) == {first.key, second.key}, "for this command they have ended"
+    assert here.take([first]) is None
+    later = machine()
+    assert later.records() == {}
+    assert later.take([first, second]) == first
+    later.finish(record(first, 0.5))
+    assert here.records()[first.key].failure is None, "what has come to its end counts before an accident"
+    assert set(machine().records()) == {first.key}
+
+
+def test_a_server_that_goes_away_for_a_moment_is_waited_for(postgresql, monkeypatch):
+    import psycopg
+
+    monkeypatch.setattr(store_, "AWAY_SECONDS", (0.0,) * 3)
+    here = Store(postgresql, "study", higher_is_better=False)
+    first, second, *_ = trials()
+    assert here.take([first])
+
+    def away():
+        with psycopg.connect(postgresql, autocommit=True) as connection:
+            others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+            connection.execute(others)
+
+    away()
+    here.finish(record(first, 0.5))
+    away()
+    assert set(here.records()) == {first.key}
+    get, times = here._storage.get_all_trials, iter(range(2))
+
+    def refused(*arguments, **more):
+        if next(times, None) is not None:
+            raise sqlalchemy.exc.OperationalError("SELECT", {}, psycopg.OperationalError("refused"))
+        return get(*arguments, **more)
+
+    monkeypatch.setattr(here._storage, "get_all_trials", refused)
+    assert here.take([second]) == second
+    here.close()
+
+
+def test_a_trial_that_was_taken_can_be_offered_again(machine):
+    here = machine()
+    first, *_ = trials()
+    assert here.take([first])
+    here.offer_again(first)
+    assert here.records() == {}
+    assert here.take([first]) == first
+
+
+def test_a_study_goes_on_under_its_former_name(storage):
+    old = Store(storage, "line-old", higher_is_better=False)
+    first, *_ = trials()
+    old.take([first])
+    old.finish(record(first, 0.5))
+    again = Store(storage, "line-new", higher_is_better=False, former="line-old")
+    assert (again.name, set(again.records())) == ("line-old", {first.key})
+    anew = Store(storage, "line-new", higher_is_better=False, former="line-old", fresh=True)
+    assert (anew.name, anew.records()) == ("line-new", {})
+    for store in (old, again, anew):
+        store.close()
+
+
+def test_studies_of_a_storage_know_of_each_other_by_their_notes(storage):
+    one = Store(storage, "one", higher_is_better=False)
+    one.note({"depends": {"a": "1"}})
+    two = Store(storage, "two", higher_is_better=False)
+    assert (one.noted(), two.noted()) == ({"depends": {"a": "1"}}, {})
+    assert two.others() == [{"depends": {"a": "1"}}]
+    assert one.others() == []
+    for store in (one, two):
+        store.close()
 
 
 def test_optunas_own_tools_can_read_the_study(storage, machine):

@@ -540,3 +540,37 @@ def test_every_example_is_tested():
         "regression.py",
         "transformers_trainer.py",
     ]  # the adapters in test_adapters.py
+
+
+def test_a_model_that_is_not_new_is_told(write):
+    shared = changed("return nn.Linear(SIZE, 1)", "return NET")
+    [doubt] = tasks.smoke(tasks.load(write(shared + "\n\nNET = nn.Linear(SIZE, 1)\n")))
+    assert doubt.kind == "model"
+    assert doubt.text.startswith("my_task.py:")
+    assert tasks.smoke(tasks.load(write(TASK))) == ()
+
+
+def test_sparse_gradients_are_no_mistake(write):
+    sparse = changed("nn.Linear(SIZE, 1)", "nn.Embedding(9, 1, sparse=True)")
+    sparse = sparse.replace("randn(8, SIZE,", "randint(0, 9, (8,),")
+    assert tasks.smoke(tasks.load(write(sparse))) == ()
+
+
+def test_a_model_whose_sizes_come_from_the_first_batch_is_none_either(write):
+    assert tasks.smoke(tasks.load(write(changed("nn.Linear(SIZE, 1)", "nn.LazyLinear(1)")))) == ()
+
+
+@pytest.mark.parametrize(
+    ("file", "name"), [("a#b?c%d.py", "a-b-c-d"), ("#1.py", "task-1"), ("random.py", "random")]
+)
+def test_any_name_of_a_file_will_do(write, file, name):
+    assert tasks.load(write(TASK, file)).name == name
+
+
+def test_an_error_of_a_megabyte_is_one_line_that_can_be_read(write):
+    line = "        return (model(batch)"
+    broken = changed(line, f"        raise ValueError('x y ' * 250_000)\n{line}")
+    with pytest.raises(TaskError) as caught:
+        tasks.smoke(tasks.load(write(broken)), Path("my_task.py"))
+    assert len(str(caught.value)) < 1000
+    assert str(caught.value).endswith("... (1,000,000 characters)")

@@ -1,8 +1,10 @@
 import math
+import random
 from dataclasses import replace
 from itertools import pairwise
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from samples import Line
@@ -10,8 +12,9 @@ from torch import nn
 
 from thalweg.lab import spaces
 from thalweg.lab.running.schedules import schedule
-from thalweg.lab.running.trial import run
+from thalweg.lab.running.trial import run, run_checked
 from thalweg.lab.study.record import Trial
+from thalweg.lab.workload import Evaluation
 
 
 def trial(name="adamw", stage="final", seed=7, **settings) -> Trial:
@@ -342,3 +345,89 @@ def test_more_batches_than_steps_are_not_drawn():
             raise AssertionError("one too many")
 
     assert run(ADAMW, Endless()) == run(ADAMW, Line())
+
+
+class Choking(Line):
+    """Its metric cannot be made of numbers that are not finite."""
+
+    def evaluate(self, model, split):
+        if not model.weight.isfinite().all() or model.weight.abs().max() > 1e4:
+            raise ValueError("Input contains NaN, infinity or a value too large")
+        return super().evaluate(model, split)
+
+
+def test_what_a_task_raises_over_what_divergence_made_is_divergence():
+    record = run(trial("sgd", lr=3.0), Choking())
+    assert (record.failure.kind, record.failure.step) == ("diverged", Line.evaluate_every)
+    assert "ValueError: Input contains NaN, infinity" in record.failure.text
+
+
+def test_before_training_it_is_a_mistake():
+    class Wrong(Line):
+        def evaluate(self, model, split):
+            raise ValueError("Input contains NaN")
+
+    with pytest.raises(ValueError, match="contains NaN"):
+        run(ADAMW, Wrong())
+
+
+def test_a_metric_that_is_not_finite_is_told_by_its_name():
+    class Undefined(Line):
+        def evaluate(self, model, split):
+            found = super().evaluate(model, split)
+            return Evaluation(math.nan if model.weight.grad is not None else found.metric, found.loss)
+
+    record = run(ADAMW, Undefined())
+    assert record.failure.text == f"the validation error is nan after step {Line.evaluate_every}"
+
+
+# Chance
+
+
+class Mixed(Line):
+    """Draws from generators that are no tensor's."""
+
+    def loss(self, model, batch):
+        return super().loss(model, batch) * (np.random.rand() + random.random())
+
+
+def test_numpys_and_pythons_generators_are_seeded_and_left_as_they_were():
+    np.random.seed(1)
+    random.seed(1)
+    before = np.random.get_state()[1].tolist(), random.getstate()
+    assert run(ADAMW, Mixed()) == run(ADAMW, Mixed())
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == before
+    assert run_checked(ADAMW, lambda: (Mixed(), None)).doubts == ()
+
+
+class Unseeded(Line):
+    def loss(self, model, batch):
+        return super().loss(model, batch) * np.random.default_rng().random()
+
+
+def test_what_no_seed_fixes_is_told():
+    [doubt] = run_checked(ADAMW, lambda: (Unseeded(), None)).doubts
+    assert doubt.kind == "repeat"
+    assert "at step 1 the loss was" in doubt.text
+
+
+def test_a_model_that_was_trained_before_is_told():
+    shared = nn.Linear(2, 1)
+
+    class Shared(Line):
+        def model(self, seed):
+            return shared
+
+    run(ADAMW, Shared())
+    [doubt] = run(ADAMW, Shared()).doubts
+    assert doubt.kind == "model"
+    assert run(ADAMW, Line()).doubts == ()
+
+
+def test_layers_that_learn_their_size_from_the_first_batch_are_trained():
+    class Lazy(Line):
+        def model(self, seed):
+            return nn.LazyLinear(1)
+
+    assert run(ADAMW, Lazy()) == run(ADAMW, Lazy())
+    assert run(ADAMW, Lazy()).failure is None

@@ -1,5 +1,14 @@
 """What may go wrong in a comparison through no fault of the lab's."""
 
+from typing import NamedTuple
+
+
+class Doubt(NamedTuple):
+    """Why a result may not mean what it seems to: a word for programs and a sentence for readers."""
+
+    kind: str
+    text: str
+
 
 class TrialError(RuntimeError):
     """The workload raised an exception; the message says which and where."""

@@ -32,20 +32,22 @@ MOST_SEEDS, MOST_TRIALS = 24, 64
 
 @dataclass(frozen=True)
 class Bought:
-    """What is spent on each optimizer, and in words."""
+    """What is spent on each optimizer, and in words; `seconds` is what a run was found to take."""
 
     trials: int
     seeds: int
     text: str
+    seconds: float = 0.0
 
 
 def seconds(text: str, argument: str) -> float:
-    """The seconds in a duration: ``90``, ``90s``, ``10m``, ``1h30m``.
+    """The seconds in a duration: ``90``, ``90s``, ``10m``, ``1h30m``; ``1h30`` too means 30 minutes.
 
     Raises:
         ValueError: it is no duration, or none above zero; the message names the argument.
     """
-    parts = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text.strip())
+    text = re.sub(r"(h\d+)$", r"\1m", text.strip())
+    parts = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text)
     total = parts and sum(int(n or 0) * unit for n, unit in zip(parts.groups(), (3600, 60, 1), strict=True))
     if not total:
         raise ValueError(f"{argument}: a duration looks like 90s, 10m or 1h30m, not {text!r}")
@@ -68,6 +70,7 @@ def buy(workload: Workload, spaces: Sequence[Space], budget: float, workers: int
         f"a budget of {_duration(budget)} buys {trials} configurations and up to {seeds} seeds for each of "
         f"{len(spaces)} optimizers: at most {runs} runs of about {sum(costs) / len(costs):.2g} s, "
         f"{workers} at a time",
+        sum(costs) / len(costs),
     )
 
 

@@ -48,10 +48,13 @@ def run(request: Request) -> bool:
     folder = _folder(request)
     if request.workers is not None and request.workers < 1:
         raise ValueError(f"--workers must be a whole number of at least 1, not {request.workers}")
-    with Pool(request.workers or min(available_cores(), MOST_BY_DEFAULT)) as pool:
+    pool = Pool(request.workers or min(available_cores(), MOST_BY_DEFAULT))
+    pool.logs = folder / "logs"
+    with pool:
         # Imported here, while the processes of the pool start.
         from thalweg.lab.comparing import comparison
         from thalweg.lab.comparing.budget import seconds
+        from thalweg.lab.errors import TrialError
         from thalweg.lab.showing import console
 
         options = comparison.Options(
@@ -81,8 +84,12 @@ def run(request: Request) -> bool:
     try:
         result.save(folder)
     finally:
-        console.show(result.study, result.verdict)
+        console.show(result.study, result.verdict, result.provenance.warnings)
     console.show_written(folder / name for name in ("report.html", "results.json"))
+    if finished and result.study.lost:
+        raise TrialError(
+            f"{len(result.study.lost)} runs were lost to accidents; the same command tries them again"
+        )
     return finished
 
 

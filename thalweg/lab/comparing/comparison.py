@@ -1,28 +1,23 @@
 """A whole comparison, from what was asked for to the result, for the command line and for Python."""
 
-import hashlib
-import inspect
-import json
+import io
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-import thalweg
 from thalweg.lab import spaces as spaces_
-from thalweg.lab.comparing import budget
-from thalweg.lab.errors import TrialError
-from thalweg.lab.judging import verdict
+from thalweg.lab.comparing import budget, former, optimizers
+from thalweg.lab.comparing.identity import Identity, changed, identify
+from thalweg.lab.errors import Doubt, TrialError
+from thalweg.lab.judging import doubts, verdict
 from thalweg.lab.judging.statistics import fewest_seeds
+from thalweg.lab.judging.wording import listed
 from thalweg.lab.running import execution
+from thalweg.lab.running.limits import within
 from thalweg.lab.running.pool import Pool
 from thalweg.lab.running.rehearsal import rehearse
 from thalweg.lab.running.store import Store
@@ -118,7 +113,7 @@ def find(reference: str, data: Path | None = None) -> Task:
 
 
 def choose(
-    optimizers: Sequence[str | Space | Recipe],
+    names: Sequence[str | Space | Recipe],
     workload: Workload,
     argument: str = "optimizers",
     recipes: Sequence[str] = (),
@@ -135,7 +130,7 @@ def choose(
     except ValueError as error:
         raise ValueError(f"{argument.replace('optimizers', 'recipes')}: {error}") from None
     try:
-        found = [*named, *(_space(one, workload) for one in optimizers)]
+        found = [*named, *(_space(one, workload) for one in names)]
     except ValueError as error:
         raise ValueError(f"{argument}: {error}") from None
     unique = list({space.name: space for space in found}.values())
@@ -225,12 +220,18 @@ def compare(
     """
     started, clock = datetime.now().astimezone(), time.monotonic()
     workload = task.workload
-    if task.file is not None or not task.reference:
-        tasks.smoke(workload, task.file)
-    rehearse(workload, spaces, task.file)
-    pool.load(workload, task.file, spaces)
-    name = f"{workload.name}-{fingerprint(task, spaces, options)}"
-    store = Store(options.storage, name, higher_is_better=workload.higher_is_better, fresh=options.fresh)
+    identity = _identity(task, spaces, options)
+    known = list(_tried(task, spaces, options, pool))
+    former_name = former.fingerprint(workload, task.file, spaces, _asked(options))
+    store = Store(
+        options.storage,
+        f"{workload.name}-{identity.digest}",
+        higher_is_better=workload.higher_is_better,
+        fresh=options.fresh,
+        former=f"{workload.name}-{former_name}",
+    )
+    found = len(store.records())
+    known += _compared_with_before(store, identity, found)
     spent = store.agreed() or store.agree(_spend(task, spaces, options, pool.workers))
     if spent["bought"]:
         say(spent["bought"])
@@ -243,12 +244,17 @@ def compare(
         spent["trials"], spent["seeds"], margin, options.seed, looks=tuple(spent.get("looks", ()))
     )
     study = Study(workload, settings, tuple(spaces))
-    found = len(store.records())
     if found:
         say(f"going on from {found} runs that were made before")
+    warnings = Warnings(known, say, spent.get("seconds", 0.0))
+
+    def watched(study: Study, running: list[Trial]) -> None:
+        warnings.look(study)
+        watch(study, running)
+
     interrupted = False
     try:
-        study = execution.execute(study, store, pool, limit=options.limit, watch=watch)
+        study = execution.execute(study, store, pool, limit=options.limit, watch=watched)
     except KeyboardInterrupt:
         interrupted = True
         study, _ = execution.gather(study, store)
@@ -264,6 +270,7 @@ def compare(
         data=None if task.data is None else str(task.data),
         bought=spent["bought"],
         found=found,
+        warnings=warnings.of(study),
     )
     result = Result(study, verdict.judge(study), provenance)
     if interrupted:
@@ -271,80 +278,107 @@ def compare(
     return result
 
 
+class Warnings:
+    """What is doubtful, told as soon as it is known, each once."""
+
+    def __init__(self, known: Sequence[Doubt], say: Callable[[str], Any], planned_seconds: float) -> None:
+        self._known, self._say, self._planned = list(known), say, planned_seconds
+        self._told: set[str] = set()
+        self._records = -1
+        self._tell(self._known)
+
+    def look(self, study: Study) -> None:
+        """Tells what the records there are make doubtful."""
+        if len(study.records) != self._records:
+            self._records = len(study.records)
+            self._tell(doubts.doubts(study, self._planned))
+
+    def of(self, study: Study) -> list[Doubt]:
+        """All of them, for the record."""
+        return list(dict.fromkeys([*self._known, *doubts.doubts(study, self._planned)]))
+
+    def _tell(self, found: Sequence[Doubt]) -> None:
+        for doubt in found:
+            if doubt.kind not in self._told or doubt in self._known:
+                self._say(f"warning: {doubt.text}")
+        self._told |= {doubt.kind for doubt in found}
+
+
 def fingerprint(task: Task, spaces: Sequence[Space], options: Options) -> str:
     """Twelve hexadecimal digits that are equal if and only if the records would be."""
-    workload = task.workload
-    parts = {
-        "thalweg": thalweg.__version__,
-        "torch": torch.__version__,
-        "workload": workload.name,
-        "source": [_source(task), dict(workload.facts())],
-        "object": [type(workload).__qualname__, _state(workload)],
-        "steps": [workload.steps, workload.evaluate_every, workload.batch_size, workload.clip_norm],
-        "spaces": [
-            [
-                space.name,
-                space.optimizer,
-                [repr(axis) for axis in space.axes],
-                repr(space.fixed),
-                *_more(space),
-            ]
-            for space in spaces
-        ],
-        "spent": [options.trials, options.seeds, options.budget, options.seed],
-    }
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+    return _identity(task, spaces, options).digest
 
 
-def _more(space: Space) -> list[Any]:
-    """What a recipe or a class from a notebook adds; nothing for spaces as they mostly are."""
-    changes = [f"{key}={_digest(value)}" for key, value in sorted(space.changes.items())]
-    source = []
-    with suppress(OSError, TypeError):
-        source = [inspect.getsource(space.maker)] if space.maker is not None else []
-    return [*changes, *source, *([space.closure] if space.closure is not None else [])]
+def _identity(task: Task, spaces: Sequence[Space], options: Options) -> Identity:
+    try:
+        return identify(task.workload, task.file, spaces, _asked(options))
+    except Exception as error:
+        raise TrialError(tasks.told(error, task.file)) from error
 
 
-def _state(workload: Workload) -> dict[str, str]:
-    """What tells an object from others of its class, by attribute.
-
-    What is computed when it is first asked for is left out, and so is what has no value to compare.
-    """
-    attributes: dict[str, Any] = getattr(workload, "__dict__", {})
-    return {
-        name: _digest(value)
-        for name, value in sorted(attributes.items())
-        if not isinstance(getattr(type(workload), name, None), cached_property)
-    }
+def _asked(options: Options) -> list[Any]:
+    return [options.trials, options.seeds, options.budget, options.seed]
 
 
-def _digest(value: Any) -> str:
-    """Equal for equal values, on every machine: of numbers, texts, arrays, and of what holds them."""
-    if isinstance(value, Tensor):
-        value = value.detach().cpu()
-        value = value.numpy() if value.dtype != torch.bfloat16 else value.float().numpy()
-    if isinstance(value, np.ndarray) and value.dtype != object:
-        return f"{value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{_digest(key)}: {_digest(item)}' for key, item in value.items())}}}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_digest, value))}]"
-    if isinstance(value, set | frozenset):
-        return f"set {sorted(map(_digest, value))}"
-    if value is None or isinstance(value, str | bytes | int | float | complex | PurePath | np.generic):
-        return repr(value)
-    return type(value).__qualname__
+def _tried(task: Task, spaces: Sequence[Space], options: Options, pool: Pool) -> tuple[Doubt, ...]:
+    """Tries the task and every optimizer, and gives the task to the processes, before anything is written."""
+    try:
+        # As it is before it is tried: what that leaves on the task reaches no run.
+        pool.load(task.workload, task.file, spaces)
+    except Exception:
+        # Trying it tells in clear words what cannot be sent.
+        tasks.smoke(task.workload, task.file)
+        raise
+    found: tuple[Doubt, ...] = ()
+    with _prints_kept(getattr(pool, "logs", None)):
+        if task.file is not None or not task.reference:
+            with within(options.limit, "trying the task"):
+                found = tasks.smoke(task.workload, task.file)
+        with within(options.limit and options.limit * len(spaces), "trying the optimizers"):
+            rehearse(task.workload, spaces, task.file)
+            optimizers.try_all(task.workload, spaces, options.trials or TRIALS, options.seed)
+    return found
 
 
-def _source(task: Task) -> str:
-    """The text that a workload comes from or, where there is none to be found, nothing."""
-    if task.file is not None:
-        return task.file.read_text(encoding="utf-8")
-    text = ""
-    for kind in type(task.workload).__mro__:
-        with suppress(OSError, TypeError):
-            text += inspect.getsource(kind) if kind is not Workload else ""
-    return text
+@contextmanager
+def _prints_kept(logs: Path | None) -> Iterator[None]:
+    """What the task prints while it is tried goes where its runs' prints go."""
+    if logs is None:
+        yield
+        return
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            yield
+    finally:
+        if printed.getvalue():
+            logs.mkdir(parents=True, exist_ok=True)
+            (logs / "trying.log").write_text(printed.getvalue(), encoding="utf-8")
+
+
+def _compared_with_before(store: Store, identity: Identity, found: int) -> list[Doubt]:
+    """What is to be told of how this comparison relates to those that were made before."""
+    before = store.noted()
+    if not before and store.agreed() is None:
+        store.note({"depends": dict(identity.parts), "files": dict(identity.files)})
+        others = (changed(other.get("depends", {}), identity.parts) for other in store.others())
+        what = next(filter(None, others), "")
+        return [Doubt("another study", f"Another study than the one before, for {what}.")] if what else []
+    if not before:
+        text = (
+            "These runs were begun by an earlier version, which looked at no other file than the task's: "
+            "whether a module, an optimizer or a package has changed since is not known. --fresh starts anew."
+        )
+        return [Doubt("unknown", text)]
+    told = []
+    files = [name for name, digest in before.get("files", {}).items() if identity.files.get(name) != digest]
+    if files:
+        text = f"{listed(files)} changed since the first run: if the task reads it, --fresh starts anew."
+        told.append(Doubt("files", text))
+    if identity.unknown and found:
+        text = f"It cannot be known whether {listed(identity.unknown[:4])} is the same as in the runs before."
+        told.append(Doubt("unknown", text))
+    return told
 
 
 def _spend(task: Task, spaces: Sequence[Space], options: Options, workers: int) -> dict[str, Any]:
@@ -354,8 +388,14 @@ def _spend(task: Task, spaces: Sequence[Space], options: Options, workers: int) 
         seeds = enough if options.seeds is None else options.seeds
         return {"trials": trials, "seeds": seeds, "looks": looks_up_to(seeds), "bought": ""}
     try:
-        bought = budget.buy(task.workload, spaces, options.budget, workers)
+        with within(options.limit and options.limit * 2 * len(spaces), "measuring what a run costs"):
+            bought = budget.buy(task.workload, spaces, options.budget, workers)
     except Exception as error:
         raise TrialError(tasks.told(error, task.file)) from error
-    looks = looks_up_to(bought.seeds)
-    return {"trials": bought.trials, "seeds": bought.seeds, "looks": looks, "bought": bought.text}
+    return {
+        "trials": bought.trials,
+        "seeds": bought.seeds,
+        "looks": looks_up_to(bought.seeds),
+        "bought": bought.text,
+        "seconds": bought.seconds,
+    }

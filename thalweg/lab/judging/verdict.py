@@ -10,6 +10,7 @@ from torch import nn
 
 from thalweg.lab.judging.statistics import Comparison, Row, compare, fewest_seeds, margin, rank
 from thalweg.lab.judging.wording import Numbers, counted, listed
+from thalweg.lab.study.extension import was_all_too_high
 from thalweg.lab.study.protocol import border, evidence, is_complete, rate_range
 from thalweg.lab.study.study import Study
 
@@ -110,6 +111,10 @@ def _kind(study: Study, leaders: Sequence[Row], against: Sequence[Comparison]) -
     found = evidence(study)
     seen = found.looks[found.reached - 1] if found.reached else 0
     if not leaders or seen < fewest_seeds(len(study.spaces)):
+        return "none"
+    lost = {record.trial.name for record in study.lost}
+    if any(not study.final_of(space) for space in study.spaces if space.name in lost):
+        # An accident has kept one of them from being measured: nobody wins by that.
         return "none"
     if any(comparison.relation == "unresolved" for comparison in against):
         return "open"
@@ -293,7 +298,7 @@ def _cautions_about(study: Study, row: Row) -> list[str]:
     if tuning and row.chosen is None:
         cautions.append(f"{name} has no configuration: it failed in every trial.")
     first, wide, side = row.space.axes[0], rate_range(study, row.space), border(study, row.space)
-    if (wide.low, wide.high) != (first.low, first.high):
+    if (wide.low, wide.high) != (first.low, first.high) and not was_all_too_high(study, row.space):
         cautions.append(
             f"{name}'s best {first.name} was on the border of {first.low:g} to {first.high:g}, so the range "
             f"was extended to {wide.low:.3g} to {wide.high:.3g}."

@@ -1,6 +1,8 @@
 """Runs what a study's protocol asks for, until nothing is left."""
 
+import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -20,10 +22,10 @@ PATIENCE = 10.0
 """A run is hung when it takes so many times the slowest that has ended,"""
 
 LEAST_LIMIT_SECONDS = 120.0
-"""but never before this,"""
+"""but never before this; while none has ended nothing says how long a run takes, and there is no limit."""
 
-FIRST_LIMIT_SECONDS = 3_600.0
-"""and this is the limit while none has ended."""
+ATTEMPTS = 3
+"""How often a run is tried that accidents take: killed, or memory was short."""
 
 
 def gather(study: Study, store: Store) -> tuple[Study, list[Trial]]:
@@ -51,7 +53,8 @@ def execute(
         study: what is to be measured.
         store: keeps the records and the queue, perhaps shared with others who work on the same.
         pool: the processes that train; the records do not depend on how many they are.
-        limit: seconds after which a run counts as hung; None for ten times the slowest that has ended.
+        limit: seconds after which a run counts as hung; None for ten times the slowest that has ended, two
+            minutes at least, and no limit before one has.
         watch: called with the study so far and the trials under way, whenever something has changed.
 
     Raises:
@@ -72,7 +75,7 @@ def _execute(
     limit: float | None,
     watch: Callable[[Study, list[Trial]], Any],
 ) -> Study:
-    beaten, ahead = 0.0, list[Trial]()
+    beaten, ahead, accidents = 0.0, list[Trial](), Counter[str]()
     while True:
         if time.monotonic() - beaten > HEARTBEAT_SECONDS:
             store.beat()
@@ -93,9 +96,13 @@ def _execute(
         for record in pool.wait(POLL_SECONDS):
             if ahead:
                 pool.start(ahead.pop(), seconds)
-            store.finish(record)
+            accidents[record.trial.key] += record.lost
+            if record.lost and accidents[record.trial.key] < ATTEMPTS:
+                store.offer_again(record.trial)
+            else:
+                store.finish(record)
 
 
 def _limit(study: Study) -> float:
     totals = [record.timing.total for record in study.records if record.timing is not None]
-    return max(LEAST_LIMIT_SECONDS, PATIENCE * max(totals)) if totals else FIRST_LIMIT_SECONDS
+    return max(LEAST_LIMIT_SECONDS, PATIENCE * max(totals)) if totals else math.inf

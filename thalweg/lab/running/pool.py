@@ -8,28 +8,29 @@ was at: that is recorded as a failure, and another process takes its place.
 import itertools
 import multiprocessing
 import os
-import pickle
+import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType, TracebackType
 
-import cloudpickle
 import torch
 
 import thalweg
 from thalweg.lab.errors import TrialError, WorkerDiedError
 from thalweg.lab.running import endings
 from thalweg.lab.running import trial as trials
+from thalweg.lab.running.logs import log_name, printing_to
+from thalweg.lab.running.parcel import Parcel, pack
+from thalweg.lab.running.processes import ending, new_folder, own_modules_last, take_off_safe_path
 from thalweg.lab.spaces import Space
 from thalweg.lab.study.record import Failure, Record, Trial, failed
 from thalweg.lab.workload import Workload, tasks
@@ -55,7 +56,7 @@ class _Raised:
 class _Worker:
     """One process, and the trial it is at."""
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, folder: Path) -> None:
         self.index = index
         self.trial: Trial | None = None
         self.ready = False
@@ -63,17 +64,18 @@ class _Worker:
         self.limit = float("inf")
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        with endings.blocked(), _main_module_hidden():
+        with endings.blocked(), _main_module_hidden(), own_modules_last():
+            arguments = (theirs, index, folder)
             # Not daemonic: a task's DataLoader may start processes of its own.
-            self.process = context.Process(target=_serve, args=(theirs, index), daemon=False)
+            self.process = context.Process(target=_serve, args=arguments, daemon=False)
             self.process.start()
         theirs.close()
 
-    def start(self, path: Path, trial: Trial, limit: float) -> None:
-        self.trial, self.limit, self.deadline = trial, limit, time.monotonic() + limit
+    def start(self, work: tuple[Path, Trial, Path | None], limit: float) -> None:
+        self.trial, self.limit, self.deadline = work[1], limit, time.monotonic() + limit
         # A process that has died meanwhile is noticed, like any that dies, by who waits for it.
         with suppress(BrokenPipeError):
-            self.connection.send((path, trial))
+            self.connection.send(work)
 
     def end(self) -> None:
         # With what the task has started, such as the processes of its DataLoader.
@@ -90,14 +92,18 @@ class Pool:
 
     Args:
         workers: how many processes, at least 1.
+
+    Attributes:
+        logs: the folder in which what a run prints is kept, a file each; None to leave it as it is.
     """
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
+        self.logs: Path | None = None
         self._loaded = itertools.count()
 
     def __enter__(self) -> "Pool":
-        self._folder = tempfile.TemporaryDirectory(prefix="thalweg-")
+        self._folder = new_folder()
         self._processes: list[_Worker] = []
         try:
             for index in range(self.workers):
@@ -115,13 +121,16 @@ class Pool:
     def _begin(self, index: int) -> None:
         # Whoever ends this program meanwhile must find the process in the list, or it is left.
         with endings.held_back():
-            self._processes.append(_Worker(index))
+            self._processes.append(_Worker(index, self._folder))
 
     def _end(self) -> None:
         with endings.held_back():
             for worker in self._processes:
                 worker.end()
-        self._folder.cleanup()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        if self.logs is not None:
+            with suppress(OSError):  # there are some, or there is no such folder
+                self.logs.rmdir()
 
     def load(self, workload: Workload, file: Path | None = None, spaces: Sequence[Space] = ()) -> None:
         """Makes `workload` what is trained.
@@ -132,9 +141,8 @@ class Pool:
             spaces: what is compared, with classes and changes that trials cannot hold.
         """
         # By way of a file, the workload is pickled once and travels once to each process.
-        self._path = Path(self._folder.name) / f"workload-{next(self._loaded)}.pickle"
-        content = cloudpickle.dumps((workload, {space.name: space for space in spaces}))
-        self._path.write_bytes(pickle.dumps((content, file)))
+        self._path = self._folder / f"workload-{next(self._loaded)}.pickle"
+        pack(workload, file, self._path, spaces)
 
     @property
     def idle(self) -> int:
@@ -148,7 +156,9 @@ class Pool:
 
     def start(self, trial: Trial, limit: float = float("inf")) -> None:
         """Gives a trial to an idle process; past `limit` seconds it is ended as a failure."""
-        next(worker for worker in self._processes if worker.trial is None).start(self._path, trial, limit)
+        next(worker for worker in self._processes if worker.trial is None).start(
+            (self._path, trial, self.logs), limit
+        )
 
     def wait(self, timeout: float) -> list[Record]:
         """The records of the trials that end within `timeout` seconds, as soon as there is one.
@@ -177,7 +187,7 @@ class Pool:
             worker.process.join()
             if not worker.ready and worker.process.exitcode == _NEVER_STARTED:
                 raise WorkerDiedError("a training process could not start; see its message above") from None
-            return self._replace(worker, Failure("killed", _ending(worker.process.exitcode)))
+            return self._replace(worker, Failure("killed", ending(worker.process.exitcode)))
         if answer is None:
             worker.ready = True
             return None
@@ -185,25 +195,25 @@ class Pool:
         if isinstance(answer, _Raised):
             raise TrialError(answer.text)
         record: Record = answer
+        if record.failure is not None and record.failure.kind == "out of memory":
+            # What it holds is not given back: the next run would start with less.
+            self._renew(worker)
         return record
 
     def _replace(self, worker: _Worker, failure: Failure) -> Record:
         assert worker.trial is not None
         record = failed(worker.trial, failure)
         worker.trial = None
+        self._renew(worker)
+        return record
+
+    def _renew(self, worker: _Worker) -> None:
         worker.end()
         self._processes.remove(worker)
         self._begin(worker.index)
-        return record
 
 
 _NEVER_STARTED = 1
-
-
-def _ending(code: int | None) -> str:
-    if code == -signal.SIGKILL:
-        return "the process was killed (signal 9), as it is when memory runs out"
-    return f"the process ended with {'signal' if code and code < 0 else 'status'} {abs(code or 0)}"
 
 
 @contextmanager
@@ -221,22 +231,29 @@ def _main_module_hidden() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _serve(end: Connection, index: int) -> None:
+def _serve(end: Connection, index: int, folder: Path) -> None:
     """What a process does: it runs the trials that it is sent, one after the other."""
     endings.leave_to_parent()
     if hasattr(os, "setpgrp"):
         os.setpgrp()
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    take_off_safe_path()
+    threading.Thread(target=_leave_with_parent, args=(folder,), daemon=True).start()
     torch.set_num_threads(1)
     # The first optimizer of a process makes torch import its compiler, which takes seconds.
     thalweg.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     device = device_for(index)
+    process, runs = os.getpid(), _Runs(device)
     with suppress(EOFError, BrokenPipeError):
         # Who has said that it is ready and ends with any status was ended by a trial.
         end.send(None)
         while True:
-            path, trial = end.recv()
-            end.send(_run(path, trial, device))
+            path, trial, logs = end.recv()
+            answer = runs.run(path, trial, logs)
+            if os.getpid() != process:
+                # The task has forked, and its child came back here: it must not answer a second time.
+                os._exit(0)
+            end.send(answer)
+            runs.settle()
 
 
 def device_for(index: int) -> torch.device:
@@ -246,27 +263,44 @@ def device_for(index: int) -> torch.device:
     return trials.CPU
 
 
-def _leave_with_parent() -> None:
+def _leave_with_parent(folder: Path) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
+    # Nobody else is left to remove it: the parent was killed.
+    shutil.rmtree(folder, ignore_errors=True)
     if hasattr(os, "killpg"):
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
 
 
-@lru_cache(maxsize=1)
-def _load(path: Path) -> tuple[Workload, Mapping[str, Space], Path | None]:
-    content, file = pickle.loads(path.read_bytes())
-    if file is not None:
-        tasks.make_importable(file)
-    return *pickle.loads(content), file
+class _Runs:
+    """The runs of one process: of one task at a time, which it keeps unpacked."""
 
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._path: Path | None = None
+        self._parcel: Parcel | None = None
 
-def _run(path: Path, trial: Trial, device: torch.device) -> Record | _Raised:
-    file = None
-    try:
-        workload, spaces, file = _load(path)
-        return trials.run(trial, workload, device, spaces.get(trial.name))
-    except Exception as error:
-        return _Raised(tasks.told(error, file))
+    def run(self, path: Path, trial: Trial, logs: Path | None) -> Record | _Raised:
+        """The record of a trial of the task that lies at `path`."""
+        file = None
+        try:
+            with printing_to(logs and logs.absolute() / log_name(trial)):
+                new = path != self._path
+                if new:
+                    self._parcel, self._path = Parcel(path), path
+                assert self._parcel is not None
+                file = self._parcel.file
+                if new:
+                    fresh = partial(self._parcel.unpack, trial.name)
+                    return trials.run_checked(trial, fresh, self._device)
+                workload, space = self._parcel.unpack(trial.name)
+                return trials.run(trial, workload, self._device, space)
+        except Exception as error:
+            return _Raised(tasks.told(error, file))
+
+    def settle(self) -> None:
+        """What is to be done after a run, when its record is on its way."""
+        if self._parcel is not None:
+            self._parcel.settle()

@@ -15,9 +15,10 @@ from thalweg.lab.running.training import Training
 from thalweg.lab.running.whole import Whole
 from thalweg.lab.spaces import SPACES, Space
 from thalweg.lab.study.record import Trial
-from thalweg.lab.workload import Workload, tasks
+from thalweg.lab.workload import Workload, chance, tasks
 from thalweg.lab.workload.batches import leaves
 from thalweg.lab.workload.contract import OPTIONS, option
+from thalweg.lab.workload.lazy import settled
 from thalweg.lab.workload.tasks import TaskError
 from thalweg.lab.workload.tasks.errors import one_line
 
@@ -27,7 +28,7 @@ SEED = 0
 def rehearse(workload: Workload, spaces: Sequence[Space], file: Path | None = None) -> None:
     """Tries every space that may fail: its changes fit the task, the optimizer can be built and takes a step.
 
-    All that is wrong is told at once. Nothing is learned, and torch's generator is left as it was.
+    All that is wrong is told at once. Nothing is learned, and the global generators are left as they were.
 
     Raises:
         TaskError: one cannot be trained with; the message names each, and why.
@@ -69,8 +70,8 @@ def _fits(workload: Workload, space: Space) -> None:
 
 
 def _shapes(workload: Workload) -> list[Any]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
+    with chance.left_alone():
+        chance.seed_all(SEED)
         batch = next(iter(workload.batches(SEED)))
     return [getattr(leaf, "shape", None) for leaf in leaves(batch)]
 
@@ -82,20 +83,20 @@ def _is_plain(workload: Workload) -> bool:
         return False
     if any(option(workload, name) is not None for name in own):
         return False
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
+    with chance.left_alone():
+        chance.seed_all(SEED)
         return not any(getattr(module, "sparse", False) for module in workload.model(SEED).modules())
 
 
 def _step(workload: Workload, space: Space) -> None:
-    with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
-        torch.manual_seed(SEED)
+    with chance.left_alone(), contextlib.redirect_stdout(io.StringIO()):
+        chance.seed_all(SEED)
         if option(workload, "whole_run") is not None:
             settings, point = space.settings(space.middle()), space.middle()
             trial = Trial("tune", space.name, space.optimizer, settings, point, SEED)
             Whole(trial, workload, space, torch.device("cpu"), reports=1).train()
             return
-        model = workload.model(SEED)
+        model = settled(workload, workload.model(SEED), SEED)
         training = Training(workload, model, space, space.settings(space.middle()), SEED)
         if next(training.steps(), None) is None:
             raise TaskError("it takes no step")

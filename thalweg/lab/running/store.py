@@ -5,6 +5,7 @@ was at when it died is offered again. Nothing that has finished is ever lost: a 
 transaction as soon as its run has ended.
 """
 
+import functools
 import json
 import os
 import platform
@@ -12,10 +13,11 @@ import random
 import re
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import quote
 
 import optuna
 import sqlalchemy
@@ -25,6 +27,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from thalweg.lab.errors import StoreError
 from thalweg.lab.running import endings
+from thalweg.lab.running.processes import process_exists
 from thalweg.lab.study import record as records
 from thalweg.lab.study.record import Record, Trial
 
@@ -36,6 +39,8 @@ GRACE_SECONDS = 60
 
 TURN_SECONDS = 60
 """How long a process waits for its turn to write to a file."""
+
+_Given = TypeVar("_Given")
 
 IN_MEMORY = "sqlite://"
 """A store that ends with the process."""
@@ -50,7 +55,9 @@ def address(storage: str) -> str:
         StoreError: it is an address that cannot be read.
     """
     if "://" not in storage:
-        return f"sqlite:///{Path(storage).absolute()}"
+        path = str(Path(storage).absolute())
+        # As an address, the path may hold the signs that end one in SQLAlchemy's addresses.
+        return f"sqlite:///file:{quote(path)}?uri=true" if set(path) & set("#?%{}") else f"sqlite:///{path}"
     try:
         sqlalchemy.make_url(storage)
     except (sqlalchemy.exc.ArgumentError, ValueError):
@@ -61,6 +68,30 @@ def address(storage: str) -> str:
     return f"postgresql+psycopg://{rest}" if scheme in ("postgresql", "postgres") else storage
 
 
+AWAY_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+"""How long to wait each time before a server that went away is asked again."""
+
+
+def _patiently(method: Callable[..., _Given]) -> Callable[..., _Given]:
+    """A method of a store that is called again while the server is away: it restarts, or a network fails.
+
+    Those that are so called leave things right when they are called twice.
+    """
+
+    @functools.wraps(method)
+    def called(self: Any, *arguments: Any) -> _Given:
+        for seconds in AWAY_SECONDS:
+            try:
+                return method(self, *arguments)
+            except StoreError as error:
+                if not _is_away(error):
+                    raise
+            time.sleep(seconds)
+        return method(self, *arguments)
+
+    return called
+
+
 class Store:
     """One study in a storage; it is made there if it does not exist.
 
@@ -69,29 +100,50 @@ class Store:
         name: of the study; whoever gives the same name works on the same study.
         higher_is_better: the direction in which Optuna's own tools show it.
         fresh: whether to delete what there is of that name first.
+        former: the name that the study had in earlier versions; one that still has it goes on under it.
+
+    Attributes:
+        name: under which it is kept.
 
     Raises:
         StoreError: the storage cannot be reached.
     """
 
-    def __init__(self, storage: str, name: str, *, higher_is_better: bool, fresh: bool = False) -> None:
+    def __init__(
+        self,
+        storage: str,
+        name: str,
+        *,
+        higher_is_better: bool,
+        fresh: bool = False,
+        former: str | None = None,
+    ) -> None:
         with _talking_to(storage), _quietly():
             self._connection = _connect(address(storage))
             self._storage: BaseStorage = get_storage(self._connection)
-            if fresh:
+            for old in filter(None, (name, former) if fresh else ()):
                 with suppress(KeyError):
-                    optuna.delete_study(study_name=name, storage=self._storage)
+                    optuna.delete_study(study_name=old, storage=self._storage)
+            names = {study.study_name for study in self._storage.get_all_studies()} if former else set()
+            if former in names and name not in names:
+                name = str(former)
             self._study = optuna.create_study(
                 storage=self._storage,
                 study_name=name,
                 direction="maximize" if higher_is_better else "minimize",
                 load_if_exists=True,
             )
+        self.name = name
         self._id = self._storage.get_study_id_from_name(name)
         self._records: dict[int, Record] = {}
         self._ours: dict[str, int] = {}
+        self._entered: dict[str, int] = {}
         self._seen: list[FrozenTrial] = []
         self._storage_name = storage
+        self._forgiven: frozenset[int] = frozenset()
+        self.records()
+        # Whoever opens the study tries again what accidents took before.
+        self._forgiven = frozenset(n for n, record in self._records.items() if record.lost)
 
     def agreed(self) -> dict[str, Any] | None:
         """What `agree` was given by whoever began the study; None if nobody did."""
@@ -108,6 +160,24 @@ class Store:
             self._storage.create_new_trial(self._id, word)
         return self.agreed() or dict(facts)
 
+    def noted(self) -> dict[str, Any]:
+        """What `note` was given for this study."""
+        with _talking_to(self._storage_name):
+            return dict(self._storage.get_study_user_attrs(self._id).get("notes", {}))
+
+    def note(self, notes: Mapping[str, Any]) -> None:
+        """Keeps with the study what tells it from others; all who work on it note the same."""
+        with _talking_to(self._storage_name):
+            self._storage.set_study_user_attr(self._id, "notes", dict(notes))
+
+    def others(self) -> list[dict[str, Any]]:
+        """The notes of the other studies in the storage, those that were begun last first."""
+        with _talking_to(self._storage_name):
+            studies = [study for study in self._storage.get_all_studies() if study._study_id != self._id]
+        studies.sort(key=lambda study: -study._study_id)
+        return [study.user_attrs["notes"] for study in studies if "notes" in study.user_attrs]
+
+    @_patiently
     def records(self) -> dict[str, Record]:
         """The records there are, by the keys of their trials, and a fresh look at what others are at."""
         with _talking_to(self._storage_name):
@@ -116,28 +186,33 @@ class Store:
                 if trial.number not in self._records and "record" in trial.user_attrs:
                     document = json.loads(trial.user_attrs["record"])
                     self._records[trial.number] = records.from_json(document)
-        # Of two records of a trial the first that was entered counts, for all.
-        return {self._records[n].trial.key: self._records[n] for n in sorted(self._records, reverse=True)}
+        # Of two records of a trial the first that was entered counts, for all; one that no accident took
+        # counts before those.
+        counting = [n for n in self._records if n not in self._forgiven]
+        order = sorted(counting, key=lambda n: (self._records[n].lost, n), reverse=True)
+        return {self._records[n].trial.key: self._records[n] for n in order}
 
+    @_patiently
     def take(self, trials: Iterable[Trial]) -> Trial | None:
         """The first of `trials` that nobody has taken or finished, taken; None if there is none.
 
         What others are at is known from the last `records`, and asked again about what is taken.
         """
-        taken = {trial.user_attrs["key"] for trial in self._seen if _is_alive(trial)} | self._ours.keys()
+        taken = {trial.user_attrs["key"] for trial in self._seen if self._is_alive(trial)} | self._ours.keys()
         with _talking_to(self._storage_name):
             for trial in trials:
                 if trial.key not in taken and self._claim(trial):
                     return trial
         return None
 
+    @_patiently
     def finish(self, record: Record) -> None:
         """Keeps the record of a trial that was taken."""
         text = json.dumps(records.to_json(record))
         values = None if record.validation is None else [record.validation.metric]
         state = TrialState.FAIL if values is None else TrialState.COMPLETE
         with _talking_to(self._storage_name):
-            trial_id = self._ours.pop(record.trial.key)
+            trial_id = self._ours[record.trial.key]
             try:
                 self._storage.set_trial_user_attr(trial_id, "record", text)
                 self._storage.set_trial_state_values(trial_id, state, values)
@@ -146,7 +221,16 @@ class Store:
                 if not self._has_record(record.trial):
                     late = _entry(record.trial, state, values, record=text)
                     self._storage.create_new_trial(self._id, late)
+            del self._ours[record.trial.key]
 
+    @_patiently
+    def offer_again(self, trial: Trial) -> None:
+        """Gives up a trial that was taken: an accident took its run."""
+        with _talking_to(self._storage_name):
+            self._give_up(self._ours[trial.key])
+            del self._ours[trial.key]
+
+    @_patiently
     def beat(self) -> None:
         """Says that the trials which were taken are still under way; call it every ten seconds or so."""
         with _talking_to(self._storage_name):
@@ -160,6 +244,7 @@ class Store:
                 self._give_up(trial_id)
             self._ours.clear()
 
+    @_patiently
     def release_dead(self) -> None:
         """Gives up the trials of processes of this machine that ended, and of machines that fell silent."""
         with _talking_to(self._storage_name):
@@ -180,9 +265,14 @@ class Store:
         with suppress(optuna.exceptions.UpdateFinishedTrialError):
             self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
+    def _is_alive(self, entry: FrozenTrial) -> bool:
+        if entry.number in self._forgiven:
+            return False
+        return "record" in entry.user_attrs or entry.state == TrialState.RUNNING
+
     def _has_record(self, trial: Trial) -> bool:
         same = [entry for entry in self._trials() if entry.user_attrs["key"] == trial.key]
-        return any("record" in entry.user_attrs for entry in same)
+        return any("record" in entry.user_attrs and entry.number not in self._forgiven for entry in same)
 
     def _trials(self) -> list[FrozenTrial]:
         return [entry for entry in self._entries() if "key" in entry.user_attrs]
@@ -195,13 +285,17 @@ class Store:
 
         The storage numbers the entries one by one: of two for the same trial the first counts.
         """
-        trial_id = self._storage.create_new_trial(self._id, _entry(trial))
+        # A server that goes away in between is asked again, and must not find two entries of ours.
+        if trial.key not in self._entered:
+            self._entered[trial.key] = self._storage.create_new_trial(self._id, _entry(trial))
+        trial_id = self._entered[trial.key]
         self._storage.record_heartbeat(trial_id)  # type: ignore[attr-defined]
-        same = [t for t in self._trials() if t.user_attrs["key"] == trial.key and _is_alive(t)]
+        same = [t for t in self._trials() if t.user_attrs["key"] == trial.key and self._is_alive(t)]
         if min(same, key=lambda t: t.number)._trial_id != trial_id:
-            self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+            self._give_up(trial_id)
+            del self._entered[trial.key]
             return False
-        self._ours[trial.key] = trial_id
+        self._ours[trial.key] = self._entered.pop(trial.key)
         return True
 
 
@@ -213,6 +307,8 @@ def _connect(url: str) -> RDBStorage:
     elif url.startswith("postgresql+psycopg"):
         # A host that does not answer would otherwise be waited for as long as the system sees fit.
         options["connect_args"] = {"connect_timeout": 20}
+        # A connection that the server has closed meanwhile is replaced when it is next used.
+        options["pool_pre_ping"] = True
     for attempt in range(_ATTEMPTS):
         try:
             return RDBStorage(
@@ -251,23 +347,9 @@ def _entry(
     )
 
 
-def _is_alive(trial: FrozenTrial) -> bool:
-    return "record" in trial.user_attrs or trial.state == TrialState.RUNNING
-
-
 def _is_dead(trial: FrozenTrial) -> bool:
     machine, process = trial.user_attrs["owner"]
-    return machine == platform.node() and not _process_exists(process)
-
-
-def _process_exists(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return machine == platform.node() and not process_exists(process)
 
 
 @contextmanager
@@ -294,6 +376,15 @@ def _clear_errors(storage: str) -> Iterator[None]:
         package = getattr(error.__cause__, "name", None) or error.name
         cure = ": pip install 'thalweg[postgresql]'" if package == "psycopg" else ""
         raise StoreError(f"storage {hidden(storage)!r} needs the package {package}{cure}") from error
+
+
+def _is_away(error: StoreError) -> bool:
+    """Whether a server, and not a file, is at fault, and only for now as far as one can see."""
+    causes = [error.__cause__, getattr(error.__cause__, "__cause__", None)]
+    found = [
+        c for c in causes if isinstance(c, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
+    ]
+    return any("sqlite" not in type(c.orig).__module__ for c in found)
 
 
 def hidden(text: str) -> str:

@@ -114,13 +114,14 @@ class Training:
     def evaluating(self) -> Iterator[nn.Module]:
         """The model as it is evaluated: in evaluation mode, without gradients, with averages for weights."""
         self.model.eval()
-        self._set_mode("eval")
         with ExitStack() as stack:
             for optimizer in self.optimizers.values():
                 if self.step and any(group.get("average") for group in optimizer.param_groups):
                     averaged: Any = getattr(optimizer, "averaged", None)
                     if averaged is not None:
                         stack.enter_context(averaged(self.model if len(self.optimizers) == 1 else None))
+            # After the averages, which our own optimizers would put in place here without the buffers.
+            self._set_mode("eval")
             stack.enter_context(torch.no_grad())
             yield self.model
         self._set_mode("train")

@@ -4,18 +4,26 @@ import math
 import platform
 import statistics
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import nn
 
+from thalweg.lab.errors import Doubt
+from thalweg.lab.running.faults import divergence, is_divergence, is_out_of_memory, trained_before
 from thalweg.lab.running.training import Training
 from thalweg.lab.running.whole import Whole
 from thalweg.lab.spaces import Axis, Space
 from thalweg.lab.study.record import Failure, Point, Record, Timing, Trial, failed
-from thalweg.lab.workload import Evaluation, Split, Workload
+from thalweg.lab.workload import Evaluation, Split, Workload, chance
 from thalweg.lab.workload.contract import option, plain
+from thalweg.lab.workload.lazy import settled
+
+REPEATED = 3
+"""First steps of a run that are made twice, to see whether a seed fixes them."""
 
 CPU = torch.device("cpu")
 
@@ -35,31 +43,77 @@ def run(trial: Trial, workload: Workload, device: torch.device = CPU, space: Spa
     Raises:
         ValueError: the workload gave fewer batches than the steps it states.
     """
+    return _run(trial, workload, device, space)[0]
+
+
+def run_checked(
+    trial: Trial, fresh: Callable[[], tuple[Workload, Space | None]], device: torch.device = CPU
+) -> Record:
+    """The same, after its first steps have been made once for the sake of comparison.
+
+    Args:
+        trial: what is run.
+        fresh: gives a copy of the workload to which nothing has been done, and the trial's space.
+        device: where to train.
+    """
+    workload, space = fresh()
+    try:
+        before = _run(trial, workload, device, space, REPEATED)[1]
+    except Exception:
+        # The run itself tells it, with all that belongs to it.
+        workload, space = fresh()
+        return run(trial, workload, device, space)
+    workload, space = fresh()
+    record, losses = _run(trial, workload, device, space)
+    differing = [place for place, pair in enumerate(zip(before, losses, strict=False)) if _differ(*pair)]
+    if not differing or record.doubts:
+        return record
+    place = differing[0]
+    whole = option(workload, "whole_run") is not None
+    where = f"the first report's {workload.metric}" if whole else f"at step {place + 1} the loss"
+    text = (
+        f"The same seed does not give the same training: {where} was "
+        f"{before[place]:.6g} once and {losses[place]:.6g} then. Something random does not come "
+        "from the seed (torch's, NumPy's and Python's global generators are seeded), so runs are not "
+        "compared exactly pair by pair."
+    )
+    return replace(record, doubts=(*record.doubts, Doubt("repeat", text)))
+
+
+def _differ(first: float, second: float) -> bool:
+    return first != second and not (math.isnan(first) and math.isnan(second))
+
+
+def _run(
+    trial: Trial, workload: Workload, device: torch.device, space: Space | None, steps: int | None = None
+) -> tuple[Record, list[float]]:
+    """A run, or its first steps, and the losses of these; of a function its first report's metric."""
     started = time.perf_counter()
     course: _Course | Whole | None = None
     space = space or space_of(trial, workload)
     workload = space.applied(workload)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with chance.left_alone(device):
         try:
-            torch.manual_seed(trial.seed)
+            chance.seed_all(trial.seed)
             if option(workload, "whole_run") is not None:
-                course = Whole(trial, workload, space, device)
+                # Its steps cannot be counted from outside, but its reports can.
+                course = Whole(trial, workload, space, device, reports=None if steps is None else 1)
                 course.train()
-                return course.record(time.perf_counter() - started)
-            model = workload.model(trial.seed).to(device)
+                return course.record(time.perf_counter() - started), course.first
+            model = settled(workload, workload.model(trial.seed), trial.seed).to(device)
             # Seeded again, so that what a model draws while it trains (dropout) does not depend on how
             # many numbers its initialisation drew.
-            torch.manual_seed(trial.seed)
+            chance.seed_all(trial.seed)
             course = _Course(trial, workload, model, space)
-            course.train()
+            course.train(steps)
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             reason = str(error).splitlines()[0] if str(error) else "out of memory"
             if course is None:
-                return failed(trial, Failure("out of memory", reason, 0))
+                return failed(trial, Failure("out of memory", reason, 0)), []
             course.fail("out of memory", reason)
-        return course.record(time.perf_counter() - started)
+        return course.record(time.perf_counter() - started), course.first
 
 
 def space_of(trial: Trial, workload: Workload) -> Space:
@@ -87,9 +141,23 @@ class _Course:
         self._validation: Evaluation | None = None
         self._test: Evaluation | None = None
         self._failure: Failure | None = None
+        self._doubts = trained_before(model.parameters())
+        self.first: list[float] = []
 
-    def train(self) -> None:
-        """All steps, with the evaluations between them and at the end."""
+    def train(self, steps: int | None = None) -> None:
+        """All steps, with the evaluations between them and at the end; or the first so many.
+
+        What the workload raises over numbers that are not finite is divergence, told in its words.
+        """
+        training = self._training
+        try:
+            self._train(steps)
+        except Exception as error:
+            if training.step == 0 or not is_divergence(error, training.model.parameters()):
+                raise
+            self.fail("diverged", f"{divergence(error)} (step {training.step})")
+
+    def _train(self, steps: int | None) -> None:
         workload, training = self._workload, self._training
         losses: list[float] = []
         if not self._evaluate(None):
@@ -98,6 +166,10 @@ class _Course:
             self._seconds.append(seconds)
             self._step_seconds.append(step_seconds)
             losses.append(loss)
+            if len(self.first) < REPEATED:
+                self.first.append(loss)
+            if training.step == steps:
+                return
             if not math.isfinite(loss):
                 self.fail("diverged", f"the training loss is {loss} at step {training.step}")
                 return
@@ -113,7 +185,7 @@ class _Course:
         if self._trial.stage == "final":
             self._test = self._evaluation("test")
             if not all(map(math.isfinite, self._test)):
-                self.fail("diverged", f"the test {_not_finite(self._test)} after step {training.step}")
+                self.fail("diverged", self._not_finite("test", self._test))
 
     def fail(self, kind: Any, text: str) -> None:
         """Records that the run ends here without a result."""
@@ -136,6 +208,7 @@ class _Course:
                 at=tuple(self._at),
                 machine=platform.node(),
             ),
+            doubts=self._doubts,
         )
 
     def _evaluate(self, loss: float | None) -> bool:
@@ -146,7 +219,7 @@ class _Course:
             self.fail("diverged", f"the mean training loss is {loss} at step {step}")
             return False
         if not all(map(math.isfinite, self._validation)):
-            self.fail("diverged", f"the validation {_not_finite(self._validation)} after step {step}")
+            self.fail("diverged", self._not_finite("validation", self._validation))
             return False
         self._curve.append(Point(step, loss, self._validation.metric))
         self._at.append(sum(self._seconds))
@@ -154,22 +227,13 @@ class _Course:
             self._training.evaluated(self._validation.metric)
         return True
 
+    def _not_finite(self, split: Split, evaluation: Evaluation) -> str:
+        """Which number of an evaluation it is: the loss or, where that is finite, the metric."""
+        name, value = "loss", evaluation.loss
+        if math.isfinite(value):
+            name, value = self._workload.metric, evaluation.metric
+        return f"the {split} {name} is {value} after step {self._training.step}"
+
     def _evaluation(self, split: Split) -> Evaluation:
         with self._training.evaluating() as model:
             return plain(self._workload.evaluate(model, split))
-
-
-def _not_finite(evaluation: Evaluation) -> str:
-    """Which of the two is not: ``loss is nan``, ``metric is nan``."""
-    name, value = next((n, v) for n, v in evaluation._asdict().items() if not math.isfinite(v))
-    return f"{name} is {value}"
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, which torch's CPU allocator and CUDA's libraries say only in words."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return any(
-        words in str(error)
-        for words in ("can't allocate memory", "CUDA error: out of memory", "_ALLOC_FAILED")
-    )

@@ -6,8 +6,10 @@ import time
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
+from thalweg.lab.running.faults import divergence, is_divergence, trained_before
 from thalweg.lab.running.training import state_bytes
 from thalweg.lab.spaces import Space
 from thalweg.lab.study.record import Failure, Point, Record, Timing, Trial
@@ -39,17 +41,27 @@ class Whole:
         self._curve: list[Point] = []
         self._at: list[float] = []
         self._optimizers: list[Optimizer] = []
+        self._stepped = False
         self._validation: Evaluation | None = None
         self._test: Evaluation | None = None
         self._failure: Failure | None = None
+        self.first: list[float] = []
 
     def train(self) -> None:
-        """Calls the function, to its end or until it has reported what is not finite."""
+        """Calls the function, to its end or until it has reported what is not finite.
+
+        What it raises over numbers that are not finite is divergence, told in its words.
+        """
         values = {**self._trial.settings, "seed": self._trial.seed, "steps": self._workload.steps}
         self._began = time.perf_counter()
         try:
             option(self._workload, "whole_run")(Config(values, self._device, self._make, self._note))
         except Ended:
+            return
+        except Exception as error:
+            if not (self._stepped or self._curve) or not is_divergence(error, self._parameters()):
+                raise
+            self.fail("diverged", divergence(error))
             return
         if self._validation is None:
             raise ValueError("the function ended without a report: call config.report(step=, metric=)")
@@ -74,16 +86,32 @@ class Whole:
             failure=self._failure,
             state_bytes=sum(map(state_bytes, self._optimizers)),
             timing=Timing(total, total, 1000 * total / steps, tuple(self._at), platform.node()),
+            doubts=trained_before(self._parameters()),
         )
+
+    def _parameters(self) -> list[Tensor]:
+        return [
+            parameter
+            for optimizer in self._optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        ]
 
     def _make(self, parameters: Any) -> Optimizer:
         optimizer = self._space.build(parameters, self._trial.settings)
         self._optimizers.append(optimizer)
+        if callable(hook := getattr(optimizer, "register_step_post_hook", None)):
+            hook(self._note_step)
         return optimizer
+
+    def _note_step(self, *_: Any) -> None:
+        self._stepped = True
 
     def _note(self, *, step: int, metric: Any, loss: Any, test: Any, train_loss: Any) -> None:
         value = float(metric)
         numbers = [value, float(value if loss is None else loss)]
+        if not self.first:
+            self.first.append(value)
         for name, number in (("metric", value), ("loss", numbers[1]), ("training loss", train_loss)):
             if number is not None and not math.isfinite(float(number)):
                 self._failure = Failure("diverged", f"the {name} is {float(number)} at step {step}", step)

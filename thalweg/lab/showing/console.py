@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from thalweg.lab.errors import Doubt
 from thalweg.lab.judging import measures
 from thalweg.lab.judging.statistics import Row
 from thalweg.lab.judging.verdict import Verdict
@@ -21,8 +22,11 @@ from thalweg.lab.study import protocol
 from thalweg.lab.study.record import Stage, Trial
 from thalweg.lab.study.study import Study
 
-NARROWEST = 100
-"""The width of tables where there is no terminal to ask."""
+NARROWEST = 80
+"""The width of pictures where there is no terminal to ask."""
+
+WIDEST = 10_000
+"""The width of tables where no terminal cuts them."""
 
 _DOING: dict[Stage, str] = {
     "tune": "tuning",
@@ -81,15 +85,17 @@ def progress(*, shown: bool = True) -> Iterator[Screen]:
             yield Screen(console, live)
 
 
-def show(study: Study, verdict: Verdict) -> None:
-    """Prints the ranking, the verdict and the code to paste."""
+def show(study: Study, verdict: Verdict, warnings: Sequence[Doubt] = ()) -> None:
+    """Prints the ranking, the verdict with what makes it doubtful, and the code to paste."""
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = max(console.width, NARROWEST)
+        console.width = WIDEST
     console.print(_table(study, verdict))
     console.print()
     console.print(Text(f"{verdict.headline}.", style="bold"))
     console.print(Text(verdict.sentence))
+    for doubt in warnings:
+        console.print(Text(f"! {doubt.text}", style="yellow"))
     console.print(Text(verdict.conditions, style="dim"))
     for note in verdict.notes:
         console.print(Text(f"- {note}", style="dim"))

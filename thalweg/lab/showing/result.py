@@ -98,7 +98,7 @@ class Result:
 
     def _repr_html_(self) -> str:
         # A frame of its own keeps the page's style and script apart from the notebook's.
-        page = escape(report.summary(self.study, self.verdict))
+        page = escape(report.summary(self.study, self.verdict, self.provenance.warnings))
         style = f"width: 100%; height: {FRAME_HEIGHT}px; border: 0"
         return f'<iframe title="{escape(self.verdict.headline)}" style="{style}" srcdoc="{page}"></iframe>'
 

@@ -3,7 +3,7 @@
 import json
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import thalweg
+from thalweg.lab.errors import Doubt
 from thalweg.lab.judging.statistics import Comparison, Row
 from thalweg.lab.judging.verdict import Verdict
 from thalweg.lab.running.pool import available_cores
@@ -40,6 +41,7 @@ class Provenance:
         data: where its data lie, if that was said.
         bought: what a budget bought; empty without one.
         found: runs that had been made before this command began.
+        warnings: what makes the answer doubtful.
     """
 
     started: datetime
@@ -51,6 +53,7 @@ class Provenance:
     data: str | None = None
     bought: str = ""
     found: int = 0
+    warnings: Sequence[Doubt] = ()
 
 
 def environment() -> dict[str, str]:
@@ -73,6 +76,7 @@ def to_json(study: Study, verdict: Verdict, provenance: Provenance) -> str:
     document = {
         "schema": SCHEMA,
         **asdict(provenance),
+        "warnings": [doubt._asdict() for doubt in provenance.warnings],
         "started": provenance.started.isoformat(timespec="seconds"),
         "seconds": round(provenance.seconds, 1),
         "workload": {
@@ -142,7 +146,7 @@ def _row(row: Row) -> dict[str, Any]:
     return {
         "name": row.space.name,
         "optimizer": row.space.optimizer,
-        "settings": trial and dict(trial.settings),
+        "settings": trial and records.plain(trial.settings),
         "code": trial and row.space.line(trial.settings),
         "validation": row.chosen.validation._asdict() if row.chosen and row.chosen.validation else None,
         "test": asdict(row.test) if row.test else None,

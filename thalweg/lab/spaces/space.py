@@ -7,6 +7,7 @@ import copy
 import inspect
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
@@ -216,7 +217,8 @@ class Space:
     def line(self, settings: Mapping[str, Any]) -> str:
         """The line of Python that builds the same optimizer, and what a recipe changes of the task."""
         changes = ", ".join(f"{key}={_said(value)}" for key, value in self.changes.items())
-        return code(self.optimizer, settings) + (f"  # {self.name}: {changes}" if changes else "")
+        line = code(self.optimizer, {**settings, **self.fixed})
+        return line + (f"  # {self.name}: {changes}" if changes else "")
 
     def applied(self, workload: Any) -> Any:
         """The workload as this space trains it: itself, or a copy with the changes."""
@@ -229,6 +231,7 @@ class Space:
 
 
 def _said(value: Any) -> str:
+    """A value as it is typed: a class or a function by its place."""
     return _path_of(value) if callable(value) else repr(value)
 
 
@@ -245,7 +248,8 @@ def _path_of(value: Any) -> str:
     """How a class or function is called: with its module, unless that is a script or a task."""
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
     if name is None:
-        return repr(value)
+        # Where it lies in memory is another each time, and no part of a trial.
+        return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
     if module is None or module == "__main__" or module.startswith("_thalweg_task_"):
         return str(name)
     return f"{module}.{name}"
@@ -287,5 +291,5 @@ def build(optimizer: str, parameters: Iterable[nn.Parameter], settings: Mapping[
 
 def code(optimizer: str, settings: Mapping[str, Any]) -> str:
     """The line of Python that builds the same optimizer for a model called ``model``."""
-    arguments = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+    arguments = ", ".join(f"{key}={_said(value)}" for key, value in settings.items())
     return f"{optimizer}(model.parameters(), {arguments})"

@@ -24,9 +24,6 @@ from thalweg.lab.study.looks import ERROR, spending
 from thalweg.lab.study.record import Record
 from thalweg.lab.study.study import Margin, Study, margin_of
 
-ACCIDENTS = ("accident", "killed", "lost")
-"""Kinds of failures that tell nothing of an optimizer."""
-
 POWER = 0.8
 """The chance with which the seeds that it would take would tell."""
 
@@ -121,9 +118,16 @@ class Evidence:
         """Whether `second` never finished, `first` did, and that is no accident of the seeds."""
         if not self.reached or self.finished(second) or not self.finished(first):
             return False
-        came = [float(_finite(self.study, r) is not None) for r in self._finals[first.name].values()]
-        ends = flipped(came, self._error[self.reached - 1])
-        return second.name in self._finals and ends is not None and ends[0] > 0
+        ours, theirs = self._made(first), self._made(second)
+        ends = flipped(
+            [float(_finite(self.study, record) is not None) for record in ours],
+            self._error[self.reached - 1],
+        )
+        return bool(theirs) and ends is not None and ends[0] > 0
+
+    def _made(self, space: Space) -> list[Record]:
+        """The final runs but for those that accidents took."""
+        return [record for record in self._finals.get(space.name, {}).values() if not record.lost]
 
     def finished(self, space: Space) -> int:
         """How many final runs came to a finite end."""
@@ -216,7 +220,7 @@ class Evidence:
         found = _finite(self.study, record)
         if found is not None:
             return found
-        if record.failure is not None and record.failure.kind in ACCIDENTS:
+        if record.lost:
             return None
         return self._worst
 
@@ -266,7 +270,8 @@ def luck_of_tuning(study: Study, space: Space) -> float:
 
 
 def _by_seed(study: Study, space: Space, seeds: Sequence[int]) -> dict[int, Record]:
-    found = {record.trial.seed: record for record in study.final_of(space)}
+    # With those that accidents took: a look need not wait for them.
+    found = {record.trial.seed: record for record in study.of(space, "final")}
     return {seed: found[seed] for seed in seeds if seed in found}
 
 

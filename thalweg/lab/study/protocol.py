@@ -4,6 +4,7 @@
 2. Extend: while the best learning rate of some optimizer is the outermost that was tried, its range
    grows by a decade on that side. Every optimizer gets as many further trials as it takes, so that
    budgets stay equal.
+   Before that, one that diverged in every trial is searched below its range: see `extension`.
 3. Confirm: the two best configurations of each optimizer train on three seeds; the better mean on
    validation is chosen.
 4. Measure: the chosen configurations train on fresh seeds, the same for all. A seed fixes the initial
@@ -19,14 +20,23 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 
-from thalweg.lab.spaces import Axis, Point, Space
+from thalweg.lab.spaces import Space
 from thalweg.lab.spaces.search import points
 from thalweg.lab.study.evidence import Evidence
-from thalweg.lab.study.record import Record, Stage, Trial
+from thalweg.lab.study.extension import (
+    DESCENTS,
+    Side,
+    beyond,
+    descend,
+    extension,
+    rate_range,
+    refill,
+    trial_of,
+)
+from thalweg.lab.study.record import Record, Trial
 from thalweg.lab.study.study import Settings, Study
 
 CANDIDATES = 2
@@ -37,10 +47,6 @@ CONFIRMATION_SEEDS = 3
 
 EXTENSIONS = 2
 """How often a range may grow."""
-
-DECADE = 10.0
-
-Side = Literal["low", "high"]
 
 
 def seeds(settings: Settings) -> tuple[int, list[int], list[int]]:
@@ -57,7 +63,7 @@ def due(study: Study) -> list[Trial]:
     """
     done = {record.trial.key for record in study.records}
     trials: list[Trial] = []
-    for stage in (_tune, *[_extend] * EXTENSIONS, _confirm, _measure):
+    for stage in (_tune, *[_descend] * DESCENTS, _refill, *[_extend] * EXTENSIONS, _confirm, _measure):
         trials += stage(study, trials)
         if any(trial.key not in done for trial in trials):
             break
@@ -65,8 +71,8 @@ def due(study: Study) -> list[Trial]:
 
 
 def is_complete(study: Study) -> bool:
-    """Whether nothing is left to run."""
-    done = {record.trial.key for record in study.records}
+    """Whether nothing is left to run; what an accident took is."""
+    done = {record.trial.key for record in study.records if not record.lost}
     return all(trial.key in done for trial in due(study))
 
 
@@ -83,11 +89,6 @@ def runs_at_most(spaces: int, settings: Settings) -> int:
 def _runs(spaces: int, settings: Settings, seeds: int) -> int:
     confirmation = CANDIDATES * CONFIRMATION_SEEDS if settings.trials >= CANDIDATES else 0
     return spaces * (settings.trials + confirmation + seeds)
-
-
-def extension(settings: Settings) -> int:
-    """Trials that each optimizer gets when a range grows."""
-    return math.ceil(settings.trials / 4)
 
 
 def candidates(study: Study, space: Space) -> list[Record]:
@@ -118,8 +119,9 @@ def chosen(study: Study, space: Space) -> Record | None:
         return found[0] if found else None
 
     def quality(record: Record) -> tuple[int, float]:
-        finished = [_score(study, r) for r in confirmed[id(record)] if r.validation is not None]
-        return len(finished), statistics.fmean(finished or [-math.inf])
+        runs = [r for r in confirmed[id(record)] if not r.lost]
+        finished = [_score(study, r) for r in runs if r.validation is not None]
+        return len(finished) - len(runs), statistics.fmean(finished or [-math.inf])
 
     return max(found, key=quality)
 
@@ -150,32 +152,33 @@ def border(study: Study, space: Space) -> Side | None:
     return "low" if best[0].trial.point[axis] == min(tried) else None
 
 
-def rate_range(study: Study, space: Space) -> Axis:
-    """The range of learning rates of an optimizer after the extensions that were made."""
-    axis = space.axes[0]
-    tried = [record.trial.point[axis.name] for record in study.of(space, "extend")]
-    low, high = axis.low, axis.high
-    while tried and min(tried) < low:
-        low /= DECADE
-    while tried and max(tried) > high:
-        high *= DECADE
-    return replace(axis, low=low, high=high)
-
-
 def _tune(study: Study, _earlier: Sequence[Trial]) -> list[Trial]:
     settings = study.settings
     seed, _, _ = seeds(settings)
     return [
-        _trial("tune", space, point, seed)
+        trial_of("tune", space, point, seed)
         for space in study.spaces
         for point in points(study.searched(space), settings.trials, settings.seed)
     ]
 
 
+def _descend(study: Study, earlier: Sequence[Trial]) -> list[Trial]:
+    return descend(_before(study, earlier), seeds(study.settings)[0])
+
+
+def _refill(study: Study, earlier: Sequence[Trial]) -> list[Trial]:
+    return refill(_before(study, earlier), seeds(study.settings)[0])
+
+
+def _before(study: Study, earlier: Sequence[Trial]) -> Study:
+    """The study as it was when these trials had been made."""
+    known = {trial.key for trial in earlier}
+    return study.holding([record for record in study.records if record.trial.key in known])
+
+
 def _extend(study: Study, earlier: Sequence[Trial]) -> list[Trial]:
     """The next round of extensions, judged by the earlier trials alone; none if no best is on a border."""
-    known = {trial.key for trial in earlier}
-    before = study.holding([record for record in study.records if record.trial.key in known])
+    before = _before(study, earlier)
     sides = {space.name: border(before, space) for space in before.spaces}
     if not any(sides.values()):
         return []
@@ -186,18 +189,12 @@ def _extend(study: Study, earlier: Sequence[Trial]) -> list[Trial]:
         axes, side = before.searched(space), sides[space.name]
         tried = len(before.tuning_of(space))
         if side is not None:
-            axes = [_beyond(rate_range(before, space), side), *axes[1:]]
+            axes = [beyond(rate_range(before, space), side), *axes[1:]]
         trials += [
-            _trial("extend", space, point, seed)
+            trial_of("extend", space, point, seed)
             for point in points(axes, count, study.settings.seed, skip=tried)
         ]
     return trials
-
-
-def _beyond(axis: Axis, side: Side) -> Axis:
-    if side == "high":
-        return replace(axis, low=axis.high, high=axis.high * DECADE)
-    return replace(axis, low=axis.low / DECADE, high=axis.low)
 
 
 def _confirm(study: Study, _earlier: Sequence[Trial]) -> list[Trial]:
@@ -222,10 +219,6 @@ def _measure(study: Study, _earlier: Sequence[Trial]) -> list[Trial]:
         for space in study.spaces
         if (record := chosen(study, space)) is not None
     ]
-
-
-def _trial(stage: Stage, space: Space, point: Point, seed: int) -> Trial:
-    return Trial(stage, space.name, space.optimizer, space.settings(point), point, seed)
 
 
 def _confirmations(study: Study, record: Record) -> list[Record]:

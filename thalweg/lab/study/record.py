@@ -6,12 +6,17 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
+from thalweg.lab.errors import Doubt
+from thalweg.lab.spaces import located
 from thalweg.lab.workload import Evaluation
 
 Stage = Literal["tune", "extend", "confirm", "final"]
 """Why a run is made: to search, to search beyond a range, to choose between the best two, to measure."""
 
 FailureKind = Literal["diverged", "out of memory", "time limit", "killed"]
+
+ACCIDENTS: frozenset[FailureKind] = frozenset({"out of memory", "killed"})
+"""Failures that say nothing of the optimizer: the machine, or what else ran on it, may be to blame."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,8 @@ class Trial:
     @cached_property
     def key(self) -> str:
         """Tells this trial from all others of a study; equal trials have equal keys."""
-        return json.dumps([self.stage, self.name, self.optimizer, self.settings, self.seed], sort_keys=True)
+        parts = [self.stage, self.name, self.optimizer, self.settings, self.seed]
+        return json.dumps(parts, sort_keys=True, default=_named)
 
     @property
     def lr(self) -> float:
@@ -96,6 +102,7 @@ class Record:
         failure: why it did not come to its end; None if it did.
         state_bytes: bytes of optimizer state beside the parameters, after the last step.
         timing: how long it took; None if it never came back.
+        doubts: what was seen of the task while it ran, where that is no good.
     """
 
     trial: Trial
@@ -105,6 +112,12 @@ class Record:
     failure: Failure | None
     state_bytes: int
     timing: Timing | None = field(compare=False)
+    doubts: tuple[Doubt, ...] = field(default=(), compare=False)
+
+    @property
+    def lost(self) -> bool:
+        """Whether an accident took the run: it counts neither for nor against its optimizer."""
+        return self.failure is not None and self.failure.kind in ACCIDENTS
 
 
 def failed(trial: Trial, failure: Failure) -> Record:
@@ -115,21 +128,58 @@ def failed(trial: Trial, failure: Failure) -> Record:
 def to_json(record: Record) -> dict[str, Any]:
     """A record as JSON's types; `from_json` gives it back, bit for bit."""
     return {
-        **asdict(record.trial),
+        **trial_to_json(record.trial),
         "curve": [list(point) for point in record.curve],
         "validation": record.validation and record.validation._asdict(),
         "test": record.test and record.test._asdict(),
         "failure": record.failure and record.failure._asdict(),
         "state_bytes": record.state_bytes,
         "timing": record.timing and asdict(record.timing),
+        **({"doubts": [doubt._asdict() for doubt in record.doubts]} if record.doubts else {}),
     }
+
+
+def trial_to_json(trial: Trial) -> dict[str, Any]:
+    """A trial as JSON's types; a class or function among its settings is the place where it lies."""
+    document: dict[str, Any] = json.loads(json.dumps(asdict(trial), default=_named))
+    return document
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Constructor arguments as JSON's types.
+
+    Raises:
+        TypeError: one is neither of these nor a class or function that can be found again.
+    """
+    document: dict[str, Any] = json.loads(json.dumps(dict(settings), default=_named))
+    return document
+
+
+def _named(value: Any) -> Any:
+    """What JSON is to keep of a value that it does not know."""
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if not module or not name or "<" in name or module == "__main__":
+        raise TypeError(f"{value!r} cannot be kept with the records")
+    return {_LOCATED: f"{module}.{name}"}
+
+
+def _found(value: Any) -> Any:
+    """The value again that JSON has kept."""
+    if isinstance(value, list):
+        return tuple(map(_found, value))
+    if isinstance(value, dict) and set(value) == {_LOCATED}:
+        return located(value[_LOCATED])
+    return value
+
+
+_LOCATED = "located"
 
 
 def trial_from_json(document: Mapping[str, Any]) -> Trial:
     """The trial inside what `to_json` gave."""
-    settings = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in document["settings"].items()
-    }
+    settings = {key: _found(value) for key, value in document["settings"].items()}
     return Trial(
         document["stage"],
         document["name"],
@@ -151,4 +201,5 @@ def from_json(document: Mapping[str, Any]) -> Record:
         failure=document["failure"] and Failure(**document["failure"]),
         state_bytes=document["state_bytes"],
         timing=timing and Timing(**{**timing, "at": tuple(timing["at"])}),
+        doubts=tuple(Doubt(**doubt) for doubt in document.get("doubts", ())),
     )

@@ -84,13 +84,23 @@ class Study:
         return [r for r in self.records if r.trial.name == space.name and r.trial.stage in stages]
 
     def tuning_of(self, space: Space) -> list[Record]:
-        """The runs in which an optimizer was searched, from the lowest learning rate to the highest."""
+        """The runs in which an optimizer was searched, from the lowest learning rate to the highest.
+
+        Those that an accident took are missing here as in `final_of`: they say nothing of the optimizer.
+        """
         axis = space.axes[0].name
-        return sorted(self.of(space, "tune", "extend"), key=lambda r: (r.trial.point[axis], r.trial.key))
+        runs = [record for record in self.of(space, "tune", "extend") if not record.lost]
+        return sorted(runs, key=lambda r: (r.trial.point[axis], r.trial.key))
 
     def final_of(self, space: Space) -> list[Record]:
         """The runs in which an optimizer was measured, by seed."""
-        return sorted(self.of(space, "final"), key=lambda record: record.trial.seed)
+        runs = [record for record in self.of(space, "final") if not record.lost]
+        return sorted(runs, key=lambda record: record.trial.seed)
+
+    @property
+    def lost(self) -> list[Record]:
+        """The runs that accidents took, as often as they were tried; the same command tries them again."""
+        return [record for record in self.records if record.lost]
 
     def searched(self, space: Space) -> list[Axis]:
         """The hyperparameters that are searched for an optimizer."""

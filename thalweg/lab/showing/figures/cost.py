@@ -10,6 +10,8 @@ from thalweg.lab.showing.figures.figure import Figure
 from thalweg.lab.showing.figures.look import NEUTRAL, look, name, rows, short, tint
 from thalweg.lab.spaces import Space
 from thalweg.lab.study.study import Study
+from thalweg.lab.workload import chance
+from thalweg.lab.workload.lazy import settled
 
 ROOM = 1.25
 """How far an axis goes on beyond the longest bar, for the number at its end."""
@@ -93,7 +95,10 @@ def memory(study: Study, verdict: Verdict) -> Figure | None:
 
 def parameter_bytes(study: Study) -> int:
     """The size of the model's parameters."""
-    return sum(p.numel() * p.element_size() for p in study.workload.model(0).parameters())
+    workload = study.workload
+    with chance.left_alone():
+        model = settled(workload, workload.model(0), 0)
+    return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
 def _whole(study: Study, space: Space) -> float:

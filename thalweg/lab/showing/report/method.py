@@ -8,7 +8,8 @@ from thalweg.lab.judging.verdict import Verdict, norm_layers
 from thalweg.lab.judging.wording import Numbers, listed
 from thalweg.lab.running.schedules import described
 from thalweg.lab.showing.results import Provenance
-from thalweg.lab.study.protocol import CANDIDATES, CONFIRMATION_SEEDS, DECADE, EXTENSIONS, extension, seeds
+from thalweg.lab.study.extension import DECADE, extension
+from thalweg.lab.study.protocol import CANDIDATES, CONFIRMATION_SEEDS, EXTENSIONS, seeds
 from thalweg.lab.study.study import Study
 from thalweg.lab.workload.contract import option
 
@@ -97,10 +98,10 @@ def analysis(study: Study, verdict: Verdict) -> dict[str, str]:
         "the choice of the data split",
         "p values": "of the sign-flip test that there is no difference, two-sided, on all seeds; adjusted "
         "over all pairs by Holm (1979). They decide nothing: the intervals do",
-        "Failures": "a run that diverged, ran out of memory or time counts as the worst outcome, in means, "
+        "Failures": "a run that diverged or ran out of time counts as the worst outcome, in means, "
         "intervals and tests: below the worst run that came to its end, by the standard deviation between "
         "seeds or the margin, whichever is more; where one has failed there is no equivalence. A run that "
-        "was lost by accident counts as not made",
+        "was lost by accident (killed, or out of memory) counts as not made",
         "Margin": f"{numbers.margin}; a smaller difference is not worth having{_of_margin(study)}",
         "Verdict": "one optimizer is ahead of another if the whole interval of its lead lies beyond the "
         "margin, equivalent if it lies within, and else not told apart. It wins if it is ahead of every "

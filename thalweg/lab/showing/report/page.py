@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
+from thalweg.lab.errors import Doubt
 from thalweg.lab.judging.statistics import Row
 from thalweg.lab.judging.verdict import Verdict
 from thalweg.lab.showing.figures import draw
@@ -28,19 +29,19 @@ def render(study: Study, verdict: Verdict, provenance: Provenance) -> str:
         section("trials", "All trials", _trials_note(study, provenance), runs.trials(study, verdict)),
         section("method", "How it was measured", *_method(study, verdict, provenance)),
     ]
-    return _page(study, verdict, sections)
+    return _page(study, verdict, sections, provenance.warnings)
 
 
-def summary(study: Study, verdict: Verdict) -> str:
+def summary(study: Study, verdict: Verdict, warnings: Sequence[Doubt] = ()) -> str:
     """The part that fits in a notebook: verdict, code, ranking and pictures."""
     sections = [
         section("ranking", "Ranking", ranking.ranking(study, verdict), ranking.settings(verdict)),
         section("pictures", "In pictures", pictures(draw(study, verdict))),
     ]
-    return _page(study, verdict, sections)
+    return _page(study, verdict, sections, warnings)
 
 
-def _page(study: Study, verdict: Verdict, sections: Iterable[str]) -> str:
+def _page(study: Study, verdict: Verdict, sections: Iterable[str], warnings: Sequence[Doubt]) -> str:
     workload = study.workload.name
     return document(
         f"thalweg compare {workload}",
@@ -51,7 +52,7 @@ def _page(study: Study, verdict: Verdict, sections: Iterable[str]) -> str:
         title=f"{verdict.headline} ({workload})",
         style=key_colours(study),
         code=_code(study, verdict),
-        notes=_notes(verdict.notes),
+        notes=_warnings(warnings) + _notes(verdict.notes),
     )
 
 
@@ -72,6 +73,12 @@ def _code(study: Study, verdict: Verdict) -> str:
 def _line(study: Study, row: Row, line: str, *, several: bool) -> str:
     name = f'<p class="of">{named(study, row.space)}</p>' if several else ""
     return f'{name}<pre class="paste"><code>{escape(line)}</code></pre>'
+
+
+def _warnings(warnings: Sequence[Doubt]) -> str:
+    """What makes the verdict doubtful, beside it and never folded away."""
+    items = "".join(f"<li>{prose(doubt.text)}</li>" for doubt in warnings)
+    return f'<ul class="notes warnings">{items}</ul>' if items else ""
 
 
 def _notes(notes: Sequence[str]) -> str:

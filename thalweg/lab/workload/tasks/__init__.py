@@ -6,7 +6,7 @@ user's file an error arose, `told` the same of any workload.
 
 from thalweg.lab.workload.tasks.checking import check
 from thalweg.lab.workload.tasks.errors import TaskError, explain, shown, told
-from thalweg.lab.workload.tasks.finding import imported, is_file, load, make_importable, parse
+from thalweg.lab.workload.tasks.finding import imported, is_file, listed_modules, load, make_importable, parse
 from thalweg.lab.workload.tasks.trying import smoke
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "explain",
     "imported",
     "is_file",
+    "listed_modules",
     "load",
     "make_importable",
     "parse",

@@ -50,7 +50,7 @@ def check(workload: Any, file: Path | None = None) -> Workload:
     for method, arguments in {**METHODS, **OWN}.items():
         if callable(getattr(workload, method, None)) and not takes(getattr(workload, method), len(arguments)):
             raise TaskError(f"{place_of(workload, method)}: it must take ({', '.join(arguments)})")
-    _complete(workload, file.stem if file else type(workload).__name__.lower())
+    _complete(workload, _allowed(file.stem) if file else type(workload).__name__.lower())
     for name, (allowed, is_allowed) in ATTRIBUTES.items():
         value = getattr(workload, name, ABSENT)
         if value is ABSENT:
@@ -135,6 +135,12 @@ def place_of(workload: Any, method: str) -> str:
     if code is None or not Path(code.co_filename).is_file():
         return f"{type(workload).__name__}.{method}"
     return f"{shown(Path(code.co_filename))}:{code.co_firstlineno}, in {method}"
+
+
+def _allowed(stem: str) -> str:
+    """A name like that of a file, of such signs as a name may have."""
+    name = re.sub(r"[^\w .+-]", "-", stem)
+    return name if re.match(r"\w", name) else f"task{name}"
 
 
 def _is_text(value: Any) -> bool:

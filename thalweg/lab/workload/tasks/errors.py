@@ -4,6 +4,12 @@ import os
 import traceback
 from pathlib import Path
 
+MOST_SIGNS = 600
+"""Of what an error says, no more is shown on a line;"""
+
+MOST_TRACEBACK = 20_000
+"""and of a traceback no more than this."""
+
 
 class TaskError(ValueError):
     """A user's file, or the workload in it, is not what it must be; the message says where and why."""
@@ -15,7 +21,7 @@ def explain(error: BaseException, file: Path) -> str:
     For example ``my_task.py:42, in loss: RuntimeError: ...``. An error that did not go through the file is
     placed where it arose.
     """
-    text = f"{type(error).__name__}: {one_line(error)}".removesuffix(": ")
+    text = brief_error(error)
     if isinstance(error, SyntaxError) and error.filename and is_of(error.filename, file):
         return f"{shown(file)}:{error.lineno}: {type(error).__name__}: {error.msg}"
     frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
@@ -30,7 +36,10 @@ def explain(error: BaseException, file: Path) -> str:
 
 def told(error: BaseException, file: Path | None) -> str:
     """An exception of a workload, for its author: its place in their file, without one the traceback."""
-    return explain(error, file) if file else "".join(traceback.format_exception(error))
+    if file:
+        return explain(error, file)
+    text = "".join(traceback.format_exception(error))
+    return text if len(text) <= MOST_TRACEBACK else f"{text[:MOST_TRACEBACK]}\n... ({len(text):,} characters)"
 
 
 def shown(file: Path) -> str:
@@ -41,7 +50,17 @@ def shown(file: Path) -> str:
 
 def one_line(error: BaseException) -> str:
     """What an error says, on one line."""
-    return " ".join(str(error).split())
+    # Some hold a whole tensor as text: what is cut away here is not even split.
+    text = str(error)
+    line = " ".join(text[: 4 * MOST_SIGNS].split())
+    if len(text) <= 4 * MOST_SIGNS and len(line) <= MOST_SIGNS:
+        return line
+    return f"{line[:MOST_SIGNS]} ... ({len(text):,} characters)"
+
+
+def brief_error(error: BaseException) -> str:
+    """The kind of an error and what it says, on one line."""
+    return f"{type(error).__name__}: {one_line(error)}".removesuffix(": ")
 
 
 def is_of(filename: str, file: Path) -> bool:

@@ -74,6 +74,7 @@ def imported(file: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise TaskError(f"{shown(file)} is not a Python file: its name must end with .py")
     module = importlib.util.module_from_spec(spec)
+    before = set(sys.modules)
     sys.modules[name] = module
     make_importable(file)
     try:
@@ -81,9 +82,24 @@ def imported(file: Path) -> ModuleType:
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise TaskError(explain(error, file)) from error
+    _brought[str(file.resolve())] = set(sys.modules) - before - {name}
     cloudpickle.register_pickle_by_value(module)
     copyreg.pickle(Cached, reduce_cached)
     return module
+
+
+_brought: dict[str, set[str]] = {}
+"""What the import of each file has brought into `sys.modules`."""
+
+
+def listed_modules(file: Path) -> list[str]:
+    """The modules that lie outside of Python's folders and that the import of a file has brought with it."""
+    found = []
+    for name in _brought.get(str(file.resolve()), ()):
+        origin = getattr(sys.modules.get(name), "__file__", None)
+        if origin and not {"site-packages", "dist-packages"} & set(Path(origin).parts):
+            found.append(name)
+    return sorted(found)
 
 
 def _named(module: ModuleType, name: str, file: Path) -> Any:

@@ -14,8 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from thalweg.lab.errors import Doubt
 from thalweg.lab.workload.batches import leaves, moved, numbers
+from thalweg.lab.workload.chance import left_alone, seed_all
 from thalweg.lab.workload.contract import Evaluation, Split, Workload, batches_needed, option
+from thalweg.lab.workload.lazy import settled
 from thalweg.lab.workload.tasks.checking import ABSENT, brief, place_of
 from thalweg.lab.workload.tasks.errors import TaskError, explain, one_line, shown
 
@@ -26,7 +29,9 @@ COUNTING_SECONDS = 1.0
 SEED = 0
 
 
-def smoke(workload: Workload, file: Path | None = None, device: torch.device | str = "cpu") -> None:
+def smoke(
+    workload: Workload, file: Path | None = None, device: torch.device | str = "cpu"
+) -> tuple[Doubt, ...]:
     """Tries the workload before it is trained: whether it can be sent, one batch, both evaluations.
 
     Nothing is learned, so no result of the test split is used. The global generators are left as they were.
@@ -36,13 +41,17 @@ def smoke(workload: Workload, file: Path | None = None, device: torch.device | s
         file: the user's file that it comes from, if one; its errors are then explained.
         device: where to try it.
 
+    Returns:
+        What was seen that is no mistake for sure, but may make the answer mean less than it seems to.
+
     Raises:
         TaskError: training could not work; the message says where and why.
     """
     try:
         _sendable(workload, file)
-        if option(workload, "whole_run") is None:
-            _dry_run(workload, torch.device(device))
+        if option(workload, "whole_run") is not None:
+            return ()
+        return _dry_run(workload, torch.device(device))
     except TaskError:
         raise
     except Exception as error:
@@ -63,9 +72,10 @@ def _sendable(workload: Workload, file: Path | None) -> None:
         raise TaskError(f"{where}: {reason}") from error
 
 
-def _dry_run(workload: Workload, device: torch.device) -> None:
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        model = _model(workload).to(device)
+def _dry_run(workload: Workload, device: torch.device) -> tuple[Doubt, ...]:
+    with left_alone(device):
+        model, doubts = _model(workload)
+        model = model.to(device)
         if option(workload, "training_loop") is None:
             batch = _first_batch(workload)
             if option(workload, "training_step") is None:
@@ -74,18 +84,37 @@ def _dry_run(workload: Workload, device: torch.device) -> None:
             _evaluate(workload, model, split)
         if option(workload, "training_loop") is None:
             _count(workload)
+    return doubts
 
 
-def _model(workload: Workload) -> nn.Module:
-    first, second = (_seeded(workload.model) for _ in range(2))
+def _model(workload: Workload) -> tuple[nn.Module, tuple[Doubt, ...]]:
+    first, second = (_made_model(workload) for _ in range(2))
     place = place_of(workload, "model")
-    if not isinstance(first, nn.Module):
-        raise TaskError(f"{place}: it returned {brief(first)}, not a torch.nn.Module")
     if not any(parameter.requires_grad for parameter in first.parameters()):
         raise TaskError(f"{place}: the model has no parameters to train")
     if not equal(list(first.state_dict().values()), list(second.state_dict().values())):
         raise TaskError(f"{place}: equal seeds gave different weights; draw them from torch or from `seed`")
-    return first
+    return first, _shared(place, first, second)
+
+
+def _shared(place: str, first: nn.Module, second: nn.Module) -> tuple[Doubt, ...]:
+    """Whether two models are one; each is held, so that equal addresses mean the same memory."""
+    ours, theirs = ({p.data_ptr() for p in m.parameters() if p.requires_grad} for m in (first, second))
+    if not ours & theirs - {0}:
+        return ()
+    text = (
+        f"{place}: it returns the same parameters each time, not a new model. Those of the task and its file "
+        "are copied for each run, so that all seeds start from the same weights; those of another module "
+        "would be trained on and on."
+    )
+    return (Doubt("model", text),)
+
+
+def _made_model(workload: Workload) -> nn.Module:
+    made = _seeded(workload.model)
+    if not isinstance(made, nn.Module):
+        raise TaskError(f"{place_of(workload, 'model')}: it returned {brief(made)}, not a torch.nn.Module")
+    return settled(workload, made, SEED)
 
 
 def _first_batch(workload: Workload) -> Any:
@@ -99,7 +128,7 @@ def _first_batch(workload: Workload) -> Any:
 
 
 def _backward(workload: Workload, model: nn.Module, batch: Any) -> None:
-    torch.manual_seed(SEED)
+    seed_all(SEED)
     loss = workload.loss(model.train(), batch)
     place = place_of(workload, "loss")
     if not isinstance(loss, Tensor) or loss.numel() != 1:
@@ -158,7 +187,7 @@ def _iterate(workload: Workload) -> Iterator[Any]:
 
 
 def _seeded(function: Callable[[int], Any]) -> Any:
-    torch.manual_seed(SEED)
+    seed_all(SEED)
     return function(SEED)
 
 

@@ -1,0 +1,113 @@
+"""A task on its way to the processes: fresh for each run, its big data shared while they are unchanged."""
+
+import tempfile
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from samples import Line
+
+from thalweg.lab.running.parcel import SHARED_BYTES, Parcel, pack
+from thalweg.lab.running.processes import ending, new_folder
+from thalweg.lab.workload import tasks
+
+BIG = SHARED_BYTES
+
+
+class Holder(Line):
+    def __init__(self) -> None:
+        super().__init__()
+        self.best = 9.0
+        self.rows = [1, 2]
+        self.tensor = torch.zeros(BIG // 4)
+        self.array = np.zeros(BIG)
+        self.same = self.array
+
+    @cached_property
+    def read(self):
+        self.reads = getattr(self, "reads", 0) + 1
+        return torch.ones(3), {"a": np.ones(2)}
+
+    @cached_property
+    def replay(self):
+        return [object()]
+
+
+@pytest.fixture
+def parcel(tmp_path):
+    pack(Holder(), None, tmp_path / "workload.pickle")
+    return Parcel(tmp_path / "workload.pickle")
+
+
+def test_what_a_run_leaves_on_the_task_reaches_no_other(parcel):
+    first = parcel.unpack()[0]
+    first.best = 0.0
+    first.rows.append(3)
+    parcel.settle()
+    second = parcel.unpack()[0]
+    assert (second.best, second.rows) == (9.0, [1, 2])
+
+
+def test_big_data_are_shared_until_a_run_changes_them(parcel):
+    first = parcel.unpack()[0]
+    assert first.same is first.array
+    parcel.settle()
+    second = parcel.unpack()[0]
+    assert second.array is first.array
+    assert second.tensor is first.tensor
+    second.array[5] = 1.0
+    parcel.settle()
+    third = parcel.unpack()[0]
+    assert third.array.sum() == 0
+    third.tensor.add_(1.0)
+    parcel.settle()
+    assert parcel.unpack()[0].tensor.sum() == 0
+
+
+def test_what_is_read_when_it_is_first_asked_for_is_read_once(parcel):
+    first = parcel.unpack()[0]
+    assert first.read[0].sum() == 3
+    assert first.replay
+    parcel.settle()
+    second = parcel.unpack()[0]
+    assert second.read is first.read
+    assert not hasattr(second, "reads")
+    assert "replay" not in vars(second), "of an object nobody knows whether it is the same"
+    second.read[0].zero_()
+    parcel.settle()
+    third = parcel.unpack()[0]
+    assert third.read[0].sum() == 3, "what a run has changed is read again"
+
+
+def test_the_globals_of_a_users_file_are_fresh_too(task_file, tmp_path):
+    counted = "def counted(self):\n    COUNT[0] += 1\n    return COUNT[0]\n"
+    more = f"\n\nCOUNT = [0]\n\n\n{counted}\n\nSmall.counted = counted\n"
+    file = task_file(more=more)
+    pack(tasks.load(str(file)), file, tmp_path / "workload.pickle")
+    parcel = Parcel(tmp_path / "workload.pickle")
+    assert [parcel.unpack()[0].counted() for _ in range(2)] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (-9, "killed by signal 9, as Linux does when memory is short"),
+        (-11, "killed by signal 11 (SIGSEGV), it reached for memory that is not its own"),
+        (3, "its process ended with status 3"),
+        (None, "its process ended with status 0"),
+    ],
+)
+def test_the_end_of_a_process_is_told_in_words(code, words):
+    assert ending(code).startswith(words)
+
+
+def test_folders_of_programs_that_were_killed_are_removed():
+    left = Path(tempfile.mkdtemp(prefix="thalweg-run-999999999-"))
+    mine = new_folder()
+    assert not left.exists()
+    other = new_folder()
+    assert mine.exists(), "that of a program that runs is left alone"
+    for folder in (mine, other):
+        folder.rmdir()

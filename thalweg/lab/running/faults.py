@@ -1,0 +1,58 @@
+"""What went wrong in a run: too little memory, divergence, or a model that was trained before."""
+
+import re
+import weakref
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from thalweg.lab.errors import Doubt
+from thalweg.lab.workload.tasks.errors import brief_error
+
+_NOT_FINITE = re.compile(r"\b(nan|inf|infinity|infinite|finite|overflow\w*)\b", re.IGNORECASE)
+"""What an error says that infinite numbers have caused."""
+
+_last: list[weakref.ref[Tensor]] = []
+"""The parameters of the run before, in this process."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, which torch's CPU allocator and CUDA's libraries say only in words."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(
+        words in str(error)
+        for words in ("can't allocate memory", "CUDA error: out of memory", "_ALLOC_FAILED")
+    )
+
+
+def is_divergence(error: BaseException, parameters: Iterable[Tensor]) -> bool:
+    """Whether an error after the first step comes from numbers that training has made infinite.
+
+    Else it comes from a mistake.
+    """
+    if is_out_of_memory(error):
+        return False
+    if _NOT_FINITE.search(str(error)):
+        return True
+    return not all(bool(parameter.isfinite().all()) for parameter in parameters)
+
+
+def divergence(error: BaseException) -> str:
+    """The same in words, the task's among them."""
+    return f"the task could make nothing of what training made: {brief_error(error)}"
+
+
+def trained_before(parameters: Iterable[Tensor]) -> tuple[Doubt, ...]:
+    """Whether these are the parameters that the run before has trained; called once for each run."""
+    before = {id(parameter) for ref in _last if (parameter := ref()) is not None}
+    own = [parameter for parameter in parameters if parameter.requires_grad]
+    _last[:] = [weakref.ref(parameter) for parameter in own]
+    if not any(id(parameter) in before for parameter in own):
+        return ()
+    text = (
+        "model(seed) returns the parameters of the run before it, so training went on where that run had "
+        "ended: no number here means what it should. Build a new model in it."
+    )
+    return (Doubt("model", text),)

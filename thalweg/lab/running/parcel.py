@@ -1,0 +1,181 @@
+"""A task on its way to the processes that train: packed once, unpacked anew for each run.
+
+Nothing that a run leaves on the task, or in the globals of its file, reaches the next one. Big arrays and
+tensors are shared by the runs of a process and looked at after each: if one was changed, all are read again.
+"""
+
+import io
+import pickle
+import zlib
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+
+from thalweg.lab.spaces import Space
+from thalweg.lab.workload import Workload, tasks
+from thalweg.lab.workload.contract import option
+
+SHARED_BYTES = 1 << 20
+"""Data of at least so many bytes are shared by the runs of a process."""
+
+BLOCK, BLOCKS = 1 << 16, 64
+"""How much of them is looked at after each run: all, or so many blocks of so many bytes."""
+
+
+def pack(workload: Workload, file: Path | None, path: Path, spaces: Sequence[Space] = ()) -> None:
+    """Writes a task, and beside it its big data.
+
+    Args:
+        workload: the task.
+        file: the user's own that it comes from, if one.
+        path: where to.
+        spaces: what is compared, with classes and changes that trials cannot hold.
+    """
+    packed = io.BytesIO()
+    packer = _Packer(packed)
+    packer.dump((workload, {space.name: space for space in spaces}))
+    changing = frozenset(space.name for space in spaces if space.changes)
+    path.write_bytes(pickle.dumps((packed.getvalue(), file, changing)))
+    _data_of(path).write_bytes(pickle.dumps(packer.big, protocol=5))
+
+
+class Parcel:
+    """What `pack` has written, in a process that trains."""
+
+    def __init__(self, path: Path) -> None:
+        self._packed, self.file, self._changing = pickle.loads(path.read_bytes())
+        self._data = _data_of(path)
+        if self.file is not None:
+            tasks.make_importable(self.file)
+        self._kept: dict[tuple[str, str], Any] = {}
+        self._marks: dict[tuple[str, str], Any] = {}
+        self._never: set[tuple[str, str]] = set()
+        self._read()
+        self._open: dict[str, tuple[Workload, dict[str, Space]]] = {}
+        self._last = ""
+
+    def unpack(self, name: str = "") -> tuple[Workload, Space | None]:
+        """The task as it was when it was packed, and the space of that name, if there is one.
+
+        What a recipe changes has been changed: nothing is left to be done of it.
+        """
+        # What a task computes may depend on what a recipe changes, so that each has its own.
+        self._last = name if name in self._changing else ""
+        found = self._open.get(self._last)
+        if found is None or not _is_ours(found[0]):
+            found = self._open[self._last] = self._unpacked(self._last)
+        workload, spaces = found
+        return workload, spaces.get(name)
+
+    def _unpacked(self, recipe: str) -> tuple[Workload, dict[str, Space]]:
+        workload, spaces = _Unpacker(io.BytesIO(self._packed), self._big).load()
+        if recipe:
+            workload = spaces[recipe].applied(workload)
+            spaces[recipe] = replace(spaces[recipe], changes={})
+        # What is computed when it is first asked for is often a data set that takes long to read.
+        if kept := {name: value for (of, name), value in self._kept.items() if of == recipe}:
+            vars(workload).update(kept)
+        return workload, spaces
+
+    def settle(self) -> None:
+        """Call it after a run: reads the big data again if it has changed them."""
+        if _marks(self._big) != self._big_marks:
+            self._read()
+            self._kept.clear()
+        workload = self._open[self._last][0] if self._last in self._open else None
+        for name, value in getattr(workload, "__dict__", {}).items():
+            if isinstance(getattr(type(workload), name, None), cached_property):
+                self._keep((self._last, name), value)
+
+    def _keep(self, name: tuple[str, str], value: Any) -> None:
+        mark = _marks(tree_flatten(value)[0])
+        if name in self._marks and self._marks[name] != mark:
+            self._never.add(name)
+        if name in self._never or None in mark:
+            self._kept.pop(name, None)
+        else:
+            self._kept[name], self._marks[name] = value, mark
+
+    def _read(self) -> None:
+        self._big = pickle.loads(self._data.read_bytes())
+        self._big_marks = _marks(self._big)
+
+
+class _Packer(cloudpickle.Pickler):
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.big: list[Any] = []
+        self._places: dict[int, int] = {}
+
+    def persistent_id(self, value: Any) -> int | None:
+        """The place of what is big among the shared."""
+        if not _is_big(value):
+            return None
+        if id(value) not in self._places:
+            self._places[id(value)] = len(self.big)
+            self.big.append(value)
+        return self._places[id(value)]
+
+
+class _Unpacker(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, big: list[Any]) -> None:
+        super().__init__(file)
+        self._big = big
+
+    def persistent_load(self, place: Any) -> Any:
+        """What lies at that place."""
+        return self._big[place]
+
+
+def _data_of(path: Path) -> Path:
+    return path.with_suffix(".data")
+
+
+def _is_ours(workload: Workload) -> bool:
+    """Whether it ships with the lab: these keep nothing from run to run but the data that they have read.
+
+    A function that trains by itself is the user's.
+    """
+    return type(workload).__module__.startswith("thalweg.") and option(workload, "whole_run") is None
+
+
+def _is_big(value: Any) -> bool:
+    if type(value) is np.ndarray:
+        return value.nbytes >= SHARED_BYTES and value.dtype.kind in "biufc" and value.flags.c_contiguous
+    if type(value) is not Tensor or value.layout != torch.strided or value.device.type != "cpu":
+        return False
+    plain = not (value.requires_grad or value.is_quantized or value.is_conj() or value.is_neg())
+    return plain and value.nbytes >= SHARED_BYTES and value.is_contiguous()
+
+
+def _marks(values: list[Any]) -> list[Any]:
+    """By which a change is noticed; None for what is no data."""
+    return [_mark(value) for value in values]
+
+
+def _mark(value: Any) -> Any:
+    if value is None or isinstance(value, int | float | str | bytes):
+        return repr(value)
+    if isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu":
+        flat = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+        return value._version, _sum(flat)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        return _sum(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
+    return None
+
+
+def _sum(data: Any) -> int:
+    if data.size <= BLOCK * BLOCKS:
+        return zlib.crc32(data)
+    found = 0
+    for start in np.linspace(0, data.size - BLOCK, BLOCKS).astype(int):
+        found = zlib.crc32(data[start : start + BLOCK], found)
+    return found
