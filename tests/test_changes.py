@@ -1248,7 +1248,12 @@ def gradients_that_another_thread_drops() -> None:
 
         def drop() -> None:
             time.sleep(0.004)
+            # Freed a little later, when nobody finds it here any more: who reads `p.grad` while torch is
+            # freeing it reads what is no more, in torch's own optimizers too.
+            gradient = p.grad
             p.grad = None
+            time.sleep(0.002)
+            del gradient
 
         thread = threading.Thread(target=drop)
         thread.start()
