@@ -91,12 +91,15 @@ def stacked(examples):
 
 
 def test_a_model_that_returns_its_loss_needs_no_package():
+    model = Squares()
+    nn.init.constant_(model.linear.weight, -1.0)  # as far away whatever the generator's state
+    nn.init.zeros_(model.linear.bias)
     task = TransformersTask(
-        Squares(), rows(32), rows(12), rows(10), stacked, steps=60, batch_size=8, schedule="constant"
+        model, rows(32), rows(12), rows(10), stacked, steps=60, batch_size=8, schedule="constant"
     )
     tasks.smoke(tasks.check(task))
     record = run(task, "sgd", 0.05)
-    assert record.validation.metric < 0.2 * record.curve[0].metric
+    assert record.validation.metric < 0.5 * record.curve[0].metric
     assert record.validation.metric == record.validation.loss
     with pytest.raises(TaskError, match="32 examples to train on are no batch of 64"):
         next(TransformersTask(Squares, rows(32), [], [], stacked, steps=1, batch_size=64).batches(0))
