@@ -1,6 +1,7 @@
 """Trainings written for something else; those of packages that are not installed are skipped."""
 
 import math
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,14 @@ from thalweg.lab.workload.tasks import TaskError
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
+def needs(module: str, name: str) -> None:
+    """Skip where a package is missing, or cannot be imported beside what else is installed."""
+    try:
+        getattr(import_module(module), name)
+    except Exception as error:
+        pytest.skip(f"{module}: {error}")
+
+
 def run(task, name="adamw", lr=0.01, stage="final"):
     space = spaces.find(name)
     trial = Trial(stage, name, space.optimizer, space.settings({space.axes[0].name: lr}), {"lr": lr}, 3)
@@ -24,7 +33,7 @@ def run(task, name="adamw", lr=0.01, stage="final"):
 
 
 def test_a_lightning_module_with_its_data_module():
-    pytest.importorskip("lightning.pytorch", exc_type=ImportError)
+    needs("lightning.pytorch", "LightningModule")
     task = tasks.load(str(EXAMPLES / "lightning_module.py"))
     tasks.smoke(task, EXAMPLES / "lightning_module.py")
     record = run(task)
@@ -48,7 +57,7 @@ def test_a_lightning_module_with_its_data_module():
 
 
 def test_what_is_not_logged_is_told():
-    pytest.importorskip("lightning.pytorch", exc_type=ImportError)
+    needs("lightning.pytorch", "LightningModule")
     task = tasks.load(str(EXAMPLES / "lightning_module.py"))
     task.metric = "val_f1"
     with pytest.raises(TaskError, match="'val_f1' is not logged; there are: val_loss, val_acc"):
@@ -56,8 +65,8 @@ def test_what_is_not_logged_is_told():
 
 
 def test_a_trainers_model_data_and_collator():
-    pytest.importorskip("transformers", exc_type=ImportError)
-    pytest.importorskip("accelerate", exc_type=ImportError)
+    needs("transformers", "Trainer")
+    needs("accelerate", "Accelerator")
     task = tasks.load(str(EXAMPLES / "transformers_trainer.py"))
     assert (task.steps, task.batch_size, task.schedule, task.clip_norm) == (150, 32, "cosine", 1.0)
     tasks.smoke(task, EXAMPLES / "transformers_trainer.py")
