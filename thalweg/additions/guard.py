@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from thalweg.rule import Addition, Hyper, Measure, where
+
+
+def nonfinite(x: Any) -> Any:
+    """Return 1 where the gradient is NaN or infinite, else 0."""
+    return where(abs(x.g) < math.inf, 0.0, 1.0)
+
 
 SKIP_NONFINITE = Addition(
     name="skip_nonfinite",
@@ -12,7 +19,7 @@ SKIP_NONFINITE = Addition(
     measures=(
         Measure(
             "nonfinite",
-            lambda x: where(abs(x.g) < math.inf, 0.0, 1.0),
+            nonfinite,
             over="all",
         ),
     ),

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
-from thalweg.rule import Addition, Hyper, Measure, where
+from thalweg.additions.guard import nonfinite
+from thalweg.rule import Addition, Hyper, Measure
 
 STATISTICS = Addition(
     name="statistics",
     hypers=(Hyper("statistics", flag=True, extra=True),),
     measures=(
         Measure("statistics_grad_sq", lambda x: x.g, squared=True),
-        Measure("statistics_nonfinite", lambda x: where(abs(x.g) < math.inf, 0.0, 1.0)),
+        Measure("statistics_nonfinite", nonfinite),
         Measure("statistics_update_sq", lambda x: x.p - x.after, squared=True, at="weights"),
         Measure("statistics_weights_sq", lambda x: x.p, squared=True, at="weights"),
         Measure("statistics_size", lambda x: 1.0, at="weights"),

@@ -75,6 +75,10 @@ class Recipe:
         asked = [*self.rule.measures, *(one for addition in self.additions for one in addition.measures)]
         return tuple(sorted(asked, key=lambda measure: STAGES.index(measure.at)))
 
+    def place_of(self, measure: str) -> int:
+        """Return which of the measures has a name."""
+        return [one.name for one in self.measures].index(measure)
+
     @cached_property
     def stages(self) -> tuple[str, ...]:
         """When they are taken, in order."""

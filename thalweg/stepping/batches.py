@@ -157,7 +157,7 @@ class KernelBatch(Batch):
         self.engine.share(name, total)
 
     def sum_of(self, name: str, places: Sequence[int]) -> Tensor:  # noqa: D102
-        measured = self.engine.measures[:, [one.name for one in self.recipe.measures].index(name)]
+        measured = self.engine.measures[:, self.recipe.place_of(name)]
         # An index that torch makes of a list is waited for.
         return measured.index_select(0, cuda.to_device(np.array(places, np.int64), measured.device)).sum()
 

@@ -71,7 +71,8 @@ class Plan:
         self._parts = list(_together(self.batches))
         self.skips = all(isinstance(b, KernelBatch) and b.engine.skips for b in self.batches)
         """Whether all of it asks on its device whether gradients overflowed."""
-        self._stages = Stages(self.batches)
+        self.stages = Stages(self.batches)
+        """What it measures before a step."""
         self.is_bare = all(isinstance(part, _Compiled) for part in self._parts)
         """Whether no operation of torch's takes part."""
         self._drawing = {member.sort.group for member in members if member.sort.draws}
@@ -103,7 +104,7 @@ class Plan:
     @property
     def can_be_handed_on(self) -> bool:
         """Whether it depends on nothing but what is looked at and written anew by `take_over`."""
-        rest = self._stages or self._drawing or self._others or self._hidden or self.unscale
+        rest = self.stages or self._drawing or self._others or self._hidden or self.unscale
         bare = self.is_bare and not rest
         return bare and self._look is not None and not any(self._layers) and len(self._kernels) > 0
 
@@ -217,9 +218,10 @@ class Plan:
 
         def measure(stage: str, batches: Sequence[Batch], scaling: Scaling) -> bool:
             (part,) = self._parts
-            return self._is_same(part.measure_after(self._look, groups, state, stage, self.settings, scaling))
+            part.prepare_stage(stage, batches, self.settings, scaling)
+            return self._is_same(part.measure_after(self._look, groups, state, stage, batches))
 
-        found = self._stages.take(scaling, measure) if self._stages else scaling
+        found = self.stages.take(scaling, measure) if self.stages else scaling
         if found is None or found.overflowed_on_host:
             return found
         return found if self.run_if_same(groups, state, found) else None
@@ -236,7 +238,7 @@ class Plan:
         """
         # What another thread takes away meanwhile stays alive as long as it is stepped.
         kept = [[m.param.grad for m in self.members], _values(state)]
-        if self._stages:
+        if self.stages:
             scaling = self._measured(scaling, state)
         if not self.is_forbidden(scaling):
             for part in self._parts:
@@ -254,14 +256,9 @@ class Plan:
                 batch.measure(stage, self.settings, scaling, state)
             return True
 
-        found = self._stages.take(scaling, measure)
+        found = self.stages.take(scaling, measure)
         assert found is not None, "nothing hinders it"
         return found
-
-    @property
-    def stages(self) -> Stages:
-        """What it measures before a step."""
-        return self._stages
 
     def _find_layers(self) -> list[int]:
         """Return 0 for each member, and 1, 2 ... for those that share memory with one before them.
@@ -294,7 +291,6 @@ class _Compiled:
     """Batches of the CPU one after the other, in one call."""
 
     def __init__(self, batches: Sequence[Batch]) -> None:
-        self._batches: list[Any] = list(batches)
         self._measuring: dict[str, cpu.Run] = {}
         self._ready = [(b.chunks, b.engine.prepare) for b in batches]  # type: ignore[attr-defined]
         for batch in batches:
@@ -312,15 +308,18 @@ class _Compiled:
     def run_after(self, look: Look, groups: Groups, state: State) -> int:
         return _after(self._run, look, groups, state)
 
-    def measure_after(
-        self, look: Any, groups: Groups, state: State, stage: str, settings: AllSettings, scaling: Scaling
-    ) -> int:
-        """Look, and if nothing has changed take the measures of a stage, in one call."""
-        batches = [batch for batch in self._batches if stage in batch.recipe.stages]
+    def prepare_stage(
+        self, stage: str, batches: Sequence[Any], settings: AllSettings, scaling: Scaling
+    ) -> None:
         for batch in batches:
             batch.engine.prepare_stage(stage, batch.measured, settings, scaling)
         if stage not in self._measuring:
             self._measuring[stage] = cpu.Run([batch.engine.launch_of(stage) for batch in batches])
+
+    def measure_after(
+        self, look: Any, groups: Groups, state: State, stage: str, batches: Sequence[Any]
+    ) -> int:
+        """Look, and if nothing has changed take the measures of a stage, in one call."""
         seen = _after(self._measuring[stage], look, groups, state)
         for batch in batches if not seen else ():
             batch.engine.finish_stage(stage)

@@ -18,6 +18,7 @@ from thalweg.lowering.cpu.elements import (
     load_bases,
     load_elements,
     load_row,
+    load_units,
     loop,
     prepare_gradient,
     real,
@@ -172,13 +173,7 @@ def _loop_over_runs(spec: Spec, pass_: str, after: str) -> str:
 
 def _first_function(spec: Spec) -> str:
     blocks = spec.blocks
-    begin = _first_words(spec)
-    for name, codec in blocks.items():
-        begin += [
-            f"  %{name}.scale.raw = load i8, ptr %{name}.side.base",
-            f"  %{name}.scale = zext i8 %{name}.scale.raw to i32",
-            *arithmetic(passes.unit(name, codec), "float", "%{}".format, prefix=f"{name}.u", suffix="old"),
-        ]
+    begin = [*_first_words(spec), *load_units(spec)]
     return _FIRST.format(
         parameters=", ".join(["i64 %length", *_arguments(spec)]),
         begin="\n".join(begin),

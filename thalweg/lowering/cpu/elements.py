@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from thalweg.lowering.cpu.instructions import TYPES, from_stored, to_stored
+from thalweg.lowering import passes
+from thalweg.lowering.cpu.instructions import TYPES, arithmetic, from_stored, to_stored
 from thalweg.lowering.spec import Spec
 from thalweg.storage.codecs import BlockCodec
 from thalweg.storage.codecs.plain import dtype_name
@@ -46,6 +47,18 @@ def load_bases(spec: Spec) -> list[str]:
             f"  %{name}.start = load ptr, ptr %{name}.cell",
             f"  %{name}.offset = udiv i64 {offset}, {shared}",
             f"  %{name}.base = getelementptr {kind}, ptr %{name}.start, i64 %{name}.offset",
+        ]
+    return lines
+
+
+def load_units(spec: Spec) -> list[str]:
+    """Return how a run's unit of what is stored in blocks comes from its scale, as `%name.unit.old`."""
+    lines = []
+    for name, codec in spec.blocks.items():
+        lines += [
+            f"  %{name}.scale.raw = load i8, ptr %{name}.side.base",
+            f"  %{name}.scale = zext i8 %{name}.scale.raw to i32",
+            *arithmetic(passes.unit(name, codec), "float", "%{}".format, prefix=f"{name}.u", suffix="old"),
         ]
     return lines
 

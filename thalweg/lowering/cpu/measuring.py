@@ -7,7 +7,15 @@ elements of a stretch are added in float64, in the order that this processor's v
 from __future__ import annotations
 
 from thalweg.lowering import passes
-from thalweg.lowering.cpu.elements import input_of, load_elements, loop, prepare_gradient, real, streams
+from thalweg.lowering.cpu.elements import (
+    input_of,
+    load_elements,
+    load_units,
+    loop,
+    prepare_gradient,
+    real,
+    streams,
+)
 from thalweg.lowering.cpu.instructions import arithmetic
 from thalweg.lowering.spec import Spec
 from thalweg.storage.codecs.draws import RUN
@@ -49,12 +57,7 @@ def function(spec: Spec) -> str:
     """Return the function that measures a run."""
     names = [one.name for one in spec.measures]
     begin = [f"  %{name}.sum.old = load double, ptr %{name}.sum.at" for name in names]
-    for name, codec in spec.blocks.items():
-        begin += [
-            f"  %{name}.scale.raw = load i8, ptr %{name}.side.base",
-            f"  %{name}.scale = zext i8 %{name}.scale.raw to i32",
-            *arithmetic(passes.unit(name, codec), "float", "%{}".format, prefix=f"{name}.u", suffix="old"),
-        ]
+    begin += load_units(spec)
     return _FUNCTION.format(
         parameters=", ".join(["i64 %length", *_arguments(spec)]),
         begin="\n".join(begin),

@@ -115,13 +115,10 @@ class CpuEngine:
         self._measured[:, taken.columns] = taken.launch.sums()
 
     def total(self, name: str) -> float:  # noqa: D102
-        return float(self._measured[:, self._column(name)].sum())
+        return float(self._measured[:, self._recipe.place_of(name)].sum())
 
     def share(self, name: str, total: Tensor | float) -> None:  # noqa: D102
-        self._measured[:, self._column(name)] = float(total)
-
-    def _column(self, name: str) -> int:
-        return [one.name for one in self._recipe.measures].index(name)
+        self._measured[:, self._recipe.place_of(name)] = float(total)
 
     def launch(self, chunks: Chunks, settings: AllSettings, scaling: Scaling) -> None:  # noqa: D102
         self.prepare(chunks, settings, scaling)

@@ -88,7 +88,7 @@ class DeviceEngine:
             return
         with cuda.on(self._device):
             capturing = cuda.is_capturing(self._device)
-            table = self._prepare(settings, scaling, capturing, keeps=True)
+            table, _ = self._prepare(settings, scaling, capturing, keeps=True)
             is_aligned = cuda.aligned(self._addresses[: self._streams])
             parts = taking.divide(chunks, is_aligned, self._device)
             for aligned, part in zip((True, False), parts, strict=True):
@@ -102,16 +102,15 @@ class DeviceEngine:
                 self._shared.keep(self._all_tensors())
 
     def total(self, name: str) -> Tensor:  # noqa: D102
-        return self.measures[:, self._column(name)].sum()
+        return self.measures[:, self._recipe.place_of(name)].sum()
 
     def share(self, name: str, total: Tensor | float) -> None:  # noqa: D102
-        self.measures[:, self._column(name)] = total
+        self.measures[:, self._recipe.place_of(name)] = total
 
-    def _column(self, name: str) -> int:
-        return [one.name for one in self._recipe.measures].index(name)
-
-    def _prepare(self, settings: AllSettings, scaling: Scaling, capturing: bool, keeps: bool) -> Tensor:
-        """Make ready what kernels read, and rows; return the table of addresses."""
+    def _prepare(
+        self, settings: AllSettings, scaling: Scaling, capturing: bool, keeps: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Make ready what kernels read, and rows; return the table of addresses, and what forbids a step."""
         if not capturing:
             self._follow_stream()
         if settings is not self._known:
@@ -119,7 +118,7 @@ class DeviceEngine:
         found_inf = self._here(scaling.found_inf)
         table = self._tables["addresses"].send(self._addresses, capturing)
         self._make_rows(table, self._here(scaling.scale), found_inf, capturing, keeps)
-        return table
+        return table, found_inf
 
     def launch(self, chunks: Chunks, settings: AllSettings, scaling: Scaling) -> None:  # noqa: D102
         is_present = self._addresses[1] != 0
@@ -127,8 +126,7 @@ class DeviceEngine:
             return
         with cuda.on(self._device):
             capturing = cuda.is_capturing(self._device)
-            table = self._prepare(settings, scaling, capturing, keeps=False)
-            found_inf = self._here(scaling.found_inf)
+            table, found_inf = self._prepare(settings, scaling, capturing, keeps=False)
             if chunks.elements:
                 self._step(table, chunks, found_inf)
             if capturing:
