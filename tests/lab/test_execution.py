@@ -18,6 +18,7 @@ from thalweg.lab.running.execution import execute, gather
 from thalweg.lab.running.store import IN_MEMORY, Store
 from thalweg.lab.spaces import Space
 from thalweg.lab.study import protocol
+from thalweg.lab.study.extension import trial_of
 from thalweg.lab.study.record import Failure, Record, Trial, failed
 from thalweg.lab.study.study import Margin, Settings, Study
 
@@ -115,6 +116,19 @@ def test_final_runs_use_the_configuration_that_was_best_on_validation(whole):
             confirmed.setdefault(r.trial.settings["lr"], []).append(r.validation.metric)
         best = min(confirmed, key=lambda lr: sum(confirmed[lr]))
         assert {r.trial.settings["lr"] for r in whole.final_of(space)} == {best}
+
+
+def test_another_plan_than_a_comparisons():
+    def plan(study):
+        points = [{axis.name: axis.middle() for axis in space.searched(1)} for space in study.spaces]
+        tried = list(zip(study.spaces, points, strict=True))
+        rates = [trial_of("final", space, point, seed) for space, point in tried for seed in (1, 2)]
+        return rates if study.records else rates[:1]
+
+    found, pool = run(begin(), plan=plan)
+    assert [r.trial for r in found.records] == plan(found)
+    assert len(pool.made) == 2 * len(SPACES)
+    assert all(r.test is not None for r in found.records)
 
 
 class Unlucky(Here):

@@ -12,6 +12,9 @@ from thalweg.lab.study import protocol
 from thalweg.lab.study.record import Trial
 from thalweg.lab.study.study import Study
 
+Plan = Callable[[Study], list[Trial]]
+"""Names all runs that the records of a study allow, those made among them, in their order."""
+
 POLL_SECONDS = 1.0
 """How long to wait before looking what other machines have done."""
 
@@ -28,13 +31,13 @@ ATTEMPTS = 3
 """How often a run is tried that accidents take: killed, or memory was short."""
 
 
-def gather(study: Study, store: Store) -> tuple[Study, list[Trial]]:
+def gather(study: Study, store: Store, plan: Plan = protocol.due) -> tuple[Study, list[Trial]]:
     """The study with all records of a store, and the trials that are to be run next.
 
-    The records are in the order in which the protocol names their trials, whoever made them and when.
+    The records are in the order in which the plan names their trials, whoever made them and when.
     """
     records = store.records()
-    keyed = {trial.key: trial for trial in protocol.due(study.holding(list(records.values())))}
+    keyed = {trial.key: trial for trial in plan(study.holding(list(records.values())))}
     ordered = study.holding([records[key] for key in keyed if key in records])
     return ordered, [trial for key, trial in keyed.items() if key not in records]
 
@@ -44,6 +47,7 @@ def execute(
     store: Store,
     pool: Pool,
     *,
+    plan: Plan = protocol.due,
     limit: float | None = None,
     watch: Callable[[Study, list[Trial]], Any] = lambda study, running: None,
 ) -> Study:
@@ -53,6 +57,7 @@ def execute(
         study: what is to be measured.
         store: keeps the records and the queue, perhaps shared with others who work on the same.
         pool: the processes that train; the records do not depend on how many they are.
+        plan: what is to be run; by default what the protocol of a comparison says.
         limit: seconds after which a run counts as hung; None for ten times the slowest that has ended, two
             minutes at least, and no limit before one has.
         watch: called with the study so far and the trials under way, whenever something has changed.
@@ -63,7 +68,7 @@ def execute(
         thalweg.lab.errors.StoreError: the storage failed.
     """
     try:
-        return _execute(study, store, pool, limit, watch)
+        return _execute(study, store, pool, plan, limit, watch)
     finally:
         store.release()
 
@@ -72,6 +77,7 @@ def _execute(
     study: Study,
     store: Store,
     pool: Pool,
+    plan: Plan,
     limit: float | None,
     watch: Callable[[Study, list[Trial]], Any],
 ) -> Study:
@@ -81,7 +87,7 @@ def _execute(
             store.beat()
             store.release_dead()
             beaten = time.monotonic()
-        study, todo = gather(study, store)
+        study, todo = gather(study, store, plan)
         if not todo:
             watch(study, [])
             return study
