@@ -60,7 +60,7 @@ LAB_ROOMS = [
     {"judging", "running"},
     {"study"},
     {"workload"},
-    {"spaces", "errors"},
+    {"spaces", "errors", "landscape"},
 ]
 """The rooms of the lab, likewise."""
 
@@ -87,6 +87,7 @@ LAB_ORDER = {
     "study": ["protocol", "evidence extension", "study intervals looks", "record"],
     "workload": ["models", "adapters", "shipped tasks template", "lazy", "chance contract data batches"],
     "spaces": ["recipe", "known search", "space together"],
+    "landscape": ["planes", "hessian lines noise stability updates", "spectra", "vectors"],
 }
 """What asks for a picture stands above what draws it, and imports that when it is asked."""
 

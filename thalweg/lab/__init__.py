@@ -12,6 +12,7 @@ Read the rooms in this order:
 - `simulating`: the protocol on made-up results, to see how often it says what is false.
 - `comparing`: a whole comparison, from Python and from the command line; what a time budget buys.
 
+`landscape` is how the loss lies around weights: functions of parameters and a loss, which stand alone.
 `errors` is what may go wrong through no fault of the lab's. Nothing here is imported by `import thalweg`.
 """
 
