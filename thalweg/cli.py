@@ -134,6 +134,13 @@ def compare(
             metavar="S",
         ),
     ] = None,
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for runs under way, so that one that is cut off goes on; several machines may share "
+            "it. By default checkpoints in the folder."
+        ),
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget what an earlier run of the same comparison measured.")
     ] = False,
@@ -163,6 +170,7 @@ def compare(
         fresh=fresh,
         limit=limit,
         recipes=recipes,
+        checkpoints=checkpoints,
     )
     with failures(), terminable():
         if not command.run(request):

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from thalweg.lab import spaces
 from thalweg.lab.errors import StoreError
 from thalweg.lab.running import execution
 from thalweg.lab.running import trial as trials
+from thalweg.lab.running.checkpoints import Place
 from thalweg.lab.running.execution import execute, gather
 from thalweg.lab.running.store import IN_MEMORY, Store
 from thalweg.lab.spaces import Space
@@ -55,6 +57,15 @@ class Here:
     def start(self, trial: Trial, limit: float) -> None:
         self.running.append(trial)
         self.limits.append(limit)
+
+    def keep_in(self, folder: Path | None, study: str) -> Place:
+        return Place(folder or Path("nowhere"), study)
+
+    def forget(self, trial: Trial) -> None:
+        pass
+
+    def forget_all(self) -> None:
+        pass
 
     def wait(self, timeout: float) -> list[Record]:
         if not self.running:

@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from thalweg.lab.comparing.comparison import Options, Task
 from thalweg.lab.comparing.digests import Digests
 from thalweg.lab.comparing.identity import changed, identify
 from thalweg.lab.comparing.sources import gather, program
+from thalweg.lab.running.checkpoints import Place
 from thalweg.lab.running.store import Store
 from thalweg.lab.spaces import Axis, Space
 from thalweg.lab.study.record import Trial
@@ -164,6 +166,9 @@ class Pool:
 
     def load(self, workload, file=None, spaces=()):
         pass
+
+    def keep_in(self, folder, study):
+        return Place(Path("nowhere"), study)
 
 
 def said(tmp_path, workload, **more):

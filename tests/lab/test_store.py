@@ -539,6 +539,7 @@ def test_a_connection_that_is_lost_is_an_error(machine, monkeypatch):
     def lost(*_, **__):
         raise sqlalchemy.exc.OperationalError("SELECT 1", {}, OSError("server closed the connection"))
 
+    monkeypatch.setattr(store_, "AWAY_SECONDS", (0.0,) * 3)
     monkeypatch.setattr(store_.RDBStorage, "_get_trials", lost)
     with pytest.raises(StoreError, match="server closed the connection"):
         here.records()

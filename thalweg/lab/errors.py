@@ -20,3 +20,7 @@ class WorkerDiedError(RuntimeError):
 
 class StoreError(RuntimeError):
     """A study's storage cannot be reached or used; the message says which and why."""
+
+
+class ResumingError(RuntimeError):
+    """A run cannot go on from a checkpoint, or none can be made of it; the message says why."""

@@ -27,6 +27,7 @@ def compare(
     workers: int | None = None,
     storage: str | Path | None = None,
     limit: float | None = None,
+    checkpoints: str | Path | None = None,
     progress: bool = True,
 ) -> Result:
     """Tunes optimizers on a task and measures them, under the protocol of ``docs/protocol.md``.
@@ -47,6 +48,8 @@ def compare(
         storage: a file or a database address where the study is kept, so that the same call goes on
             from what there is; by default it is kept in memory only.
         limit: seconds after which a run is ended as hung; by default ten times the slowest so far.
+        checkpoints: a folder for runs under way, so that one that is cut off goes on in a later call; by
+            default they are kept as long as this call takes.
         progress: whether to show what is going on, on stderr.
 
     Returns:
@@ -65,6 +68,7 @@ def compare(
         seed=seed,
         storage=IN_MEMORY if storage is None else str(storage),
         limit=limit,
+        checkpoints=None if checkpoints is None else Path(checkpoints),
         command="thalweg.lab.compare(...)",
     )
     comparison.check(options)

@@ -27,6 +27,7 @@ class Request:
     fresh: bool
     limit: float | None
     recipes: str | None = None
+    checkpoints: Path | None = None
 
 
 def run(request: Request) -> bool:
@@ -66,6 +67,7 @@ def run(request: Request) -> bool:
             storage=request.storage or str(folder / "study.db"),
             fresh=request.fresh,
             limit=request.limit,
+            checkpoints=request.checkpoints or folder / "checkpoints",
             command=_command_line(),
         )
         comparison.check(options, prefix="--")

@@ -15,7 +15,7 @@ from thalweg.lab.comparing.identity import Identity, changed, identify
 from thalweg.lab.errors import Doubt, TrialError
 from thalweg.lab.judging import doubts, verdict
 from thalweg.lab.judging.statistics import fewest_seeds
-from thalweg.lab.judging.wording import listed
+from thalweg.lab.judging.wording import counted, listed
 from thalweg.lab.running import execution
 from thalweg.lab.running.limits import within
 from thalweg.lab.running.pool import Pool
@@ -74,6 +74,8 @@ class Options:
         storage: where the study is kept; see `thalweg.lab.running.store.address`.
         fresh: whether to forget what an earlier run of the same comparison has measured.
         limit: seconds after which a run counts as hung; None to judge by those that ended.
+        checkpoints: the folder of runs under way, so that one that is cut off goes on; None for one that ends
+            with the processes.
         command: what was typed or called, for the record.
     """
 
@@ -85,6 +87,7 @@ class Options:
     storage: str = "sqlite://"
     fresh: bool = False
     limit: float | None = None
+    checkpoints: Path | None = None
     command: str = ""
 
 
@@ -231,6 +234,7 @@ def compare(
         former=f"{workload.name}-{former_name}",
     )
     found = len(store.records())
+    _keep_runs(pool, options, store.name, say)
     known += _compared_with_before(store, identity, found)
     spent = store.agreed() or store.agree(_spend(task, spaces, options, pool.workers))
     if spent["bought"]:
@@ -260,6 +264,8 @@ def compare(
         study, _ = execution.gather(study, store)
     finally:
         store.close()
+    if not interrupted and not study.lost:
+        pool.forget_all()
     provenance = Provenance(
         started,
         time.monotonic() - clock,
@@ -276,6 +282,20 @@ def compare(
     if interrupted:
         raise Interrupted(result)
     return result
+
+
+def _keep_runs(pool: Pool, options: Options, study: str, say: Callable[[str], Any]) -> None:
+    """Has the runs of a study kept while they are under way, and tells what others have left there."""
+    pool.say = say
+    place = pool.keep_in(options.checkpoints, study)
+    if options.fresh:
+        place.clear()
+    if others := place.others():
+        megabytes = sum(file.stat().st_size for file in others) / 1e6
+        say(
+            f"{place.folder} has {counted(len(others), 'checkpoint')} of other studies ({megabytes:.3g} MB), "
+            "which are passed over"
+        )
 
 
 class Warnings:

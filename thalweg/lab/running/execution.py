@@ -107,6 +107,8 @@ def _execute(
                 store.offer_again(record.trial)
             else:
                 store.finish(record)
+                if not record.lost:
+                    pool.forget(record.trial)
 
 
 def _limit(study: Study) -> float:

@@ -10,10 +10,15 @@ from pathlib import Path
 from thalweg.lab.study.record import Trial
 
 
-def log_name(trial: Trial) -> str:
-    """The file of a run, by what was run."""
+def name_of(trial: Trial) -> str:
+    """A run's name in folders, by what is run."""
     name = "".join(sign if sign.isalnum() or sign in "-_." else "-" for sign in trial.name)
-    return f"{trial.stage}-{name}-{hashlib.sha256(trial.key.encode()).hexdigest()[:8]}.log"
+    return f"{trial.stage}-{name}-{hashlib.sha256(trial.key.encode()).hexdigest()[:8]}"
+
+
+def log_name(trial: Trial) -> str:
+    """The file in which what a run prints is kept."""
+    return f"{name_of(trial)}.log"
 
 
 @contextmanager

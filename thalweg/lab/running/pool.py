@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,7 @@ from multiprocessing import connection
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType, TracebackType
+from typing import Any
 
 import torch
 
@@ -28,6 +29,7 @@ import thalweg
 from thalweg.lab.errors import TrialError, WorkerDiedError
 from thalweg.lab.running import endings
 from thalweg.lab.running import trial as trials
+from thalweg.lab.running.checkpoints import EVERY_SECONDS, Keeper, Place
 from thalweg.lab.running.logs import log_name, printing_to
 from thalweg.lab.running.parcel import Parcel, pack
 from thalweg.lab.running.processes import ending, new_folder, own_modules_last, take_off_safe_path
@@ -44,6 +46,13 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class _Said:
+    """A line for the user that a worker sends while it trains."""
+
+    text: str
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,7 @@ class _Worker:
             self.process.start()
         theirs.close()
 
-    def start(self, work: tuple[Path, Trial, Path | None], limit: float) -> None:
+    def start(self, work: tuple[Path, Trial, Path | None, Place | None], limit: float) -> None:
         self.trial, self.limit, self.deadline = work[1], limit, time.monotonic() + limit
         # A process that has died meanwhile is noticed, like any that dies, by who waits for it.
         with suppress(BrokenPipeError):
@@ -95,11 +104,18 @@ class Pool:
 
     Attributes:
         logs: the folder in which what a run prints is kept, a file each; None to leave it as it is.
+        checkpoints: where runs that last are kept, so that one that is cut off goes on; None for nowhere.
+        say: called with what runs have to say to the user.
+        every: the least seconds between two checkpoints of a run.
     """
+
+    every = EVERY_SECONDS
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self.logs: Path | None = None
+        self.checkpoints: Place | None = None
+        self.say: Callable[[str], Any] = lambda line: None
         self._loaded = itertools.count()
 
     def __enter__(self) -> "Pool":
@@ -144,6 +160,22 @@ class Pool:
         self._path = self._folder / f"workload-{next(self._loaded)}.pickle"
         pack(workload, file, self._path, spaces)
 
+    def keep_in(self, folder: Path | None, study: str) -> Place:
+        """Has runs of a study kept there while they are under way; by default as long as the pool is."""
+        folder = folder or self._folder / "checkpoints"
+        self.checkpoints = Place(folder.absolute(), study, self.every)
+        return self.checkpoints
+
+    def forget_all(self) -> None:
+        """Removes the checkpoints of a study whose runs have all ended."""
+        if self.checkpoints is not None:
+            self.checkpoints.clear()
+
+    def forget(self, trial: Trial) -> None:
+        """Removes the checkpoint of a run that has ended; call it when its record is kept."""
+        if self.checkpoints is not None:
+            self.checkpoints.remove(trial)
+
     @property
     def idle(self) -> int:
         """How many processes wait for a trial."""
@@ -157,7 +189,7 @@ class Pool:
     def start(self, trial: Trial, limit: float = float("inf")) -> None:
         """Gives a trial to an idle process; past `limit` seconds it is ended as a failure."""
         next(worker for worker in self._processes if worker.trial is None).start(
-            (self._path, trial, self.logs), limit
+            (self._path, trial, self.logs, self.checkpoints), limit
         )
 
     def wait(self, timeout: float) -> list[Record]:
@@ -190,6 +222,9 @@ class Pool:
             return self._replace(worker, Failure("killed", ending(worker.process.exitcode)))
         if answer is None:
             worker.ready = True
+            return None
+        if isinstance(answer, _Said):
+            self.say(answer.text)
             return None
         worker.trial, worker.deadline = None, float("inf")
         if isinstance(answer, _Raised):
@@ -247,8 +282,9 @@ def _serve(end: Connection, index: int, folder: Path) -> None:
         # Who has said that it is ready and ends with any status was ended by a trial.
         end.send(None)
         while True:
-            path, trial, logs = end.recv()
-            answer = runs.run(path, trial, logs)
+            path, trial, logs, place = end.recv()
+            keeper = place and Keeper(place, trial, device, lambda line: end.send(_Said(line)))
+            answer = runs.run(path, trial, logs, keeper)
             if os.getpid() != process:
                 # The task has forked, and its child came back here: it must not answer a second time.
                 os._exit(0)
@@ -282,7 +318,7 @@ class _Runs:
         self._path: Path | None = None
         self._parcel: Parcel | None = None
 
-    def run(self, path: Path, trial: Trial, logs: Path | None) -> Record | _Raised:
+    def run(self, path: Path, trial: Trial, logs: Path | None, keeper: Keeper | None) -> Record | _Raised:
         """The record of a trial of the task that lies at `path`."""
         file = None
         try:
@@ -292,11 +328,8 @@ class _Runs:
                     self._parcel, self._path = Parcel(path), path
                 assert self._parcel is not None
                 file = self._parcel.file
-                if new:
-                    fresh = partial(self._parcel.unpack, trial.name)
-                    return trials.run_checked(trial, fresh, self._device)
-                workload, space = self._parcel.unpack(trial.name)
-                return trials.run(trial, workload, self._device, space)
+                run = trials.run_checked if new else trials.run_on
+                return run(trial, partial(self._parcel.unpack, trial.name), self._device, keeper)
         except Exception as error:
             return _Raised(tasks.told(error, file))
 

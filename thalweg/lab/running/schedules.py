@@ -7,6 +7,8 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from thalweg.lab.errors import ResumingError
+
 WARM_UP = 0.05
 """The share of all steps over which the learning rate climbs to its full value."""
 
@@ -68,18 +70,17 @@ class Schedule:
     """
 
     def __init__(self, chosen: Any, optimizer: Optimizer, steps: int) -> None:
-        self._groups = [group for group in optimizer.param_groups if "lr" in group]
-        self._steps = steps
+        self._optimizer, self._steps = optimizer, steps
         self._scheduler = chosen(optimizer) if callable(chosen) else None
         if self._scheduler is None:
             self._factor = _constant if callable(chosen) else NAMED[chosen][0]
-            self._rates = [group["lr"] for group in self._groups]
+            self._rates = [group["lr"] for group in self._groups()]
 
     def before(self, step: int) -> None:
         """Sets the rates of a step, counted from 1; a scheduler has done so by itself."""
         if self._scheduler is None:
             factor = self._factor(step, self._steps)
-            for group, rate in zip(self._groups, self._rates, strict=True):
+            for group, rate in zip(self._groups(), self._rates, strict=True):
                 group["lr"] = rate * factor
 
     def after(self) -> None:
@@ -91,3 +92,25 @@ class Schedule:
         """Tells a scheduler that waits for a plateau what validation gave."""
         if isinstance(self._scheduler, ReduceLROnPlateau):
             self._scheduler.step(metric)
+
+    def state(self) -> dict[str, Any]:
+        """What is to be kept of it; nothing of one that follows from the step alone.
+
+        Raises:
+            ResumingError: it is a scheduler without `state_dict`.
+        """
+        if self._scheduler is None:
+            return {}
+        if not callable(getattr(self._scheduler, "state_dict", None)):
+            raise ResumingError(f"{type(self._scheduler).__name__} has no state_dict")
+        state: dict[str, Any] = self._scheduler.state_dict()
+        return state
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state` gave."""
+        if self._scheduler is not None:
+            self._scheduler.load_state_dict(dict(state))
+
+    def _groups(self) -> list[dict[str, Any]]:
+        # Asked for each time: an optimizer that has loaded a checkpoint has other ones.
+        return [group for group in self._optimizer.param_groups if "lr" in group]

@@ -2,7 +2,7 @@
 
 import inspect
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from itertools import islice
 from typing import Any
@@ -11,10 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from thalweg.lab.errors import ResumingError
+from thalweg.lab.running import resuming
+from thalweg.lab.running.attributes import Kept
+from thalweg.lab.running.drawing import Batches
 from thalweg.lab.running.schedules import Schedule
 from thalweg.lab.spaces import Space
 from thalweg.lab.workload.batches import leaves, moved, numbers
 from thalweg.lab.workload.contract import Workload, option
+from thalweg.lab.workload.tasks.errors import brief_error
 
 MAIN = "main"
 """What a single optimizer is called."""
@@ -36,28 +41,30 @@ class Training:
     ) -> None:
         self.model, self.seed, self.step = model, seed, 0
         self.device = next(model.parameters()).device
-        self._workload = workload
+        self.workload = workload
         self._grouped = option(workload, "param_groups") is not None
         self.optimizers = {
             name: space.build(parameters, settings) for name, parameters in self._parameters(settings).items()
         }
-        self._schedules = [
+        self.schedules = [
             Schedule(option(workload, "schedule"), optimizer, workload.steps)
             for optimizer in self.optimizers.values()
         ]
         precision = option(workload, "autocast")
         self._dtype = None if precision is None else getattr(torch, precision)
         # Gradients of float16 vanish unless they are scaled.
-        self._scaler = torch.amp.GradScaler(self.device.type) if precision == "float16" else None
+        self.scaler = torch.amp.GradScaler(self.device.type) if precision == "float16" else None
         self._with_closure = [
             _needs_closure(optimizer) if space.closure is None else space.closure
             for optimizer in self.optimizers.values()
         ]
         self._step_seconds: float | None = None
+        self.drawn: Batches | None = None
+        self._resumed: Mapping[str, Any] | None = None
         self._set_mode("train")
 
     def _parameters(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-        groups = option(self._workload, "param_groups")
+        groups = option(self.workload, "param_groups")
         if groups is None:
             return {MAIN: self.model.parameters()}
         found = groups(self.model, dict(settings))
@@ -83,31 +90,56 @@ class Training:
         self._backward(loss)
         self._clip(optimizer)
         self._take(optimizer)
-        if self._scaler is not None:
-            self._scaler.update()
+        if self.scaler is not None:
+            self.scaler.update()
         return loss.item()
 
     def steps(self) -> Iterator[tuple[float, float, float]]:
         """Takes the steps one by one: the loss of each, its seconds, and those of the optimizer alone."""
-        loop = option(self._workload, "training_loop")
-        own_step = option(self._workload, "training_step")
+        loop = option(self.workload, "training_loop")
+        own_step = option(self.workload, "training_step")
+        before = resuming.held_by(self) if self._resumed else {}
         if loop is not None:
+            self._go_on(before)
             yield from self._timed(iter(loop(self)))
             return
-        batches = iter(self._workload.batches(self.seed))
+        batches = self.drawn = self._begun()
+        self._go_on(before)
         if own_step is not None:
             yield from self._timed(own_step(self, self._moved(batch)) for batch in batches)
             return
-        each = option(self._workload, "accumulate")
+        each = option(self.workload, "accumulate")
         yield from self._timed(
             self._one(several)
             for several in iter(lambda: [self._moved(batch) for batch in islice(batches, each)], [])
             if len(several) == each
         )
 
+    def resume(self, state: Mapping[str, Any], then: Callable[[], Any]) -> None:
+        """Has `steps` go on from what `resuming.state_of` gave, and call `then` before it takes a step.
+
+        It raises ResumingError where that is not possible.
+        """
+        self._resumed, self._then = state, then
+
+    def _begun(self) -> Batches:
+        position = self._resumed and self._resumed["batches"]
+        try:
+            return Batches(lambda: self.workload.batches(self.seed), self.device, position)
+        except Exception as error:
+            if position is None:
+                raise
+            raise ResumingError(brief_error(error)) from error
+
+    def _go_on(self, before: Kept) -> None:
+        if self._resumed is not None:
+            resuming.load(self, self._resumed, before)
+            self._resumed = None
+            self._then()
+
     def evaluated(self, metric: float) -> None:
         """Tells schedules what validation gave."""
-        for schedule in self._schedules:
+        for schedule in self.schedules:
             schedule.evaluated(metric)
 
     @contextmanager
@@ -135,7 +167,7 @@ class Training:
         """Sets rates before each step and counts it after; batches are drawn outside of the clock."""
         while True:
             self.step += 1
-            for schedule in self._schedules:
+            for schedule in self.schedules:
                 schedule.before(self.step)
             self._step_seconds, self._began = None, self._now()
             try:
@@ -144,8 +176,10 @@ class Training:
                 self.step -= 1
                 return
             ended = self._now()
-            for schedule in self._schedules:
+            for schedule in self.schedules:
                 schedule.after()
+            if self.step == 1 and self.drawn is not None:
+                self.drawn.settle()
             seconds = ended - self._began
             yield _number(loss), seconds, seconds if self._step_seconds is None else self._step_seconds
 
@@ -166,8 +200,8 @@ class Training:
         before_step = self._now()
         for optimizer in self.optimizers.values():
             self._take(optimizer)
-        if self._scaler is not None:
-            self._scaler.update()
+        if self.scaler is not None:
+            self.scaler.update()
         self._step_seconds = self._now() - before_step
         return loss
 
@@ -194,30 +228,30 @@ class Training:
         losses = []
         for batch in batches:
             with self.autocast():
-                loss = self._workload.loss(self.model, batch)
+                loss = self.workload.loss(self.model, batch)
             self._backward(loss if len(batches) == 1 else loss / len(batches))
             losses.append(loss.detach())
         return sum(float(loss) for loss in losses) / len(losses)
 
     def _backward(self, loss: Tensor) -> None:
-        (loss if self._scaler is None else self._scaler.scale(loss)).backward()
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
     def _clip(self, optimizer: Optimizer) -> None:
-        norm = self._workload.clip_norm
+        norm = self.workload.clip_norm
         if norm is None:
             return
-        if self._scaler is not None:
-            self._scaler.unscale_(optimizer)
+        if self.scaler is not None:
+            self.scaler.unscale_(optimizer)
         # All parameters of a model at once, unless several optimizers have a share each.
         alone = len(self.optimizers) == 1
         groups = optimizer.param_groups
         clip(self.model.parameters() if alone else (p for group in groups for p in group["params"]), norm)
 
     def _take(self, optimizer: Optimizer) -> None:
-        if self._scaler is None:
+        if self.scaler is None:
             optimizer.step()
         else:
-            self._scaler.step(optimizer)
+            self.scaler.step(optimizer)
 
     def _set_mode(self, mode: str) -> None:
         """Schedule-free optimizers exchange the weights between training and evaluation."""

@@ -4,7 +4,7 @@ import math
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from thalweg.lab.errors import Doubt
+from thalweg.lab.errors import Doubt, ResumingError
+from thalweg.lab.running import resuming
+from thalweg.lab.running.checkpoints import Keeper
 from thalweg.lab.running.faults import divergence, is_divergence, is_out_of_memory, trained_before
 from thalweg.lab.running.training import Training
 from thalweg.lab.running.whole import Whole
@@ -21,6 +23,9 @@ from thalweg.lab.study.record import Failure, Point, Record, Timing, Trial, fail
 from thalweg.lab.workload import Evaluation, Split, Workload, chance
 from thalweg.lab.workload.contract import option, plain
 from thalweg.lab.workload.lazy import settled
+
+_MEASURED = ("_curve", "_at", "_seconds", "_step_seconds", "_validation", "first", "_losses")
+"""What a run has measured so far, by attribute."""
 
 REPEATED = 3
 """First steps of a run that are made twice, to see whether a seed fixes them."""
@@ -46,25 +51,33 @@ def run(trial: Trial, workload: Workload, device: torch.device = CPU, space: Spa
     return _run(trial, workload, device, space)[0]
 
 
-def run_checked(
-    trial: Trial, fresh: Callable[[], tuple[Workload, Space | None]], device: torch.device = CPU
-) -> Record:
-    """The same, after its first steps have been made once for the sake of comparison.
+Fresh = Callable[[], tuple[Workload, Space | None]]
+"""Gives a copy of the workload to which nothing has been done, and the trial's space."""
+
+
+def run_on(trial: Trial, fresh: Fresh, device: torch.device = CPU, keeper: Keeper | None = None) -> Record:
+    """The same, from its checkpoint if there is one, and with checkpoints.
 
     Args:
         trial: what is run.
-        fresh: gives a copy of the workload to which nothing has been done, and the trial's space.
+        fresh: gives the workload.
         device: where to train.
+        keeper: of its checkpoints.
     """
+    return _run_on(trial, fresh, device, keeper)[0]
+
+
+def run_checked(
+    trial: Trial, fresh: Fresh, device: torch.device = CPU, keeper: Keeper | None = None
+) -> Record:
+    """The same, after its first steps have been made once for the sake of comparison."""
     workload, space = fresh()
     try:
         before = _run(trial, workload, device, space, REPEATED)[1]
     except Exception:
         # The run itself tells it, with all that belongs to it.
-        workload, space = fresh()
-        return run(trial, workload, device, space)
-    workload, space = fresh()
-    record, losses = _run(trial, workload, device, space)
+        return run_on(trial, fresh, device, keeper)
+    record, losses = _run_on(trial, fresh, device, keeper)
     differing = [place for place, pair in enumerate(zip(before, losses, strict=False)) if _differ(*pair)]
     if not differing or record.doubts:
         return record
@@ -80,12 +93,32 @@ def run_checked(
     return replace(record, doubts=(*record.doubts, Doubt("repeat", text)))
 
 
+def _run_on(
+    trial: Trial, fresh: Fresh, device: torch.device, keeper: Keeper | None
+) -> tuple[Record, list[float]]:
+    workload, space = fresh()
+    state = None if keeper is None else keeper.read()
+    if keeper is not None and state is not None:
+        try:
+            return _run(trial, workload, device, space, keeper=keeper, state=state)
+        except ResumingError as error:
+            keeper.pass_over(str(error))
+        workload, space = fresh()
+    return _run(trial, workload, device, space, keeper=keeper)
+
+
 def _differ(first: float, second: float) -> bool:
     return first != second and not (math.isnan(first) and math.isnan(second))
 
 
 def _run(
-    trial: Trial, workload: Workload, device: torch.device, space: Space | None, steps: int | None = None
+    trial: Trial,
+    workload: Workload,
+    device: torch.device,
+    space: Space | None,
+    steps: int | None = None,
+    keeper: Keeper | None = None,
+    state: Mapping[str, Any] | None = None,
 ) -> tuple[Record, list[float]]:
     """A run, or its first steps, and the losses of these; of a function its first report's metric."""
     started = time.perf_counter()
@@ -99,13 +132,15 @@ def _run(
                 # Its steps cannot be counted from outside, but its reports can.
                 course = Whole(trial, workload, space, device, reports=None if steps is None else 1)
                 course.train()
-                return course.record(time.perf_counter() - started), course.first
+                return course.record(), course.first
             model = settled(workload, workload.model(trial.seed), trial.seed).to(device)
             # Seeded again, so that what a model draws while it trains (dropout) does not depend on how
             # many numbers its initialisation drew.
             chance.seed_all(trial.seed)
-            course = _Course(trial, workload, model, space)
-            course.train(steps)
+            course = _Course(trial, workload, model, space, started)
+            if keeper is not None and state is not None:
+                course.resume(state, keeper)
+            course.train(steps, keeper)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -113,7 +148,7 @@ def _run(
             if course is None:
                 return failed(trial, Failure("out of memory", reason, 0)), []
             course.fail("out of memory", reason)
-        return course.record(time.perf_counter() - started), course.first
+        return course.record(), course.first
 
 
 def space_of(trial: Trial, workload: Workload) -> Space:
@@ -131,8 +166,10 @@ def space_of(trial: Trial, workload: Workload) -> Space:
 class _Course:
     """A run under way: what it has measured so far."""
 
-    def __init__(self, trial: Trial, workload: Workload, model: nn.Module, space: Space) -> None:
-        self._trial, self._workload = trial, workload
+    def __init__(
+        self, trial: Trial, workload: Workload, model: nn.Module, space: Space, started: float
+    ) -> None:
+        self._trial, self._workload, self._started = trial, workload, started
         self._training = Training(workload, model, space, trial.settings, trial.seed)
         self._curve: list[Point] = []
         self._at: list[float] = []
@@ -143,29 +180,49 @@ class _Course:
         self._failure: Failure | None = None
         self._doubts = trained_before(model.parameters())
         self.first: list[float] = []
+        self._losses: list[float] = []
 
-    def train(self, steps: int | None = None) -> None:
+    def resume(self, state: Mapping[str, Any], keeper: Keeper) -> None:
+        """Goes on from a checkpoint."""
+        for name, value in state["course"].items():
+            setattr(self, name, value)
+        self._started -= state["elapsed"]
+        training = state["training"]
+        self._training.resume(training, lambda: keeper.went_on(training["step"]))
+
+    def _keep(self, keeper: Keeper) -> None:
+        model = self._training.model
+        if keeper.due(lambda: self._training.state_bytes() + sum(p.nbytes for p in model.parameters())):
+            keeper.write(self._state)
+
+    def _state(self) -> dict[str, Any]:
+        course = {name: getattr(self, name) for name in _MEASURED}
+        elapsed = time.perf_counter() - self._started
+        return {"course": course, "elapsed": elapsed, "training": resuming.state_of(self._training)}
+
+    def train(self, steps: int | None = None, keeper: Keeper | None = None) -> None:
         """All steps, with the evaluations between them and at the end; or the first so many.
 
         What the workload raises over numbers that are not finite is divergence, told in its words.
         """
         training = self._training
         try:
-            self._train(steps)
+            self._train(steps, keeper)
+        except ResumingError:
+            raise
         except Exception as error:
             if training.step == 0 or not is_divergence(error, training.model.parameters()):
                 raise
             self.fail("diverged", f"{divergence(error)} (step {training.step})")
 
-    def _train(self, steps: int | None) -> None:
+    def _train(self, steps: int | None, keeper: Keeper | None) -> None:
         workload, training = self._workload, self._training
-        losses: list[float] = []
-        if not self._evaluate(None):
+        if not self._curve and not self._evaluate(None):
             return
-        for loss, seconds, step_seconds in islice(training.steps(), workload.steps):
+        for loss, seconds, step_seconds in islice(training.steps(), workload.steps - len(self._seconds)):
             self._seconds.append(seconds)
             self._step_seconds.append(step_seconds)
-            losses.append(loss)
+            self._losses.append(loss)
             if len(self.first) < REPEATED:
                 self.first.append(loss)
             if training.step == steps:
@@ -175,9 +232,11 @@ class _Course:
                 return
             if training.step % workload.evaluate_every == 0 or training.step == workload.steps:
                 # Not statistics.fmean: it raises an error where the sum of large losses overflows.
-                if not self._evaluate(sum(losses) / len(losses)):
+                if not self._evaluate(sum(self._losses) / len(self._losses)):
                     return
-                losses = []
+                self._losses.clear()
+            if keeper is not None and training.step < workload.steps:
+                self._keep(keeper)
         if training.step < workload.steps:
             raise ValueError(
                 f"workload {workload.name!r} gave {training.step} batches but states {workload.steps} steps"
@@ -191,7 +250,7 @@ class _Course:
         """Records that the run ends here without a result."""
         self._failure = Failure(kind, text, self._training.step)
 
-    def record(self, total: float) -> Record:
+    def record(self) -> Record:
         """What has been measured."""
         finished = self._failure is None
         return Record(
@@ -203,7 +262,7 @@ class _Course:
             state_bytes=self._training.state_bytes(),
             timing=Timing(
                 seconds=sum(self._seconds),
-                total=total,
+                total=time.perf_counter() - self._started,
                 step_ms=1000 * statistics.median(self._step_seconds or [0.0]),
                 at=tuple(self._at),
                 machine=platform.node(),

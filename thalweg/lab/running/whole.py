@@ -37,7 +37,7 @@ class Whole:
         self, trial: Trial, workload: Workload, space: Space, device: torch.device, reports: int | None = None
     ) -> None:
         self._trial, self._workload, self._space, self._device = trial, workload, space, device
-        self._left = reports
+        self._left, self._started = reports, time.perf_counter()
         self._curve: list[Point] = []
         self._at: list[float] = []
         self._optimizers: list[Optimizer] = []
@@ -74,8 +74,9 @@ class Whole:
         """Records that the run ends here without a result."""
         self._failure = Failure(kind, text, self._curve[-1].step if self._curve else None)
 
-    def record(self, total: float) -> Record:
+    def record(self) -> Record:
         """What has been reported."""
+        total = time.perf_counter() - self._started
         finished = self._failure is None
         steps = max(1, self._workload.steps)
         return Record(

@@ -86,7 +86,8 @@ class Workload(Protocol):
     training_step: Any = None
     """A method ``(run, batch)`` in place of `loss`: it takes one step and returns its loss; see `Run`."""
     training_loop: Any = None
-    """A generator ``(run)`` in place of `batches` and `loss`: it yields the loss after every step."""
+    """A generator ``(run)`` in place of `batches` and `loss`: it yields the loss after every step. A run
+    that is cut off goes on if the task has `state_dict` and `load_state_dict`."""
     whole_run: Any = None
     """A function ``(config)`` in place of all methods: see `thalweg.lab.workload.adapters.FunctionTask`."""
 
