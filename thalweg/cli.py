@@ -65,7 +65,8 @@ def compare(
     task: Annotated[
         str,
         typer.Argument(
-            help="What to train: digits, fashion-mnist, cifar10, text, speech, or my_task.py[:name].",
+            help="What to train: digits, fashion-mnist, text, speech or another of docs/workloads.md, or "
+            "my_task.py[:name].",
             metavar="TASK",
         ),
     ],

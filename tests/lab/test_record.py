@@ -32,6 +32,8 @@ RECORDS = st.builds(
     state_bytes=st.integers(0),
     timing=st.none()
     | st.builds(Timing, FLOATS, FLOATS, FLOATS, st.lists(FLOATS, max_size=4).map(tuple), st.text()),
+    met=st.none() | st.integers(1),
+    further=st.dictionaries(st.sampled_from(["validation", "test"]), st.dictionaries(NAMES, FLOATS)),
 )
 
 

@@ -4,7 +4,7 @@ import math
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -178,6 +178,8 @@ class _Course:
         self._validation: Evaluation | None = None
         self._test: Evaluation | None = None
         self._failure: Failure | None = None
+        self._met: int | None = None
+        self._further: dict[str, dict[str, float]] = {}
         self._doubts = trained_before(model.parameters())
         self.first: list[float] = []
         self._losses: list[float] = []
@@ -235,9 +237,12 @@ class _Course:
                 if not self._evaluate(sum(self._losses) / len(self._losses)):
                     return
                 self._losses.clear()
+                if self._meets():
+                    self._met = training.step
+                    break
             if keeper is not None and training.step < workload.steps:
                 self._keep(keeper)
-        if training.step < workload.steps:
+        if training.step < workload.steps and self._met is None:
             raise ValueError(
                 f"workload {workload.name!r} gave {training.step} batches but states {workload.steps} steps"
             )
@@ -245,6 +250,14 @@ class _Course:
             self._test = self._evaluation("test")
             if not all(map(math.isfinite, self._test)):
                 self.fail("diverged", self._not_finite("test", self._test))
+        if self._failure is None and option(workload, "further") is not None:
+            self._add_further(("validation", "test") if self._trial.stage == "final" else ("validation",))
+
+    def _add_further(self, splits: Sequence[Split]) -> None:
+        with self._training.evaluating() as model:
+            for split in splits:
+                found = self._workload.further(model, split)
+                self._further[split] = {name: float(value) for name, value in found.items()}
 
     def fail(self, kind: Any, text: str) -> None:
         """Records that the run ends here without a result."""
@@ -260,6 +273,8 @@ class _Course:
             test=self._test if finished else None,
             failure=self._failure,
             state_bytes=self._training.state_bytes(),
+            met=self._met,
+            further=self._further,
             timing=Timing(
                 seconds=sum(self._seconds),
                 total=time.perf_counter() - self._started,
@@ -285,6 +300,11 @@ class _Course:
         if step:
             self._training.evaluated(self._validation.metric)
         return True
+
+    def _meets(self) -> bool:
+        """Whether the loss on all that is trained on has come down to what the task asks for."""
+        least = option(self._workload, "until_loss")
+        return least is not None and self._evaluation("train").loss <= least
 
     def _not_finite(self, split: Split, evaluation: Evaluation) -> str:
         """Which number of an evaluation it is: the loss or, where that is finite, the metric."""

@@ -102,6 +102,9 @@ class Record:
         failure: why it did not come to its end; None if it did.
         state_bytes: bytes of optimizer state beside the parameters, after the last step.
         timing: how long it took; None if it never came back.
+        met: the step at which the training loss first met the task's `until_loss` and the run ended; None if
+            it never did, or none was asked for.
+        further: what the task's own `further` gave after the last step, by the part of the data.
         doubts: what was seen of the task while it ran, where that is no good.
     """
 
@@ -112,6 +115,8 @@ class Record:
     failure: Failure | None
     state_bytes: int
     timing: Timing | None = field(compare=False)
+    met: int | None = None
+    further: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     doubts: tuple[Doubt, ...] = field(default=(), compare=False)
 
     @property
@@ -135,6 +140,12 @@ def to_json(record: Record) -> dict[str, Any]:
         "failure": record.failure and record.failure._asdict(),
         "state_bytes": record.state_bytes,
         "timing": record.timing and asdict(record.timing),
+        **({} if record.met is None else {"met": record.met}),
+        **(
+            {"further": {split: dict(found) for split, found in record.further.items()}}
+            if record.further
+            else {}
+        ),
         **({"doubts": [doubt._asdict() for doubt in record.doubts]} if record.doubts else {}),
     }
 
@@ -201,5 +212,7 @@ def from_json(document: Mapping[str, Any]) -> Record:
         failure=document["failure"] and Failure(**document["failure"]),
         state_bytes=document["state_bytes"],
         timing=timing and Timing(**{**timing, "at": tuple(timing["at"])}),
+        met=document.get("met"),
+        further=document.get("further", {}),
         doubts=tuple(Doubt(**doubt) for doubt in document.get("doubts", ())),
     )

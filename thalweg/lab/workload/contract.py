@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from thalweg.lab.spaces import Recipe, Space
 
-Split = Literal["validation", "test"]
-"""The held-out parts of the data: one to choose on, one to report on."""
+Split = Literal["train", "validation", "test"]
+"""Parts of the data: one to choose on and one to report on, both held out; what is trained on is evaluated
+only where `Workload.until_loss` asks for it."""
 
 
 class Evaluation(NamedTuple):
@@ -75,6 +76,12 @@ class Workload(Protocol):
     or a method that makes a scheduler of torch or of `thalweg.schedules` from the optimizer it is given."""
     accumulate: int = 1
     """Batches whose gradients are averaged for one step."""
+    until_loss: float | None = None
+    """Where not None, a run ends at the first evaluation at which the mean loss on all that is trained on
+    (`evaluate` on ``train``, in evaluation mode) is no larger, and is measured there; else after `steps`."""
+    further: Any = None
+    """A method ``(model, split)`` that gives further figures by name, such as the loss on a part of the
+    examples: kept with a run that came to its end, they decide nothing."""
     autocast: str | None = None
     """Precision of forward passes: ``bfloat16``, ``float16`` with a GradScaler, None for the model's own."""
     recipes: Sequence[Recipe] = ()
@@ -117,6 +124,8 @@ OPTIONS: Mapping[str, Any] = {
     for name in (
         "schedule",
         "accumulate",
+        "until_loss",
+        "further",
         "autocast",
         "recipes",
         "param_groups",

@@ -102,8 +102,9 @@ def _curve(study: Study, space: Space) -> Curve | None:
     ]
     if not runs:
         return None
-    places = thinned(len(runs[0].curve))
-    metrics = np.array([[run.curve[place].metric for place in places] for run in runs])
+    longest = max(runs, key=lambda run: len(run.curve))
+    places = thinned(len(longest.curve))
+    metrics = np.array([[run.curve[_held(run, place)].metric for place in places] for run in runs])
     half = 0.0
     if len(runs) > 1:
         half = stats.t.ppf(1 - ERROR / 2, len(runs) - 1) * metrics.std(axis=0, ddof=1) / len(runs) ** 0.5
@@ -111,7 +112,7 @@ def _curve(study: Study, space: Space) -> Curve | None:
     return Curve(
         space,
         len(runs),
-        np.array([runs[0].curve[place].step for place in places]),
+        np.array([longest.curve[place].step for place in places]),
         np.array([_seconds(runs, place) for place in places]),
         {run.trial.seed: row for run, row in zip(runs, metrics, strict=True)},
         mean,
@@ -121,7 +122,12 @@ def _curve(study: Study, space: Space) -> Curve | None:
 
 
 def _seconds(runs: Sequence[Record], place: int) -> float:
-    return statistics.median(run.timing.at[place] for run in runs if run.timing is not None)
+    return statistics.median(run.timing.at[_held(run, place)] for run in runs if run.timing is not None)
+
+
+def _held(run: Record, place: int) -> int:
+    """A place of a curve; one that ended sooner, at a training loss, stays where it ended."""
+    return min(place, len(run.curve) - 1)
 
 
 def _bold(verdict: Verdict, found: Sequence[Curve]) -> set[str]:

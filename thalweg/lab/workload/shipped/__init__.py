@@ -12,6 +12,8 @@ WORKLOADS = {
     "cifar10": "thalweg.lab.workload.shipped.cifar10:Cifar10",
     "text": "thalweg.lab.workload.shipped.text:Text",
     "speech": "thalweg.lab.workload.shipped.speech:Speech",
+    "deep": "thalweg.lab.workload.shipped.deep:Deep",
+    "quad": "thalweg.lab.workload.shipped.quad:Quad",
 }
 """Name to ``module:class``; a module is imported only when its workload is asked for."""
 

@@ -7,6 +7,7 @@ images test; 5,000 of the training images validate.
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,11 @@ from torch import Tensor, nn
 
 from thalweg.lab.workload import data
 from thalweg.lab.workload.data import MissingDataError, Remote
-from thalweg.lab.workload.shipped.classification import Classification
+from thalweg.lab.workload.shipped import options
+from thalweg.lab.workload.shipped.classification import OPTIONS, Classification, parameters
+
+CHANNELS = (16, 32, 64)
+"""Of the two convolutions, and the hidden units of the linear layer after them."""
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 """Where the Debian package ``dataset-fashion-mnist`` puts the files."""
@@ -70,6 +75,9 @@ class FashionMnist(Classification):
     Args:
         path: a folder with the four idx files, packed with gzip or not; by default that of the Debian
             package where it is installed, else the cache, into which they are downloaded.
+        given: options: `width`, by which the channels and the hidden units are multiplied; `norm`, batch norm
+            after each convolution in place of its bias; and those of `Classification` (`examples=2000` trains
+            on so many images) and `thalweg.lab.workload.shipped.options`.
 
     Raises:
         MissingDataError: the data are not there or not those of Fashion-MNIST.
@@ -80,8 +88,12 @@ class FashionMnist(Classification):
     batch_size = 64
     steps = 1200
     evaluate_every = 240
+    width: int = 1
+    norm: bool = False
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, **given: Any) -> None:
+        self.taken(given, ("width", "norm"))
+        options.count("width", self.width)
         images, classes = [], []
         for part in ("train", "t10k"):
             images.append(_read(f"{part}-images-idx3-ubyte", path))
@@ -97,18 +109,22 @@ class FashionMnist(Classification):
 
     def model(self, seed: int) -> nn.Module:
         """105,866 parameters: 3 x 3 convolutions of 16 and 32 channels and stride 2, two linear layers."""
+        first, second, hidden = (size * self.width for size in CHANNELS)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return nn.Sequential(
-                nn.Conv2d(1, 16, 3, stride=2, padding=1),
-                nn.ReLU(),
-                nn.Conv2d(16, 32, 3, stride=2, padding=1),
-                nn.ReLU(),
+                *self._convolution(1, first),
+                *self._convolution(first, second),
                 nn.Flatten(),
-                nn.Linear(1568, 64),
+                nn.Linear(49 * second, hidden),
                 nn.ReLU(),
-                nn.Linear(64, 10),
+                nn.Linear(hidden, 10),
             )
+
+    def _convolution(self, inputs: int, outputs: int) -> list[nn.Module]:
+        """One that halves the image, with what follows it."""
+        convolution = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=not self.norm)
+        return [convolution, *([nn.BatchNorm2d(outputs)] if self.norm else []), nn.ReLU()]
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Images, float32 of shape (n, 1, 28, 28) from 0 to 1, and classes, int64 of shape (n,)."""
@@ -117,15 +133,20 @@ class FashionMnist(Classification):
 
     def facts(self) -> Mapping[str, str]:
         """See `thalweg.lab.workload.Workload`."""
+        first, second, hidden = (size * self.width for size in CHANNELS)
+        norm = ", batch norm" if self.norm else ""
+        epochs = self.steps * self.batch_size / len(self.training_rows())
         return {
             "Data": "Fashion-MNIST (arXiv 1708.07747), content checked by SHA-256: "
             "70,000 grey images of 28 x 28 pixels, 10 classes",
             "Split": f"{TRAIN:,} train, {VALIDATION:,} validation, split seed {SPLIT_SEED}; "
             f"the {TEST:,} official test images",
-            "Model": "3 x 3 convolutions with 16 and 32 channels, each with stride 2 and ReLU, then linear "
-            "layers of 64 (ReLU) and 10: 105,866 parameters, float32",
+            "Model": f"3 x 3 convolutions with {first} and {second} channels, each with stride 2{norm} and "
+            f"ReLU, then linear layers of {hidden} (ReLU) and 10: {parameters(self.model(0)):,} parameters, "
+            "float32",
             "Training": f"batches of {self.batch_size}, {self.steps:,} steps "
-            f"({self.steps * self.batch_size / TRAIN:.1f} epochs), mean cross-entropy, no augmentation",
+            f"({epochs:.1f} epochs), mean cross-entropy, no augmentation",
+            **options.facts(self, ("width", "norm", *OPTIONS)),
         }
 
 

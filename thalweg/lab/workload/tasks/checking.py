@@ -25,6 +25,7 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "training_step": ("run", "batch"),
     "training_loop": ("run",),
     "whole_run": ("config",),
+    "further": ("model", "split"),
 }
 """What a workload may do by itself, likewise."""
 
@@ -217,6 +218,10 @@ ALLOWED_OPTIONS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
         _is_schedule,
     ),
     "accumulate": ("a whole number (int) of at least 1", _is_count),
+    "until_loss": (
+        "None or a number above 0",
+        lambda value: value is None or (_is_number(value) and value > 0),
+    ),
     "autocast": (
         "None, 'bfloat16' or 'float16'",
         lambda value: value is None or (isinstance(value, str) and value in ("bfloat16", "float16")),

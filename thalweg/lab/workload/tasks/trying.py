@@ -4,7 +4,7 @@ would show.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def _dry_run(workload: Workload, device: torch.device) -> tuple[Doubt, ...]:
             batch = _first_batch(workload)
             if option(workload, "training_step") is None:
                 _backward(workload, model, moved(batch, device))
-        for split in ("validation", "test"):
+        for split in _evaluated(workload):
             _evaluate(workload, model, split)
         if option(workload, "training_loop") is None:
             _count(workload)
@@ -146,6 +146,12 @@ def _backward(workload: Workload, model: nn.Module, batch: Any) -> None:
         raise TaskError(f"{place}: a gradient before training is not finite")
 
 
+def _evaluated(workload: Workload) -> tuple[Split, ...]:
+    if option(workload, "until_loss") is None:
+        return ("validation", "test")
+    return ("train", "validation", "test")
+
+
 def _evaluate(workload: Workload, model: nn.Module, split: Split) -> None:
     with torch.no_grad():
         evaluation = workload.evaluate(model.eval(), split)
@@ -157,6 +163,17 @@ def _evaluate(workload: Workload, model: nn.Module, split: Split) -> None:
             raise TaskError(f"{place}: {name} is {brief(value)}, not a number")
         if not math.isfinite(value):
             raise TaskError(f"{place}: {name} is {value} before training")
+    if split != "train" and option(workload, "further") is not None:
+        _further(workload, model, split)
+
+
+def _further(workload: Workload, model: nn.Module, split: Split) -> None:
+    with torch.no_grad():
+        found = workload.further(model, split)
+    good = isinstance(found, Mapping) and all(isinstance(name, str) for name in found)
+    if not good or not all(map(_is_number, found.values())):
+        place = f"{place_of(workload, 'further')} on {split}"
+        raise TaskError(f"{place}: it returned {brief(found)}, not a dictionary of numbers by name")
 
 
 def _count(workload: Workload) -> None:

@@ -1,0 +1,348 @@
+"""Options of the shipped workloads, and what each of the synthetic ones is."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from samples import Line
+
+from thalweg.lab import spaces
+from thalweg.lab.comparing import comparison
+from thalweg.lab.running.trial import run
+from thalweg.lab.study.record import Trial, from_json, to_json
+from thalweg.lab.workload import Evaluation, tasks
+from thalweg.lab.workload.shipped import classification, deep, digits, fashion_mnist, quad
+
+needs_fashion = pytest.mark.skipif(
+    not fashion_mnist.DEBIAN.is_dir(), reason="Debian's dataset-fashion-mnist is not installed"
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """These models are too small for more, and several threads wait for one another on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def trained(workload, optimizer="thalweg.Adam", stage="final", seed=3, **settings):
+    return run(Trial(stage, "a run", optimizer, settings, settings, seed), workload)
+
+
+def names(space):
+    return [spaces.find(name) for name in space.split(",")]
+
+
+def of(workload):
+    """What tells a comparison on a workload from others."""
+    task = comparison.Task(workload, workload.name)
+    return comparison.fingerprint(task, names("sgd,adamw"), comparison.Options())
+
+
+# Options in general
+
+
+def test_a_workload_without_options_is_the_same_as_one_that_is_given_its_defaults():
+    assert of(digits.Digits()) == of(digits.Digits(width=1, label_noise=0.0, steps=352))
+    assert vars(digits.Digits()).keys() == {"_images", "_classes", "rows"}
+
+
+@pytest.mark.parametrize("given", [{"width": 2}, {"batch_size": 8}, {"until_loss": 0.1}, {"outliers": 0.05}])
+def test_another_option_is_another_study_and_a_fact(given):
+    varied = digits.Digits(**given)
+    assert of(varied) != of(digits.Digits())
+    [(name, value)] = given.items()
+    assert varied.facts()["Options"] == f"{name}={value!r}"
+    assert "Options" not in digits.Digits().facts()
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (
+            lambda: digits.Digits(widht=2),
+            TypeError,
+            "Digits has no option 'widht'; there are: width, examples",
+        ),
+        (lambda: digits.Digits(width=0), ValueError, "width must be a whole number of at least 1, not 0"),
+        (lambda: digits.Digits(width=1.5), ValueError, "width must be a whole number"),
+        (
+            lambda: digits.Digits(examples=0),
+            ValueError,
+            "examples must be a whole number of at least 1, not 0",
+        ),
+        (lambda: digits.Digits(label_noise=1.0), ValueError, "label_noise must be a number of at least 0"),
+        (lambda: digits.Digits(outliers=-0.1), ValueError, "outliers must be a number of at least 0"),
+        (
+            lambda: deep.Deep(scales=()),
+            ValueError,
+            "scales must be a tuple of 1 to 8 numbers above 0, not ()",
+        ),
+        (lambda: deep.Deep(scales=(1, 0)), ValueError, "scales must be a tuple"),
+        (lambda: quad.Quad(condition=0.5), ValueError, "condition must be a number of at least 1, not 0.5"),
+        (lambda: quad.Quad(noise=-1.0), ValueError, "noise must be a number of at least 0"),
+        (lambda: quad.Quad(dimension=1), ValueError, "dimension must be a whole number of at least 2"),
+    ],
+)
+def test_what_is_no_option_is_refused(make, error, message):
+    with pytest.raises(error, match=message.replace("(", r"\(").replace(")", r"\)")):
+        make()
+
+
+@pytest.mark.parametrize(("width", "count"), [(1, 6090), (2, 21386), (4, 79626)])
+def test_width_multiplies_channels(width, count):
+    workload = digits.Digits(width=width)
+    assert classification.parameters(workload.model(0)) == count
+    assert f"{count:,} parameters" in workload.facts()["Model"]
+    assert tasks.check(workload) is workload
+    tasks.smoke(workload)
+
+
+def test_a_model_is_made_without_the_data_of_its_workload():
+    for kind in (digits.Digits, deep.Deep, quad.Quad):
+        assert classification.parameters(kind.__new__(kind).model(0)) > 100
+
+
+def test_only_the_first_examples_train():
+    workload = digits.Digits(examples=64)
+    images = torch.cat([images for images, _ in workload.batches(0)][:2])
+    known = workload.batch(workload.rows["train"][:64])[0]
+    assert sorted(map(bytes, images.numpy())) == sorted(map(bytes, known.numpy()))
+    assert len(workload.rows["test"]) == digits.TEST
+
+
+def test_a_share_of_the_labels_is_wrong_and_always_the_same_ones():
+    workload, clean = digits.Digits(label_noise=0.2), digits.Digits()
+    rows = clean.rows["train"]
+    wrong = workload.training_batch(rows)[1] != clean.batch(rows)[1]
+    assert wrong.float().mean().item() == pytest.approx(0.2, abs=0.04)
+    assert torch.equal(workload.training_batch(rows[5:9])[1], workload.training_batch(rows)[1][5:9])
+    # Another class, each as often as any other.
+    off = (workload.training_batch(rows)[1] - clean.batch(rows)[1])[wrong] % 10
+    assert set(off.tolist()) == set(range(1, 10))
+    model = clean.model(0).eval()
+    with torch.no_grad():
+        for split in ("validation", "test"):
+            assert workload.evaluate(model, split) == clean.evaluate(model, split)
+        assert workload.evaluate(model, "train") != clean.evaluate(model, "train")
+    batches = zip(workload.batches(1), clean.batches(1), strict=True)
+    shares = [(noisy[1] != right[1]).float().mean().item() for noisy, right in batches]
+    assert np.mean(shares) == pytest.approx(wrong.float().mean().item(), abs=0.01)
+
+
+def test_a_share_of_the_batches_has_a_hundred_times_the_gradient():
+    workload, clean = digits.Digits(outliers=0.05), digits.Digits()
+    factors = [batch[2].item() for batch in workload.batches(0)]
+    assert set(factors) == {1.0, 100.0}
+    assert np.mean([factor == 100 for factor in factors]) == pytest.approx(0.05, abs=0.03)
+    assert factors != [batch[2].item() for batch in workload.batches(1)]
+    model = clean.model(0)
+    place = factors.index(100.0)
+    noisy = [batch for batch, _ in zip(workload.batches(0), range(place + 1), strict=False)][-1]
+    assert workload.loss(model, noisy).item() == pytest.approx(100 * clean.loss(model, noisy[:2]).item())
+    for ours, theirs in zip(workload.batches(0), clean.batches(0), strict=True):
+        assert torch.equal(ours[0], theirs[0])
+
+
+@needs_fashion
+def test_batch_norm_takes_the_place_of_biases():
+    workload = fashion_mnist.FashionMnist(norm=True, examples=2000, batch_size=2000, width=2)
+    model = workload.model(0)
+    kinds = [type(layer).__name__ for layer in model]
+    assert kinds == ["Conv2d", "BatchNorm2d", "ReLU"] * 2 + ["Flatten", "Linear", "ReLU", "Linear"]
+    assert model[0].bias is None
+    images, classes = next(iter(workload.batches(0)))
+    assert images.shape == (2000, 1, 28, 28)
+    assert workload.facts()["Options"] == "width=2, norm=True, examples=2000, batch_size=2000"
+    assert workload.loss(model, (images[:50], classes[:50])).item() == pytest.approx(math.log(10), rel=0.2)
+
+
+# A run that ends at a training loss
+
+
+def test_a_run_ends_where_it_has_met_the_training_loss():
+    workload = digits.Digits(until_loss=0.3, evaluate_every=5, schedule="constant")
+    record = trained(workload, lr=3e-3)
+    assert record.met == record.curve[-1].step < workload.steps
+    assert record.met % 5 == 0
+    assert record.test.metric > 80
+    # The same training goes on without: it was above the loss at the evaluation before, and below it here.
+    losses = []
+
+    class Watched(digits.Digits):
+        def evaluate(self, model, split):
+            if split == "validation":
+                losses.append(super().evaluate(model, "train").loss)
+            return super().evaluate(model, split)
+
+    on = trained(Watched(evaluate_every=5, schedule="constant"), lr=3e-3)
+    place = record.met // 5
+    assert losses[place] <= 0.3 < min(losses[:place])
+    assert on.curve[: place + 1] == record.curve
+    assert on.met is None
+    assert on.curve[-1].step == workload.steps
+
+
+def test_a_loss_that_is_not_met_leaves_the_run_whole():
+    record = trained(digits.Digits(until_loss=1e-9, steps=20, evaluate_every=10), lr=1e-4)
+    assert record.met is None
+    assert record.curve[-1].step == 20
+    assert record.test is not None
+
+
+def test_where_it_was_met_is_kept():
+    record = trained(digits.Digits(until_loss=1.0, evaluate_every=5), lr=3e-3)
+    assert from_json(to_json(record)) == record
+    assert to_json(record)["met"] == record.met
+    assert "met" not in to_json(replace(record, met=None))
+
+
+def test_a_task_that_cannot_evaluate_training_is_told_so_before():
+    class Held(Line):
+        until_loss = 0.1
+
+        def evaluate(self, model, split):
+            assert split != "train", "no such part"
+            return super().evaluate(model, split)
+
+    with pytest.raises(AssertionError, match="no such part"):
+        tasks.smoke(Held())
+    Held.until_loss = 0
+    with pytest.raises(tasks.TaskError, match="until_loss must be None or a number above 0, not 0"):
+        tasks.check(Held())
+
+
+def test_curves_of_different_lengths_are_drawn_together(tmp_path):
+    from thalweg.lab import compare
+
+    class Short(Line):
+        until_loss = 0.05
+        evaluate_every = 4
+
+    result = compare(Short(), names("sgd,adamw"), trials=2, seeds=3, workers=1)
+    finals = [record for record in result.study.records if record.trial.stage == "final"]
+    assert len({len(record.curve) for record in finals}) > 1
+    result.save(tmp_path)
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+class Told(Line):
+    value: object = 2.5
+
+    def further(self, model, split):
+        return {"largest": model.weight.abs().max(), f"of {split}": self.value}
+
+
+def test_further_figures_are_kept_with_the_run():
+    record = trained(Told(), lr=0.1)
+    assert record.further.keys() == {"validation", "test"}
+    assert record.further["test"] == {"largest": pytest.approx(1, abs=0.2), "of test": 2.5}
+    assert from_json(json.loads(json.dumps(to_json(record)))) == record
+    assert trained(Told(), stage="tune", lr=0.1).further.keys() == {"validation"}
+    assert trained(Line(), lr=0.1).further == {}
+    assert "further" not in to_json(trained(Line(), lr=0.1))
+
+
+def test_further_figures_are_tried_before():
+    tasks.smoke(tasks.check(Told()))
+    broken = Told()
+    broken.value = "much"
+    with pytest.raises(
+        tasks.TaskError, match=r"in further on validation: .* not a dictionary of numbers by name"
+    ):
+        tasks.smoke(broken)
+
+
+# Deep
+
+
+def test_scales_follow_each_other_around_one():
+    assert deep.layer_scales((1.0,)) == [1.0] * 8
+    scales = deep.layer_scales((1, 10, 100))
+    assert math.prod(scales) == pytest.approx(1)
+    assert [scale / scales[0] for scale in scales] == pytest.approx([1, 10, 100, 1, 10, 100, 1, 10])
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_scales_change_gradients_and_no_function(norm):
+    plain, scaled = deep.Deep(norm=norm), deep.Deep(scales=(1, 10, 100), norm=norm)
+    ours, theirs = scaled.model(3), plain.model(3)
+    batch = next(iter(plain.batches(0)))
+    torch.testing.assert_close(ours(batch[0]), theirs(batch[0]), rtol=1e-4, atol=1e-4)
+    for workload, model in ((scaled, ours), (plain, theirs)):
+        workload.loss(model, batch).backward()
+    layers = [[layer for layer in model if isinstance(layer, deep.Scaled)] for model in (ours, theirs)]
+    for scale, mine, other in zip(deep.layer_scales((1, 10, 100)), *layers, strict=True):
+        torch.testing.assert_close(mine.weight * scale, other.weight)
+        torch.testing.assert_close(mine.weight.grad / scale, other.weight.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_deep_has_eight_layers_and_the_digits_split():
+    workload = deep.Deep()
+    assert sum(isinstance(layer, torch.nn.Linear) for layer in workload.model(0)) == 8
+    assert all(np.array_equal(workload.rows[part], rows) for part, rows in digits.Digits().rows.items())
+    with_norm = [type(layer).__name__ for layer in deep.Deep(norm=True).model(0)]
+    assert with_norm == ["Scaled", "BatchNorm1d", "Tanh"] * 7 + ["Scaled"]
+
+
+# Quad
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+def test_the_spectrum_and_the_noise_are_those_stated(rotated):
+    workload = quad.Quad(dimension=6, condition=100.0, noise=2.0, batch_size=4, steps=20_000, rotated=rotated)
+    problem = quad.problem(6, 100.0, rotated)
+    hessian = problem.hessian if rotated else torch.diag(problem.hessian)
+    expected = np.logspace(-2, 0, 6)
+    assert np.linalg.eigvalsh(hessian.double().numpy()) == pytest.approx(expected, rel=1e-4)
+    assert bool((hessian - torch.diag(hessian.diagonal())).abs().max() > 0.1) is rotated
+    drawn = torch.stack(list(workload.batches(0)))
+    torch.testing.assert_close(torch.cov(drawn.T), hessian * 2**2 / 4, rtol=0.1, atol=0.02)
+    model = workload.model(0)
+    workload.loss(model, drawn[0]).backward()
+    off = model.values.detach() - problem.optimum
+    torch.testing.assert_close(model.values.grad, hessian @ off + drawn[0])
+    with torch.no_grad():
+        assert workload.evaluate(model, "test").metric == pytest.approx(
+            (off @ hessian @ off / 2).item(), rel=1e-5
+        )
+        model.values.copy_(problem.optimum)
+    assert workload.evaluate(model, "validation") == Evaluation(0.0, 0.0)
+
+
+def test_gradient_descent_does_not_see_the_rotation():
+    straight, turned = (quad.Quad(dimension=16, steps=200, rotated=rotated) for rotated in (False, True))
+    settings = {"optimizer": "thalweg.SGD", "lr": 0.3, "momentum": 0.5}
+    ours, theirs = trained(straight, **settings), trained(turned, **settings)
+    for one, other in zip(ours.curve, theirs.curve, strict=True):
+        assert one.metric == pytest.approx(other.metric, rel=1e-3)
+
+
+# All
+
+
+@pytest.mark.parametrize(
+    ("make", "settings", "reached"),
+    [
+        # Guessing gives 10 %.
+        (deep.Deep, {"lr": 1e-3}, 90.0),
+        (lambda: deep.Deep(scales=(1, 10, 100), norm=True, batch_size=512, steps=200), {"lr": 3e-3}, 80.0),
+        # A hundredth of what it begins with.
+        (quad.Quad, {"lr": 3e-2}, 0.1),
+        (lambda: quad.Quad(rotated=True), {"lr": 3e-2}, 0.1),
+    ],
+    ids=["deep", "deep with all options", "quad", "quad rotated"],
+)
+def test_it_learns(make, settings, reached):
+    workload = make()
+    record = trained(workload, **settings)
+    better = (
+        (lambda one, other: one > other) if workload.higher_is_better else (lambda one, other: one < other)
+    )
+    assert better(record.test.metric, reached)
+    assert not better(record.curve[0].metric, reached)
