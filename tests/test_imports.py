@@ -55,6 +55,7 @@ ORDER = {
 LEVEL = {name: level for level, room in enumerate(ROOMS) for name in room}
 
 LAB_ROOMS = [
+    {"lesson"},
     {"comparing", "memory", "simulating"},
     {"showing"},
     {"judging", "running"},
@@ -65,6 +66,19 @@ LAB_ROOMS = [
 """The rooms of the lab, likewise."""
 
 LAB_ORDER = {
+    "lesson": [
+        "command",
+        "wording",
+        "known",
+        "making",
+        "claims",
+        "experiments counting",
+        "arms workloads",
+        "claim keeping probes",
+        "found judging",
+        "experiment plans",
+        "scale",
+    ],
     "comparing": [
         "api command",
         "comparison",

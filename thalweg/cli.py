@@ -266,6 +266,64 @@ def memory(
         command.run(command.Request(model, optimizers, state, dtype, weight_bits, out))
 
 
+lesson_app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app.add_typer(lesson_app, name="lesson")
+
+IDS = typer.Argument(help="Names of claims, such as S+3 A-1; by default all.", metavar="CLAIMS")
+LESSON_OUT = typer.Option(
+    help="Folder of the records; by default docs/lesson where it is there, else lesson.", metavar="FOLDER"
+)
+
+
+@lesson_app.callback(invoke_without_command=True)
+def lesson(
+    context: typer.Context,
+    out: Annotated[Path | None, LESSON_OUT] = None,
+) -> None:
+    """What a lesson says of SGD, Adam and RMSprop, each claim put to a test: list what is known.
+
+    `run` makes the runs that are missing, `report` writes the page.
+    """
+    if context.invoked_subcommand is None:
+        need_lab()
+        from thalweg.lab.lesson import command
+
+        with failures():
+            command.show(command.Request([], out), typer.echo)
+
+
+@lesson_app.command("run")
+def lesson_run(
+    ids: Annotated[list[str] | None, IDS] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Time it may take, as in 2h or 30m.", metavar="TIME")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; by default one a core.", parser=whole, metavar="N")
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="File or postgresql:// address for the runs under way; several machines may share it.",
+            metavar="PLACE",
+        ),
+    ] = None,
+    out: Annotated[Path | None, LESSON_OUT] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Two seeds and a few steps: to see that it works, for no verdict.")
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what was run before.")] = False,
+    remedies: Annotated[bool, typer.Option(help="Run the remedies too.")] = True,
+) -> None:
+    """Make the runs that are missing; stopped at any moment, the same command goes on from there."""
+    need_lab()
+    from thalweg.lab.lesson import command
+
+    request = command.Request(ids or [], out, budget, workers, storage, quick, fresh, remedies)
+    with failures(), terminable():
+        command.run(request, typer.echo)
+
+
 @app.command()
 def simulate(
     families: Annotated[

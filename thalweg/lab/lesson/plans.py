@@ -1,0 +1,138 @@
+"""Plans of other runs than a comparison's: each names all runs that the records of a study allow.
+
+As `thalweg.lab.study.protocol.due` does: pure functions, so that to go on is to ask again.
+"""
+
+import math
+from dataclasses import replace
+
+from thalweg.lab.spaces import Axis, Space
+from thalweg.lab.study import protocol
+from thalweg.lab.study.extension import trial_of
+from thalweg.lab.study.record import Record, Trial
+from thalweg.lab.study.study import Study
+
+RATES, FEW_RATES = 13, 3
+"""Rates of a sweep, and of one that is only to show that it works."""
+
+
+def crossed(study: Study) -> list[Trial]:
+    """Every rate of a sweep on every fresh seed, nothing chosen; seed by seed."""
+    _, _, fresh = protocol.seeds(study.settings)
+    return [
+        trial_of("final", space, {space.axes[0].name: rate}, seed)
+        for seed in fresh
+        for space in study.spaces
+        for rate in sweep(space.axes[0], RATES if study.settings.trials > FEW_RATES else FEW_RATES)
+    ]
+
+
+FACTORS = (1 / 3, 1.0, 3.0)
+"""Of the best rate, in a factorial."""
+
+
+def factorial(study: Study) -> list[Trial]:
+    """The first arm of each optimizer is tuned; then every arm runs at factors of its optimizer's best rate.
+
+    The arms are some optimizers under several schedules, those of the first schedule first.
+    """
+    count = len({space.optimizer for space in study.spaces})
+    tuned = replace(study, spaces=study.spaces[:count])
+    trials = protocol.due(tuned)
+    done = {record.trial.key for record in study.records}
+    if any(trial.key not in done for trial in trials):
+        return trials
+    _, _, fresh = protocol.seeds(study.settings)
+    rates = {space.optimizer: chosen_rate(tuned, space) for space in tuned.spaces}
+    return trials + [
+        trial_of("final", space, {space.axes[0].name: float(f"{factor * rate:.4g}")}, seed)
+        for seed in fresh
+        for space in study.spaces
+        if (rate := rates[space.optimizer]) is not None
+        for factor in FACTORS
+        if not (factor == 1.0 and space in tuned.spaces)
+    ]
+
+
+def chosen_rate(study: Study, space: Space) -> float | None:
+    """The rate that tuning chose for an arm."""
+    record = protocol.chosen(study, space)
+    return None if record is None else record.trial.lr
+
+
+def factorial_cells(study: Study) -> dict[int, dict[tuple[str, float], float]]:
+    """What the final runs of a factorial gave, by seed, arm and factor; failed runs as twice the worst."""
+    count = len({space.optimizer for space in study.spaces})
+    rates = {space.optimizer: chosen_rate(study, space) for space in study.spaces[:count]}
+    finals = [record for record in study.records if record.trial.stage == "final"]
+    ended = [record.test.metric for record in finals if record.test is not None]
+    found: dict[int, dict[tuple[str, float], float]] = {}
+    for record in finals:
+        best = rates[record.trial.optimizer]
+        factor = min(FACTORS, key=lambda f: abs(math.log(record.trial.lr / (f * (best or math.nan)))))
+        value = 2 * max(ended) if record.test is None else record.test.metric
+        found.setdefault(record.trial.seed, {})[record.trial.name, factor] = value
+    return found
+
+
+def extremes(study: Study) -> list[Trial]:
+    """Every arm is tuned, then those that tuned best and worst, and the first, run on fresh seeds.
+
+    How far a metric ranges over the arms is so measured on seeds that had no part in naming the ends. The
+    first arm stands for the defaults.
+    """
+    first, _, fresh = protocol.seeds(study.settings)
+    tuning = [
+        trial_of("tune", space, {space.axes[0].name: rate}, first)
+        for space in study.spaces
+        for rate in sweep(space.axes[0], study.settings.trials)
+    ]
+    done = {record.trial.key for record in study.records}
+    if any(trial.key not in done for trial in tuning):
+        return tuning
+    ends = dict.fromkeys([study.spaces[0].name, *ends_of(study)])
+    best = {name: best_rate(study, name) for name in ends}
+    return tuning + [
+        replace(record.trial, stage="final", seed=seed)
+        for seed in fresh
+        for record in best.values()
+        if record is not None
+    ]
+
+
+def ends_of(study: Study) -> tuple[str, str]:
+    """The arms that are best and worst in tuning, each at its best rate; where all rates failed, worst."""
+
+    def quality(name: str) -> float:
+        record = best_rate(study, name)
+        return (
+            -math.inf
+            if record is None or record.validation is None
+            else study.better(record.validation.metric)
+        )
+
+    order = sorted((space.name for space in study.spaces), key=quality)
+    ended = [name for name in order if quality(name) > -math.inf] or order
+    return ended[-1], ended[0]
+
+
+def best_rate(study: Study, arm: str) -> Record | None:
+    """The best run of an arm in tuning; None if none came to its end."""
+    tried = [r for r in study.records if r.trial.name == arm and r.trial.stage == "tune" and r.validation]
+    return max(tried, key=lambda r: study.better(r.validation.metric), default=None)  # type: ignore[union-attr]
+
+
+def sweep(axis: Axis, count: int) -> list[float]:
+    """Rates over the whole range of an axis, equally far apart in logarithms, both ends among them."""
+    ratio = axis.high / axis.low
+    return [float(f"{axis.low * ratio ** (place / (count - 1)):.3g}") for place in range(count)]
+
+
+def untuned(study: Study) -> list[Trial]:
+    """Every arm at the one rate that its `default` states, on every fresh seed."""
+    _, _, fresh = protocol.seeds(study.settings)
+    return [
+        trial_of("final", space, {space.axes[0].name: space.axes[0].default}, seed)
+        for seed in fresh
+        for space in study.spaces
+    ]
