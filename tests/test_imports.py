@@ -34,7 +34,8 @@ ORDER = {
         "stages",
         "batches",
         "engines",
-        "member settings state stall guard",
+        "rests",
+        "member settings state stall guard past",
         "scaling",
     ],
     "lowering": [
@@ -48,7 +49,7 @@ ORDER = {
     ],
     "storage": ["choices", "codecs layout"],
     "optimizer": ["sam", "base groups schedules presets", "averaging", "checkpoint depths"],
-    "rule": ["recipe", "addition", "rule", "hyper measure", "maths"],
+    "rule": ["resting", "recipe", "addition", "rule", "hyper measure rest roots", "maths"],
 }
 """Within a room, likewise; what stands in one line knows nothing of its neighbours."""
 

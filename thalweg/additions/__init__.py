@@ -13,6 +13,7 @@ from thalweg.additions.dog import DOG
 from thalweg.additions.guard import SKIP_NONFINITE
 from thalweg.additions.lookahead import LOOKAHEAD
 from thalweg.additions.schedule_free import SCHEDULE_FREE
+from thalweg.additions.sparse import SPARSE
 from thalweg.additions.statistics import STATISTICS
 from thalweg.additions.step_rms import MAX_STEP_RMS
 from thalweg.additions.trust import LAMB, LARS
@@ -33,6 +34,7 @@ ADDITIONS: tuple[Addition, ...] = (
     LOOKAHEAD,
     AVERAGE,
     STATISTICS,
+    SPARSE,
 )
 """All of them, in the order in which they act."""
 

@@ -21,6 +21,7 @@ MAX_NORM = Addition(
     measures=(Measure("grad_norm_sq", lambda x: x.g, squared=True, over="all"),),
     scalars=norm_scalars,
     gradient=lambda x: x.g * x.s.clip_factor,
+    rests=True,
 )
 """As `torch.nn.utils.clip_grad_norm_` (Pascanu et al. 2013, arXiv 1211.5063), of all the gradients."""
 
@@ -29,5 +30,6 @@ MAX_VALUE = Addition(
     hypers=(Hyper("max_value", extra=True, default=None),),
     scalars=lambda h, t, m: {"max_value": h.max_value},
     gradient=lambda x: maximum(minimum(x.g, x.s.max_value), -x.s.max_value),
+    rests=True,
 )
 """As `torch.nn.utils.clip_grad_value_`."""

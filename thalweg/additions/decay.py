@@ -34,6 +34,7 @@ DECAY_BY = Addition(
     counters=(Counter("largest_lr"),),
     advance=advance,
     conflict=conflict,
+    rests=True,
 )
 """`"independent"`: by `weight_decay` itself (Loshchilov and Hutter 2019, arXiv 1711.05101).
 `"corrected"`: by lr^2 / largest lr * weight_decay (Defazio 2025, arXiv 2506.02285, AdamC)."""

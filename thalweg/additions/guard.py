@@ -24,5 +24,6 @@ SKIP_NONFINITE = Addition(
         ),
     ),
     skips="nonfinite",
+    rests=True,
 )
 """As `apply_if_finite` of optax, but of everything: counters, draws and averages stay as they are too."""

@@ -42,6 +42,9 @@ class Additions(TypedDict, total=False):
         average_every: every how many steps it is updated; 1.
         average_warmup: let its decay grow, as `1 - (1 + updates) ** (-2 / 3)`, until it is `average`.
         average_state: how it is stored, `"float32"`, `"bfloat16"` or `"int8"`.
+        sparse: what becomes of rows that a row-sparse gradient does not name: `"lazy"` (default), they
+            rest; `"exact"`, they make up for it when they are named again, or at `flush()`, and training
+            is that of dense gradients (`docs/sparse.md`).
         statistics: measure norms of gradients, updates and weights, for `optimizer.statistics()`.
     """
 
@@ -66,4 +69,5 @@ class Additions(TypedDict, total=False):
     average_every: int
     average_warmup: bool
     average_state: str
+    sparse: str
     statistics: bool

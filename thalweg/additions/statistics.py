@@ -15,5 +15,6 @@ STATISTICS = Addition(
         Measure("statistics_weights_sq", lambda x: x.p, squared=True, at="weights"),
         Measure("statistics_size", lambda x: 1.0, at="weights"),
     ),
+    rests=True,
 )
 """The update is measured before it is rounded to the weights' dtype, and the weights before the step."""

@@ -7,7 +7,19 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from thalweg.optimizer import Optimizer, Options, Params, arguments
-from thalweg.rule import CAPTURABLE, COMMON, EPS, LR, WEIGHT_DECAY, Hyper, Rule, Slot
+from thalweg.rule import (
+    CAPTURABLE,
+    COMMON,
+    EPS,
+    LR,
+    WEIGHT_DECAY,
+    Hyper,
+    Rest,
+    Rule,
+    Slot,
+    no_decay_of_gradients,
+    positive_eps,
+)
 from thalweg.rule.maths import sqrt, times, two_parts
 
 
@@ -33,6 +45,11 @@ def adadelta_scalars(h: Any, t: Any) -> dict[str, Any]:
     return {"lr": h.lr, **two_parts("rho", h.rho), "one_minus_rho": 1 - h.rho, "eps": h.eps}
 
 
+def unrest(h: Any) -> str | None:
+    """Say what leaves nothing that could be said at once of steps with zero gradients."""
+    return no_decay_of_gradients(h) or positive_eps(h)
+
+
 ADAGRAD = Rule(
     name="adagrad",
     update=adagrad,
@@ -47,6 +64,7 @@ ADAGRAD = Rule(
         *COMMON,
     ),
     eager=True,
+    rest=Rest({"p": ("p",)}, unrest),
 )
 
 ADADELTA = Rule(
@@ -55,6 +73,7 @@ ADADELTA = Rule(
     scalars=adadelta_scalars,
     slots=(Slot("square_avg", signed=False), Slot("acc_delta", signed=False)),
     hypers=(LR, Hyper("rho", high=1.0), EPS, WEIGHT_DECAY, CAPTURABLE, *COMMON),
+    rest=Rest({"p": ("p",), "square_avg": ("square_avg",), "acc_delta": ("acc_delta",)}, unrest),
 )
 
 

@@ -7,7 +7,23 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from thalweg.optimizer import Optimizer, Options, Params, arguments
-from thalweg.rule import BETAS, CAPTURABLE, COMMON, EPS, LR, WEIGHT_DECAY, Hyper, Rule, Slot
+from thalweg.rule import (
+    BETAS,
+    CAPTURABLE,
+    COMMON,
+    DEGREES,
+    EPS,
+    LR,
+    WEIGHT_DECAY,
+    Hyper,
+    Rest,
+    Rule,
+    Series,
+    Slot,
+    no_decay_of_gradients,
+    positive_eps,
+    roots,
+)
 from thalweg.rule.maths import lerp, maximum, sqrt, times, two_parts
 
 
@@ -39,6 +55,30 @@ def flags(h: Any) -> dict[str, bool]:
     return {"amsgrad": h.amsgrad}
 
 
+MOST_ERROR = 1e-6
+"""What the series of a rest may leave out at most, of how far it moves a weight."""
+
+
+def half(h: Any, t: Any) -> float:
+    """Return where the series of a rest that begins with step `t.step` is made about."""
+    beta1, beta2 = map(float, h.betas)
+    return roots.half(beta1, beta2, float(h.eps), t.step - 1)
+
+
+def series_error(h: Any, degree: int) -> float:
+    """Return a bound of what the series of a rest leaves out."""
+    beta1, beta2 = map(float, h.betas)
+    return roots.error(beta1, beta2, degree)
+
+
+def unrest(h: Any) -> str | None:
+    """Say what leaves nothing that could be said at once of steps with zero gradients."""
+    said = no_decay_of_gradients(h) or positive_eps(h)
+    if said or series_error(h, DEGREES[-1]) <= MOST_ERROR:
+        return said
+    return f"betas must have the first well below the root of the second with sparse='exact', not {h.betas!r}"
+
+
 RULE = Rule(
     name="adam",
     update=adam,
@@ -58,6 +98,11 @@ RULE = Rule(
         Hyper("decoupled_weight_decay", flag=True),
         CAPTURABLE,
         *COMMON,
+    ),
+    rest=Rest(
+        {"p": ("p",), "exp_avg": ("exp_avg",), "exp_avg_sq": ("exp_avg_sq",)},
+        unrest,
+        Series("exp_avg", lambda on: "max_exp_avg_sq" if on["amsgrad"] else "exp_avg_sq", half, series_error),
     ),
 )
 

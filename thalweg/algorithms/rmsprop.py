@@ -7,7 +7,19 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from thalweg.optimizer import Optimizer, Options, Params, arguments
-from thalweg.rule import CAPTURABLE, COMMON, EPS, LR, WEIGHT_DECAY, Hyper, Rule, Slot
+from thalweg.rule import (
+    CAPTURABLE,
+    COMMON,
+    EPS,
+    LR,
+    WEIGHT_DECAY,
+    Hyper,
+    Rest,
+    Rule,
+    Slot,
+    no_decay_of_gradients,
+    positive_eps,
+)
 from thalweg.rule.maths import lerp, maximum, sqrt, times, two_parts
 
 
@@ -67,6 +79,13 @@ def conflict(h: Any) -> str | None:
     return None
 
 
+def unrest(h: Any) -> str | None:
+    """Say what leaves nothing that could be said at once of steps with zero gradients."""
+    if h.centered and h.amsgrad:
+        return "centered must be False with sparse='exact' and amsgrad, not True: a variance may grow at rest"
+    return no_decay_of_gradients(h) or positive_eps(h)
+
+
 RULE = Rule(
     name="rmsprop",
     update=rmsprop,
@@ -94,6 +113,15 @@ RULE = Rule(
         Hyper("amsgrad", flag=True, extra=True),
         CAPTURABLE,
         *COMMON,
+    ),
+    rest=Rest(
+        {
+            "p": ("p", "momentum_buffer"),
+            "square_avg": ("square_avg",),
+            "grad_avg": ("grad_avg",),
+            "momentum_buffer": ("momentum_buffer",),
+        },
+        unrest,
     ),
 )
 

@@ -7,7 +7,7 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from thalweg.optimizer import Optimizer, Options, Params, arguments
-from thalweg.rule import COMMON, LR, WEIGHT_DECAY, Hyper, Rule, Slot
+from thalweg.rule import COMMON, LR, WEIGHT_DECAY, Hyper, Rest, Rule, Slot
 from thalweg.rule.maths import where
 
 
@@ -56,6 +56,7 @@ RULE = Rule(
         Hyper("decoupled_weight_decay", flag=True, extra=True),
         *COMMON,
     ),
+    rest=Rest({"p": ("p", "momentum_buffer"), "momentum_buffer": ("p", "momentum_buffer")}),
 )
 
 

@@ -68,12 +68,20 @@ class Chunks:
         """
         parts = [np.empty((0, 4), np.int64)]
         for tensor, (rows, length) in enumerate(zip(numbers, lengths, strict=True)):
-            begins = np.arange(0, length, most)
-            row, begin = (x.reshape(-1) for x in np.meshgrid(rows, begins, indexing="ij"))
-            place = np.repeat(np.arange(len(rows)), len(begins))
-            columns = (row * length + begin, place * length + begin, np.minimum(length - begin, most))
-            parts.append(np.stack([np.full(len(row), tensor), *columns], axis=1))
+            parts.append(_pieces(np.full(len(rows), tensor), rows, np.arange(len(rows)), length, most))
         return cls._of(np.concatenate(parts), most)
+
+    @classmethod
+    def rows_of_one(cls, tensors: np.ndarray, rows: np.ndarray, length: int, most: int = SIZE) -> Chunks:
+        """Return the chunks of rows of one tensor that stands in the table of addresses several times.
+
+        Args:
+            tensors: for each row, the column of the table whose scalars are its.
+            rows: their numbers.
+            length: of a row, in elements.
+            most: elements of a chunk, a multiple of 64.
+        """
+        return cls._of(_pieces(tensors, rows, rows, length, most), most)
 
     @classmethod
     def _of(cls, table: np.ndarray, most: int) -> Chunks:
@@ -84,6 +92,15 @@ class Chunks:
         firsts = np.flatnonzero(np.diff(task, prepend=-1))
         tasks = np.append(firsts, len(table)).astype(np.int64)
         return cls(table, tasks, int(length.sum()))
+
+
+def _pieces(tensors: np.ndarray, rows: np.ndarray, places: np.ndarray, length: int, most: int) -> np.ndarray:
+    """Return a table of chunks, one or more for each row; `places` are those of the rows in the gradient."""
+    begins = np.arange(0, length, most)
+    begin = np.tile(begins, len(rows))
+    tensor, row, place = (np.repeat(x, len(begins)) for x in (tensors, rows, places))
+    columns = (tensor, row * length + begin, place * length + begin, np.minimum(length - begin, most))
+    return np.stack(columns, axis=1)
 
 
 @lru_cache(maxsize=256)

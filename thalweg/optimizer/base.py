@@ -22,6 +22,7 @@ from thalweg.storage.choices import Storage
 from thalweg.storage.codecs import codec_of
 
 if TYPE_CHECKING:
+    from thalweg.stepping.rests import Rests
     from thalweg.stepping.stepper import Stepper
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -69,6 +70,7 @@ class Optimizer(torch.optim.Optimizer):
 
     rule: ClassVar[Rule]
     _stepper: Stepper | None
+    _rests: Rests | None = None
     _is_averaged = False
     _until_train: ExitStack | None = None
 
@@ -109,6 +111,7 @@ class Optimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._stepper = None
+        self._rests = None  # another state: what rows have missed before is not for it
         for group in self.param_groups:
             recipe = self.recipe_of(group)
             for name in self.defaults.keys() - {*storage.DEFAULTS, *recipe.extras, *additions.NAMES}:
@@ -182,9 +185,12 @@ class Optimizer(torch.optim.Optimizer):
             return
         if self._stepper is None:
             # The machinery of a step is imported with the first one: `import thalweg` stays light.
-            from thalweg.stepping.stepper import Stepper
+            from thalweg.stepping.stepper import Rests, Stepper
 
-            self._stepper = Stepper(self._recipes())
+            self._rests = Rests() if self._rests is None else self._rests
+            self._stepper = Stepper(self._recipes(), self._rests)
+        if self._rests:
+            self._rests.flush_dense(self.state)
         self._stepper.step(self.param_groups, self.state, scaling)
 
     def _scaling(self) -> Scaling:
@@ -197,8 +203,10 @@ class Optimizer(torch.optim.Optimizer):
         As in torch, its tensors are those of the optimizer and not copies of them: later steps change them,
         and who wants them as they are now saves them or copies them (`copy.deepcopy`). It has torch's keys
         and no others, but where something is asked for that torch has not: codes of `state="int8"` lie under
-        names of their own (`docs/storage.md`), which `torch.optim` refuses.
+        names of their own (`docs/storage.md`), which `torch.optim` refuses. With `sparse="exact"` all rows
+        are brought up to date first, see `flush`.
         """
+        self.flush()
         saved = super().state_dict()
         for group in saved.get("param_groups", ()):
             if isinstance(group.get("rounding_step"), Tensor):
@@ -214,6 +222,36 @@ class Optimizer(torch.optim.Optimizer):
         """
         return checkpoint.in_full_precision(self.recipe_of, self.state_dict())
 
+    def flush(self, param: Tensor | None = None, rows: Tensor | None = None) -> None:
+        """Bring rows up to date that have rested with `sparse="exact"`; nothing is to be done with `"lazy"`.
+
+        What dense training would have done to rows that no gradient has named is done when one names them, or
+        here: before a model is evaluated or saved, or its weights are changed by hand. `state_dict()`,
+        `eval()`, `averaged()`, pickling, and whatever else returns weights call it for all rows.
+
+        Args:
+            param: a parameter of the optimizer; all, if None.
+            rows: integers, any shape, which rows of it, along its first dimension; all, if None. An embedding
+                that asks for those that it is about to read is trained by the gradients of dense training.
+
+        Raises:
+            ValueError: if `rows` come without `param`, or a row is not one of its.
+        """
+        if rows is not None and param is None:
+            raise ValueError("rows must come with the param that they belong to")
+        if not self._rests:
+            return
+        if rows is not None and param is not None:
+            self._rests.catch_up(param, rows, self.state)
+        elif param is not None:
+            self._rests.flush(param, self.state)
+        else:
+            self._rests.flush_all(self.state)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.flush()
+        return super().__getstate__()
+
     def full_precision_weights(self) -> dict[Any, Tensor]:
         """Return the weights as this optimizer keeps them, with what `weight_bits` holds beside them.
 
@@ -222,6 +260,7 @@ class Optimizer(torch.optim.Optimizer):
             or where several models bring the same ones) by position, a new tensor: float32 of bfloat16 and
             float16 parameters, else of the parameter's dtype.
         """
+        self.flush()
         return {
             key: checkpoint.full_weights(param, self.state.get(param, {}), group)
             for key, param, group in self._keyed()
@@ -251,6 +290,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         if self._is_averaged:
             raise RuntimeError("the weights are their averages already")
+        self.flush()
         pairs = ((param, self._average_of(param, group)) for _, param, group in self._keyed())
         values = {param: value for param, value in pairs if value is not None}
         if not values:
@@ -270,8 +310,9 @@ class Optimizer(torch.optim.Optimizer):
     def eval(self) -> None:
         """Have parameters be their averages until `train()`, as `averaged()` does in a block.
 
-        Nothing happens if they are already, or if there is no average yet.
+        Nothing happens if they are already, or if there is no average yet; but `flush()` is called.
         """
+        self.flush()
         if not self._is_averaged and any(
             self._average_of(param, group) is not None for _, param, group in self._keyed()
         ):

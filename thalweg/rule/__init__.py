@@ -5,6 +5,7 @@ reference), traced into machine code (the kernels) and run on Python floats (the
 its arithmetic uses operators and the few functions of `maths`, which mean the same on all three.
 """
 
+from thalweg.rule import roots
 from thalweg.rule.addition import Addition
 from thalweg.rule.hyper import (
     BETAS,
@@ -20,12 +21,15 @@ from thalweg.rule.hyper import (
 from thalweg.rule.maths import Scalar, lerp, maximum, minimum, sign, sqrt, times, two_parts, where
 from thalweg.rule.measure import Measure
 from thalweg.rule.recipe import Recipe
+from thalweg.rule.rest import DEGREES, Rest, Series, no_decay_of_gradients, positive_eps
+from thalweg.rule.resting import Resting
 from thalweg.rule.rule import STEP, Counter, Rule, Slot, count
 
 __all__ = [
     "BETAS",
     "CAPTURABLE",
     "COMMON",
+    "DEGREES",
     "DIFFERENTIABLE",
     "EPS",
     "LR",
@@ -37,13 +41,19 @@ __all__ = [
     "Hyper",
     "Measure",
     "Recipe",
+    "Rest",
+    "Resting",
     "Rule",
     "Scalar",
+    "Series",
     "Slot",
     "count",
     "lerp",
     "maximum",
     "minimum",
+    "no_decay_of_gradients",
+    "positive_eps",
+    "roots",
     "sign",
     "sqrt",
     "times",

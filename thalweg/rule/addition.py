@@ -38,6 +38,9 @@ class Addition:
         skips: the measure that forbids the step where it is not zero.
         conflict: `conflict(h)` says what is wrong with hyperparameters that do not go together; `h` has
             the rule's too, and `is_decoupled`, whether weight decay is decoupled.
+        rests: whether steps with zero gradients are what the rule says of them (`Rule.rest`): what is done
+            to a zero gradient leaves it zero, and what is done to decay is linear in the weight.
+        catches_up: whether rows that a sparse gradient has not named make up for it when one does.
     """
 
     name: str
@@ -55,3 +58,5 @@ class Addition:
     measures: tuple[Measure, ...] = ()
     skips: str | None = None
     conflict: Callable[[Any], str | None] = field(default=lambda h: None)
+    rests: bool = False
+    catches_up: bool = False

@@ -24,6 +24,8 @@ from thalweg.rule.maths import Scalar, times, two_parts
 from thalweg.rule.measure import STAGES, Measure
 from thalweg.rule.rule import Counter, Rule, Slot
 
+_NO_SUM = "its steps without gradients cannot be summed up"
+
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
@@ -115,10 +117,34 @@ class Recipe:
                 hyper.check(group[hyper.name])
         h = self.numbers(group)
         h.is_decoupled = self._is_decoupled(h)
-        conflicts = (self.rule.conflict, *(addition.conflict for addition in self.additions))
+        conflicts = (self.rule.conflict, *(addition.conflict for addition in self.additions), self.unrest)
         conflict = next((said for said in (ask(h) for ask in conflicts) if said), None) or self._clash()
         if conflict:
             raise ValueError(conflict)
+
+    @cached_property
+    def catches_up(self) -> bool:
+        """Whether rows that a sparse gradient has not named make up for it when one does."""
+        return any(addition.catches_up for addition in self.additions)
+
+    def unrest(self, h: Any) -> str | None:
+        """Say what hinders rows to catch up, if they are to.
+
+        Args:
+            h: the hyperparameters.
+        """
+        if not self.catches_up:
+            return None
+        restless = next((addition for addition in self.additions if not addition.rests), None)
+        if restless is not None:
+            name = restless.hypers[0].name
+            return f"sparse must be 'lazy', not 'exact', with {name}={getattr(h, name)!r}: {_NO_SUM}"
+        if self.rule.rest is None:
+            return f"sparse must be 'lazy', not 'exact', with {self.name}: {_NO_SUM}"
+        if getattr(h, "differentiable", False) or getattr(h, "capturable", False):
+            name = "differentiable" if getattr(h, "differentiable", False) else "capturable"
+            return f"sparse='exact' needs {name}=False: which rows have rested is known on the host"
+        return self.rule.rest.conflict(SimpleNamespace(**{**vars(h), "is_decoupled": self._is_decoupled(h)}))
 
     def _clash(self) -> str | None:
         """Say which name an addition uses that the rule has given to something of its own."""

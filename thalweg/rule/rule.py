@@ -10,6 +10,7 @@ from typing import Any
 from thalweg.rule.hyper import Hyper
 from thalweg.rule.maths import Scalar
 from thalweg.rule.measure import Measure
+from thalweg.rule.rest import Rest
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Rule:
         measures: the sums that the counters need, of a step's gradients and weights.
         decoupled: whether `weight_decay` shrinks the parameter beside the gradient's way. Where it is an
             option, it is the hyperparameter `decoupled_weight_decay`.
+        rest: what steps with zero gradients do; None, if that cannot be said at once.
     """
 
     name: str
@@ -95,3 +97,4 @@ class Rule:
     measures: tuple[Measure, ...] = ()
     eager: bool = False
     decoupled: bool = False
+    rest: Rest | None = None

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
 from thalweg.lowering import passes
 from thalweg.lowering.chunks import Chunks
@@ -24,10 +23,11 @@ from thalweg.lowering.reference import steps as reference
 from thalweg.lowering.reference.rows import advance
 from thalweg.lowering.spec import Spec
 from thalweg.stepping.engines import CpuEngine, Keys, engine_for
-from thalweg.stepping.member import Member
+from thalweg.stepping.member import Member, packed
+from thalweg.stepping.rests import Rested, Rests, put_back, reals, row_major
 from thalweg.stepping.scaling import Scaling
 from thalweg.stepping.settings import AllSettings
-from thalweg.storage.codecs import BlockCodec, HalfCodec, codec_of
+from thalweg.storage.codecs import codec_of
 from thalweg.storage.layout import has_memory, is_plain, like_home, order, overlaps_itself
 
 State = dict[Any, dict[str, Any]]
@@ -39,10 +39,12 @@ class Making(NamedTuple):
     Args:
         firsts: int32, whether a parameter's state is new, by its position.
         unscale: whether gradients carry GradScaler's scale.
+        rests: what rows have missed.
     """
 
     firsts: np.ndarray
     unscale: bool
+    rests: Rests
 
 
 class Batch:
@@ -54,7 +56,7 @@ class Batch:
     """
 
     def __init__(self, making: Making, members: list[Member]) -> None:
-        self.firsts, self.unscale = making
+        self.firsts, self.unscale, self.rests = making
         self.recipe = members[0].sort.recipe
         self.members = members
 
@@ -127,7 +129,7 @@ class KernelBatch(Batch):
         engine = engine_for(one.device)
         assert engine is not None, "the plan has sent other devices to the reference"
         self.engine = engine(spec, members, self.addresses, self.firsts)
-        lengths = [_reals(member.param) for member in members]
+        lengths = [reals(member.param) for member in members]
         self.chunks = Chunks.dense(lengths, self.engine.chunk(sum(lengths)))
         self.measured = Chunks.dense(lengths, self.engine.measured) if self.recipe.measures else self.chunks
 
@@ -214,7 +216,7 @@ class StagedBatch(KernelBatch):
         taken = [
             (m.param, grad, one) for m, grad, one in zip(self.members, grads, staged, strict=True) if one
         ]
-        _put_back([param for param, _, _ in taken], [p for _, _, (p, _) in taken])
+        put_back([param for param, _, _ in taken], [p for _, _, (p, _) in taken])
         if self.unscale:
             self._put_back_gradients(taken)
 
@@ -225,7 +227,7 @@ class StagedBatch(KernelBatch):
             if grad is not None and overlaps_itself(grad):
                 param.grad = stepped  # nothing can be written to one place for many
             elif grad is not None:
-                _put_back([grad], [stepped])
+                put_back([grad], [stepped])
 
 
 def _stage(param: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -235,21 +237,18 @@ def _stage(param: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     return p, grad if alike else like_home(p, grad.dtype).copy_(grad)
 
 
-def _put_back(tensors: Sequence[Tensor], stepped: Sequence[Tensor]) -> None:
-    for tensor, copy in zip(tensors, stepped, strict=True):
-        if copy is not tensor:
-            tensor.copy_(copy)
-    increment_version(tensors)
-
-
 class SparseBatch(KernelBatch):
-    """Row-sparse (COO) gradients: each row that the gradient names is a chunk, and no other moves."""
+    """Row-sparse (COO) gradients: each row that the gradient names is a chunk, and no other moves.
+
+    Where the recipe says so, these rows first make up for the steps that they were not named in.
+    """
 
     def connect(self, look: Look) -> None:  # noqa: D102
         self._connect_counters(look)
 
     def measure(self, stage: str, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
         grads = [None if m.grad is None else m.grad.coalesce() for m in self.members]
+        self._catch_up(grads, settings, state)
         streams = [self._tensors(member, state) for member in self.members]
         staged = self._stage_rows(grads, streams)
         self.engine.measure(stage, self._rows_of(grads, staged[0], self.engine.measured), settings, scaling)
@@ -260,21 +259,56 @@ class SparseBatch(KernelBatch):
         if self.unscale:
             for member, grad in zip(self.members, grads, strict=True):
                 member.param.grad = grad  # so that what is unscaled is the gradient, not a copy
+        caught = self._catch_up(grads, settings, state)
+        passed = [self._passed(place, settings, state) for place in caught]
         streams = [self._tensors(member, state) for member in self.members]
         values, staged = self._stage_rows(grads, streams)
-        lengths = sum(0 if v is None else _reals(v) for v in values)
+        lengths = sum(0 if v is None else reals(v) for v in values)
         self.chunks = self._rows_of(grads, values, self.engine.chunk(lengths))
         super().run(settings, scaling, state)
         for grad, tensors, own in zip(grads, streams, staged, strict=True):
             if grad is not None:
-                _put_back(tensors, own)
+                put_back(tensors, own)
+        for (rested, rows), noted in zip(caught.values(), passed, strict=True):
+            rested.took(rows, *noted)
+
+    def _catch_up(
+        self, grads: Sequence[Tensor | None], settings: AllSettings, state: State
+    ) -> dict[int, tuple[Rested, np.ndarray]]:
+        """Have the rows that gradients name take the steps that they have missed, if they are to.
+
+        Returns:
+            What rows have missed, and those that are named, by the place of the member; empty, if they rest.
+        """
+        caught = {}
+        for place, (member, grad) in enumerate(zip(self.members, grads, strict=True)):
+            if not self.recipe.catches_up:
+                self.rests.flush(member.param, state)
+            elif grad is not None:
+                rows, h = _row_numbers(grad), settings.hypers[member.sort.group]
+                rested = self.rests.of(member, grad.sparse_dim(), h, True, state)
+                rested.catch_up(rows, state)
+                caught[place] = rested, rows
+        return caught
+
+    def _passed(self, place: int, settings: AllSettings, state: State) -> tuple[Any, Any, Any]:
+        """Return the scalars, hyperparameters and counters of the coming step of a member."""
+        member = self.members[place]
+        own, h = state.get(member.param, {}), settings.hypers[member.sort.group]
+        counters = {c.name: own[c.name].numpy()[()] for c in self.recipe.counters}
+        measured = {
+            one.name: float(self.engine.measures[place, i]) for i, one in enumerate(self.recipe.measures)
+        }
+        first = bool(self.firsts[member.position])
+        scalars, after = advance(self.recipe, h, counters, first, SimpleNamespace(**measured))
+        return scalars, h, after
 
     def _stage_rows(
         self, grads: Sequence[Tensor | None], streams: Sequence[Sequence[Tensor]]
     ) -> tuple[list[Tensor | None], list[list[Tensor]]]:
         """Have the kernel read the values of gradients, and parameters and state, row after row."""
-        values = [None if grad is None else _row_major(grad.values()) for grad in grads]
-        staged = [list(map(_row_major, tensors)) for tensors in streams]
+        values = [None if grad is None else row_major(grad.values()) for grad in grads]
+        staged = [list(map(row_major, tensors)) for tensors in streams]
         count = len(streams[0])
         table = np.array([[t.data_ptr() for t in tensors] for tensors in staged], np.int64).T
         self.addresses[[0, *range(2, count + 1)]] = table
@@ -283,17 +317,12 @@ class SparseBatch(KernelBatch):
 
     @staticmethod
     def _rows_of(grads: Sequence[Tensor | None], values: Sequence[Tensor | None], most: int) -> Chunks:
-        lengths = [0 if v is None else _reals(v) // max(len(v), 1) for v in values]
+        lengths = [0 if v is None else reals(v) // max(len(v), 1) for v in values]
         return Chunks.rows([_row_numbers(grad) for grad in grads], lengths, most)
 
     def _tensors(self, member: Member, state: State) -> list[Tensor]:
         keys = member.sort.stored_keys
         return [member.param, *([state[member.param][key] for key in keys] if keys else [])]
-
-
-def _row_major(tensor: Tensor) -> Tensor:
-    """Return a tensor whose memory holds what it means, row after row; itself, if it does."""
-    return tensor.resolve_conj().resolve_neg().contiguous()
 
 
 def _row_numbers(grad: Tensor | None) -> np.ndarray:
@@ -304,10 +333,6 @@ def _row_numbers(grad: Tensor | None) -> np.ndarray:
     for size, index in zip(grad.shape, grad.indices(), strict=False):
         number = number * size + index
     return number.cpu().numpy()
-
-
-def _reals(tensor: Tensor) -> int:
-    return tensor.numel() * (2 if tensor.is_complex() else 1)
 
 
 class ReferenceBatch(Batch):
@@ -328,6 +353,7 @@ class ReferenceBatch(Batch):
             vars(m).update(dict.fromkeys(taken, 0.0))
             if grad is not None:
                 own = state[member.param] if member.sort.has_state else {}
+                self._catch_up(member, grad, settings.hypers[member.sort.group], own)
                 vars(m).update(self._measured(stage, member, grad, own, settings, scaling))
 
     def total(self, name: str) -> Tensor | float:  # noqa: D102
@@ -369,7 +395,7 @@ class ReferenceBatch(Batch):
             maximize=sort.maximizes,
             unscale=scaling.inverse,
             differentiable=sort.is_differentiable,
-            packed=_packed(member, own),
+            packed=packed(member.sort, member.param, own),
             key=key,
         )
 
@@ -387,10 +413,27 @@ class ReferenceBatch(Batch):
     ) -> None:
         is_differentiable = member.sort.is_differentiable
         scalars, after = self._scalars(member, own, h)
+        caught = self._catch_up(member, grad, h, own)
         reference.step(self._work(member, grad, own, scalars, scaling, key))
+        if caught is not None:
+            rested, rows = caught
+            rested.took(rows, scalars, h, after)
         with torch.set_grad_enabled(is_differentiable):
             for name, value in after.items():
                 own[name].copy_(torch.as_tensor(value))
+
+    def _catch_up(
+        self, member: Member, grad: Tensor, h: Any, own: dict[str, Any]
+    ) -> tuple[Rested, np.ndarray] | None:
+        """Have the rows that a sparse gradient names take the steps that they have missed, if they are to."""
+        state = {member.param: own}
+        if not (self.recipe.catches_up and grad.layout == torch.sparse_coo):
+            self.rests.flush(member.param, state)
+            return None
+        rows = _row_numbers(grad.coalesce())
+        rested = self.rests.of(member, grad.sparse_dim(), h, False, state)
+        rested.catch_up(rows, state)
+        return rested, rows
 
     def _scalars(self, member: Member, own: dict[str, Any], h: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the scalars of the coming step and the counters after it."""
@@ -408,13 +451,3 @@ def _read(counter: Tensor, on_device: bool, is_differentiable: bool) -> Any:
     if is_differentiable and counter.requires_grad:
         return counter.clone()  # what a graph has saved must not be written over
     return counter if on_device else counter.detach().numpy()[()]
-
-
-def _packed(member: Member, own: Mapping[str, Any]) -> dict[str, reference.Packed]:
-    tensors = {"p": member.param, **{name: own[at] for name, at in member.sort.slot_keys.items()}}
-    sides = {name: own[at] for name, at in member.sort.side_keys.items()}
-    return {
-        name: reference.Packed(codec, tensors[name], sides.get(name))
-        for name, codec in member.sort.codecs.items()
-        if isinstance(codec, (BlockCodec, HalfCodec))
-    }

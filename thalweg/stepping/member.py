@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from thalweg.lowering.gpu.tables import Shared
+from thalweg.lowering.reference.steps import Packed
 from thalweg.rule import Recipe
 from thalweg.storage.choices import CORRECTION, key_of, scale_of
-from thalweg.storage.codecs import Codec
+from thalweg.storage.codecs import BlockCodec, Codec, HalfCodec
 from thalweg.storage.layout import has_memory, is_plain
 
 
@@ -143,3 +144,20 @@ class Member:
     def grad(self) -> Tensor | None:
         """The gradient, as it is now."""
         return self.param.grad
+
+
+def packed(sort: Sort, param: Tensor, own: Mapping[str, Any]) -> dict[str, Packed]:
+    """Return how the reference reads what is not stored as plain numbers.
+
+    Args:
+        sort: of the parameter.
+        param: the parameter.
+        own: its state.
+    """
+    tensors = {"p": param, **{name: own[at] for name, at in sort.slot_keys.items()}}
+    sides = {name: own[at] for name, at in sort.side_keys.items()}
+    return {
+        name: Packed(codec, tensors[name], sides.get(name))
+        for name, codec in sort.codecs.items()
+        if isinstance(codec, (BlockCodec, HalfCodec))
+    }

@@ -371,7 +371,9 @@ def _kind(sort: Sort) -> type[Batch]:
         and not sort.is_differentiable
         and all(engine.supports(codec) for codec in (codec_of(grad.dtype), *sort.codecs.values()))
     )
-    if not has_kernel:
+    # Only the host knows how long rows have rested, and a device may skip steps without telling it.
+    rests_apart = grad.is_sparse and sort.recipe.catches_up and sort.device.type != "cpu"
+    if not has_kernel or rests_apart:
         return ReferenceBatch
     if grad.is_sparse:
         return SparseBatch

@@ -17,6 +17,7 @@ from thalweg.stepping.guard import Guard
 from thalweg.stepping.member import Gradient, Member, Sort
 from thalweg.stepping.plan import Plan
 from thalweg.stepping.pool import POOL, is_as_made, key_of
+from thalweg.stepping.rests import Rests
 from thalweg.stepping.scaling import NO_SCALING, Scaling
 from thalweg.stepping.settings import AllSettings, Groups, RecipeOf, SettingsReader
 from thalweg.stepping.stall import FirstSteps
@@ -34,9 +35,10 @@ class Stepper:
 
     Args:
         recipe_of: what the steps of a group are made by.
+        rests: what rows have missed.
     """
 
-    def __init__(self, recipe_of: RecipeOf) -> None:
+    def __init__(self, recipe_of: RecipeOf, rests: Rests) -> None:
         # First: what is interrupted before the end is released all the same.
         self._plan: Plan | None = None
         self._token = object()
@@ -50,6 +52,7 @@ class Stepper:
         self._first_steps = FirstSteps()
         self.guard = Guard()
         self._is_new = True
+        self._rests = rests
         self._repeats = False
 
     def __del__(self) -> None:
@@ -136,7 +139,7 @@ class Stepper:
             return False
         if not (seen & Seen.VALUES or plan.settings.is_volatile):
             return True
-        settings = self._settings.read(groups)
+        settings = _settled(self._settings.read(groups))
         if settings.key != plan.settings.key:
             return False
         plan.settings = settings
@@ -147,7 +150,7 @@ class Stepper:
     def _find(self, groups: Groups, state: State, unscale: bool) -> Plan:
         """Return a plan that fits this step: a known one, if there is one."""
         self._arrange(groups)
-        settings = self._settings.read(groups)
+        settings = _settled(self._settings.read(groups))
         self._note_gradients()
         is_dispatching = _is_dispatching()
         common = self._common(groups, state, settings) if not (unscale or is_dispatching) else None
@@ -266,7 +269,7 @@ class Stepper:
                 members.append(member)
                 owns.append(own)
         idle = [p for p, gradient in zip(self._params, self._gradients, strict=True) if gradient is None]
-        plan = Plan(Making(self._firsts, unscale), members, idle, settings)
+        plan = Plan(Making(self._firsts, unscale, self._rests), members, idle, settings)
         # Before the state is there: if interrupted in between, it must not pass for one that was stepped.
         for member in members:
             if member.first:
@@ -378,6 +381,15 @@ def _can_look(groups: Groups, state: State) -> bool:
         isinstance(group, dict) and type(group["params"]) is list for group in groups
     )
     return plain and fields.known() is not None
+
+
+def _settled(settings: AllSettings) -> AllSettings:
+    """Return settings, if what has changed in them since construction still lets rows catch up."""
+    for one in settings.groups:
+        said = one.recipe.unrest(one.hypers) if one.recipe.catches_up else None
+        if said:
+            raise ValueError(said)
+    return settings
 
 
 def _tensors(own: Mapping[str, Any] | None) -> list[Tensor]:
