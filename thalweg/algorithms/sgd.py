@@ -69,7 +69,7 @@ class SGD(Optimizer):
             \quad\text{or, with Nesterov,}\quad p_{t-1} - \gamma\,(g_t + \mu\, b_t)
 
     Momentum: Polyak 1964; Nesterov's form: Sutskever et al. 2013, ICML. A row-sparse gradient moves
-    the rows that it names and their momentum, and no others.
+    the rows that it names and their momentum, and no others; with `sparse="exact"` these catch up later.
 
     Args:
         params: parameters or groups.

@@ -235,7 +235,7 @@ class Optimizer(torch.optim.Optimizer):
                 that asks for those that it is about to read is trained by the gradients of dense training.
 
         Raises:
-            ValueError: if `rows` come without `param`, or a row is not one of its.
+            ValueError: if `rows` come without `param`, or are not its.
         """
         if rows is not None and param is None:
             raise ValueError("rows must come with the param that they belong to")

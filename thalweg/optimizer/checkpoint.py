@@ -26,6 +26,9 @@ EXECUTION = ("foreach", "fused", "capturable", "differentiable", *STORAGE)
 RULE = "optimizer"
 """The key of a group that names the class whose rule it follows, where each has one of its own."""
 
+UNSAID = {"weight_decay": 0.0}
+"""What holds where a checkpoint does not name it: torch's SparseAdam has none."""
+
 Groups = list[dict[str, Any]]
 State = defaultdict[Any, dict[str, Any]]
 
@@ -103,7 +106,8 @@ def _group_in_form(
     rule = recipe_of(group).rule
     ours = {hyper.name for hyper in rule.hypers} | storage.DEFAULTS.keys() | additions.NAMES | kept
     flags = {hyper.name: False for hyper in rule.hypers if hyper.flag and hyper.name not in kept}
-    new = {**{key: value for key, value in group.items() if key in ours}, **flags, **values}
+    own = {key: value for key, value in group.items() if key in ours}
+    new = {**own, **flags, **{key: value for key, value in UNSAID.items() if key in own}, **values}
     recipe = additions.check(rule, new)
     storage.check(recipe, new)
     without_defaults(recipe, new)
@@ -112,7 +116,7 @@ def _group_in_form(
 
 def _check_hyperparameters(recipe: Recipe, index: int, source: Mapping[str, Any]) -> None:
     names = [hyper.name for hyper in recipe.hypers if not (hyper.flag or hyper.extra)]
-    missing = [name for name in names if name not in source]
+    missing = [name for name in names if name not in source and name not in UNSAID]
     if missing:
         raise ValueError(
             f"the checkpoint is not of {recipe.name}: its parameter group {index} has no {_listed(missing)}"

@@ -15,8 +15,8 @@ class Series:
     """A part of the step that is not linear: a slot over the root of another, as in Adam.
 
     After any steps with zero gradients it is `drives / (x + half) * c(z)`, where `x` is the root of `over`
-    before them, `z = 1 - 2 * half / (x + half)` lies in [-1, 1], and `c` is smooth: nearly a polynomial of low
-    degree, the same for all elements that have rested equally long (`roots.py`).
+    before them, `z = 1 - 2 * half / (x + half)` lies in [-1, 1], and `c` is smooth: nearly a polynomial of
+    low degree, the same for all elements that have rested equally long (`roots.py`).
 
     Args:
         drives: the slot that the weight moves by.

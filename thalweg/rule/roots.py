@@ -1,8 +1,8 @@
 """The series of an average over the root of another, as both forget without gradients: Adam's step at rest.
 
 After n steps from step t on, the average is beta1^n of what it was, and the root, with its bias correction,
-`beta2^(n/2) / sqrt(1 - beta2^(t+n))` =: q. The step is that over `x q + eps`, x being the root before. With q'
-in the place of q where the series is made about, `half = eps / q'`, and `z = 1 - 2 half / (x + half)`,
+`beta2^(n/2) / sqrt(1 - beta2^(t+n))` =: q. The step is that over `x q + eps`, x being the root before. Where
+the series is made about q is q'. With `half = eps / q'` and `z = 1 - 2 half / (x + half)`
 
     1 / (x q + eps) = 1 / (q' (x + half)) * sqrt(q' / q) * (1 + 2 sum(tau^k T_k(z), k from 1 on)),
 

@@ -72,6 +72,11 @@ class Rested:
         for begin in range(0, len(late), SLICE):
             self.catch_up(late[begin : begin + SLICE], state)
 
+    def within(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the rows that lie within some indices along the first dimension."""
+        inner = len(self._taken) // max(len(self._param), 1)
+        return (numbers[:, None] * inner + np.arange(inner)).reshape(-1)
+
     def took(self, rows: np.ndarray, scalars: Mapping[str, Any], h: Any, counters: Mapping[str, Any]) -> None:
         """Take note of a step that these rows have taken, and no others.
 
@@ -189,12 +194,20 @@ class Rests:
 
         Args:
             param: the parameter.
-            rows: integers, any shape: the numbers of the rows, as an embedding is asked for them.
+            rows: integers, any shape, numbers along its first dimension.
             state: the optimizer's.
+
+        Raises:
+            ValueError: if a number is not in [0, its size).
         """
         known = self._known.get(param)
-        if known is not None:
-            known.catch_up(np.unique(rows.detach().cpu().numpy().reshape(-1)).astype(np.int64), state)
+        if known is None:
+            return
+        numbers = np.unique(rows.detach().cpu().numpy().reshape(-1)).astype(np.int64)
+        wrong = numbers[(numbers < 0) | (numbers >= len(param))]
+        if len(wrong):
+            raise ValueError(f"rows must be in [0, {len(param)}), not {wrong[0]}")
+        known.catch_up(known.within(numbers), state)
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self._known)
