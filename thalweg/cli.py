@@ -179,6 +179,66 @@ def compare(
 
 
 @app.command()
+def rate(
+    task: Annotated[
+        str,
+        typer.Argument(help="What to train, as for compare.", metavar="TASK"),
+    ],
+    optimizer: Annotated[
+        str, typer.Option(help="An optimizer that compare takes; a dotted path too.")
+    ] = "adamw",
+    seeds: Annotated[
+        int, typer.Option(help="Climbs, each with weights and batches of its own.", parser=whole, metavar="N")
+    ] = 6,
+    low: Annotated[
+        float | None,
+        typer.Option(
+            "--from",
+            help="The first rate; by default a tenth of the lowest that compare would try.",
+            parser=number,
+            metavar="LR",
+        ),
+    ] = None,
+    high: Annotated[
+        float | None,
+        typer.Option(
+            "--to", help="The last rate; by default a hundred times the highest.", parser=number, metavar="LR"
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Steps of one climb; by default those of a run of the task, 400 at most.",
+            parser=whole,
+            metavar="N",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Fixes all that is random.", parser=whole, metavar="N")] = 0,
+    data: Annotated[
+        Path | None, typer.Option(help="Where the data of a built-in task lie, if not in the usual place.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A file for the picture and the table, such as rate.html.")
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the figures as JSON in place of the table.")
+    ] = False,
+) -> None:
+    """Find a learning rate to start from: a run in which it climbs until training breaks.
+
+    A range test (Smith 2015): one short run for each seed, the rate climbing geometrically. Suggested is
+    half of the rate at which the smoothed loss is lowest: a start for a comparison, and no tuned rate.
+    """
+    need_lab()
+    from thalweg.lab.sweeping.rate import command
+
+    request = command.Request(task, optimizer, seeds, low, high, steps, seed, data, out, json)
+    with failures(), terminable():
+        if not command.run(request):
+            raise KeyboardInterrupt("; this is what there was")
+
+
+@app.command()
 def trial(
     results: Annotated[Path, typer.Argument(help="The results.json of a comparison, or its folder.")],
     number: Annotated[

@@ -68,7 +68,7 @@ def run(request: Request) -> bool:
             fresh=request.fresh,
             limit=request.limit,
             checkpoints=request.checkpoints or folder / "checkpoints",
-            command=_command_line(),
+            command=command_line(),
         )
         comparison.check(options, prefix="--")
         task = comparison.find(request.task, request.data)
@@ -176,7 +176,8 @@ def _folder(request: Request) -> Path:
     return folder
 
 
-def _command_line() -> str:
+def command_line() -> str:
+    """What was typed, without a password that was in it."""
     from thalweg.lab.running.store import hidden
 
     return shlex.join(["thalweg", *map(hidden, sys.argv[1:])])

@@ -7,7 +7,6 @@ imported when it is asked for; it knows what was counted, not the object that as
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ from thalweg.lab.memory import footprint
 from thalweg.lab.memory.counted import Counted
 from thalweg.lab.memory.footprint import Setting
 from thalweg.lab.memory.optimizers import Optimizer, dtype_of, settings
-from thalweg.lowering import files
+from thalweg.lab.showing import pages
 from thalweg.storage.codecs import STATE
 from thalweg.storage.codecs.plain import dtype_name
 
@@ -71,21 +70,14 @@ class Memory(Counted):
             ValueError: its name does not end with ``.html``.
             OSError: it cannot be written.
         """
-        path = Path(path)
-        if path.suffix != ".html":
-            raise ValueError(f"path must end with .html, not {str(path)!r}")
-        page = self.html().encode()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_atomically(path, page)
+        pages.save(path, self.html)
 
     def _repr_html_(self) -> str | None:
         try:
-            page = escape(self.html())
+            page = self.html()
         except ModuleNotFoundError:
             return None  # the notebook shows the table then
-        # A frame of its own keeps the page's style and script apart from the notebook's.
-        style = f"width: 100%; height: {FRAME_HEIGHT}px; border: 0"
-        return f'<iframe title="memory" style="{style}" srcdoc="{page}"></iframe>'
+        return pages.frame("memory", page, FRAME_HEIGHT)
 
 
 def memory(

@@ -10,9 +10,9 @@ from thalweg.lab.judging.quantities import NBSP, size
 from thalweg.lab.memory.api import measure
 from thalweg.lab.memory.counted import ITS_OWN, Counted
 from thalweg.lab.memory.optimizers import dtype_of, settings
+from thalweg.lab.showing import pages
 from thalweg.lab.showing.console import NARROWEST, show_written
 from thalweg.lab.workload import models
-from thalweg.lowering import files
 
 CALLED = {
     "optimizers": "--optimizers",
@@ -54,7 +54,7 @@ def run(request: Request) -> None:
     chosen = settings(optimizers, storages, request.weight_bits, CALLED)
     dtype = dtype_of(request.dtype, CALLED)
     if request.out is not None:
-        _prepare(request.out)
+        pages.prepare(request.out)
     memory = measure(models.find(request.model), chosen, request.weight_bits, dtype, request.model)
     try:
         if request.out is not None:
@@ -67,17 +67,6 @@ def run(request: Request) -> None:
 
 def _listed(text: str) -> list[str]:
     return [word.strip() for word in text.split(",")]
-
-
-def _prepare(out: Path) -> None:
-    if out.suffix != ".html":
-        raise ValueError(f"--out must be a file that ends with .html, not {str(out)!r}")
-    try:
-        if out.is_dir():
-            raise IsADirectoryError(21, "it is a folder")
-        files.prepare_folder(out.parent)
-    except OSError as error:
-        raise ValueError(f"--out: cannot write {str(out)!r}: {error.strerror or error}") from None
 
 
 def show(memory: Counted) -> None:

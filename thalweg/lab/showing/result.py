@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import plotly.graph_objects as go
 from thalweg.lab.judging import measures
 from thalweg.lab.judging.statistics import Row
 from thalweg.lab.judging.verdict import Verdict
-from thalweg.lab.showing import figures, report, results
+from thalweg.lab.showing import figures, pages, report, results
 from thalweg.lab.showing.results import Provenance
 from thalweg.lab.study.record import Record
 from thalweg.lab.study.study import Study
@@ -97,10 +96,8 @@ class Result:
         return "\n".join(parts)
 
     def _repr_html_(self) -> str:
-        # A frame of its own keeps the page's style and script apart from the notebook's.
-        page = escape(report.summary(self.study, self.verdict, self.provenance.warnings))
-        style = f"width: 100%; height: {FRAME_HEIGHT}px; border: 0"
-        return f'<iframe title="{escape(self.verdict.headline)}" style="{style}" srcdoc="{page}"></iframe>'
+        page = report.summary(self.study, self.verdict, self.provenance.warnings)
+        return pages.frame(self.verdict.headline, page, FRAME_HEIGHT)
 
     def _ranked(self, row: Row, level: float | None) -> dict[str, Any]:
         test, basin = row.test, measures.basin(self.study, row.space, self.verdict.margin)

@@ -1,7 +1,7 @@
 """What every page has in common: one HTML file with its style, its script and Plotly's, and pictures."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from string import Template
@@ -72,6 +72,12 @@ def section(name: str, title: str, *parts: str) -> str:
 def prose(text: str) -> str:
     """Text as HTML, in which a number and its percent sign stay on one line."""
     return escape(text).replace(" %", "&nbsp;%")
+
+
+def definitions(facts: Mapping[str, str]) -> str:
+    """Terms, each with what is to be said of it."""
+    items = (f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>\n" for term, text in facts.items())
+    return f"<dl>{''.join(items)}</dl>"
 
 
 def pictures(figures: Sequence[Figure]) -> str:

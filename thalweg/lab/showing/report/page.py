@@ -1,6 +1,6 @@
 """The page as a whole."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
 from thalweg.lab.errors import Doubt
@@ -8,7 +8,7 @@ from thalweg.lab.judging.statistics import Row
 from thalweg.lab.judging.verdict import Verdict
 from thalweg.lab.showing.figures import draw
 from thalweg.lab.showing.report import method, ranking, runs
-from thalweg.lab.showing.report.document import document, pictures, prose, section
+from thalweg.lab.showing.report.document import definitions, document, pictures, prose, section
 from thalweg.lab.showing.report.table import key_colours, named
 from thalweg.lab.showing.results import Provenance
 from thalweg.lab.study.study import Study
@@ -108,18 +108,13 @@ def _trials_note(study: Study, provenance: Provenance) -> str:
 def _method(study: Study, verdict: Verdict, provenance: Provenance) -> list[str]:
     return [
         "<h3>The task</h3>",
-        _definitions(method.task(study)),
+        definitions(method.task(study)),
         "<h3>The protocol</h3>",
-        _definitions(method.protocol(study)),
+        definitions(method.protocol(study)),
         "<h3>The search spaces</h3>",
         runs.spaces(study),
         "<h3>The statistics</h3>",
-        _definitions(method.analysis(study, verdict)),
+        definitions(method.analysis(study, verdict)),
         "<h3>The run</h3>",
-        _definitions(method.run(study, provenance)),
+        definitions(method.run(study, provenance)),
     ]
-
-
-def _definitions(facts: Mapping[str, str]) -> str:
-    items = (f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>\n" for term, text in facts.items())
-    return f"<dl>{''.join(items)}</dl>"

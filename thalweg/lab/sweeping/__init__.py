@@ -1,0 +1,1 @@
+"""What becomes of training as a hyperparameter is moved."""

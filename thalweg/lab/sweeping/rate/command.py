@@ -1,0 +1,93 @@
+"""The `thalweg rate` command behind its options."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from thalweg.lab.comparing import comparison
+from thalweg.lab.comparing.command import command_line
+from thalweg.lab.showing import console, pages
+from thalweg.lab.sweeping.rate import api
+from thalweg.lab.sweeping.rate.found import Found
+
+CALLED = {
+    "optimizer": "--optimizer",
+    "low": "--from",
+    "high": "--to",
+    "steps": "--steps",
+    "seeds": "--seeds",
+    "seed": "--seed",
+}
+"""The options by the names of the arguments in Python."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for on the command line; see `thalweg rate --help`."""
+
+    task: str
+    optimizer: str
+    seeds: int
+    low: float | None
+    high: float | None
+    steps: int | None
+    seed: int
+    data: Path | None
+    out: Path | None
+    json: bool
+
+
+def run(request: Request) -> bool:
+    """Tests the rates, shows what was found, and writes the page if asked.
+
+    Returns:
+        Whether all seeds came to their end; not after Ctrl-C, which leaves what there is.
+
+    Raises:
+        ValueError: an argument cannot be met; the message is for the user.
+        OSError: the page cannot be written.
+        thalweg.lab.errors.TrialError: the task raised an exception.
+    """
+    if request.out is not None:
+        pages.prepare(request.out)
+    task = comparison.find(request.task, request.data)
+    with console.progress() as screen:
+        found = api.run(
+            task,
+            request.optimizer,
+            request.seeds,
+            request.low,
+            request.high,
+            request.steps,
+            request.seed,
+            say=screen.say,
+            called=CALLED,
+            command=command_line(),
+        )
+    try:
+        if request.out is not None:
+            found.save(request.out)
+    finally:
+        if request.json:
+            print(json.dumps(found.to_dict(), indent=1, allow_nan=False))
+        else:
+            show(found)
+    if request.out is not None and not request.json:
+        console.show_written([request.out])
+    return len(found.sweeps) == request.seeds
+
+
+def show(found: Found) -> None:
+    """Prints the table and the answer."""
+    screen = Console(highlight=False)
+    head, *lines = found.table().splitlines()
+    screen.print(Text(head, style="dim"), soft_wrap=True)
+    for line in lines:
+        screen.print(Text(line), soft_wrap=True)
+    screen.print()
+    screen.print(Text(f"{found.headline}.", style="bold"), soft_wrap=True)
+    screen.print(Text(found.sentence), soft_wrap=True)
+    screen.print(Text(found.conditions, style="dim"), soft_wrap=True)
