@@ -1,5 +1,6 @@
 """Options of the shipped workloads, and what each of the synthetic ones is."""
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -14,7 +15,7 @@ from thalweg.lab.comparing import comparison
 from thalweg.lab.running.trial import run
 from thalweg.lab.study.record import Trial, from_json, to_json
 from thalweg.lab.workload import Evaluation, tasks
-from thalweg.lab.workload.shipped import classification, deep, digits, fashion_mnist, quad
+from thalweg.lab.workload.shipped import classification, deep, digits, fashion_mnist, quad, stream, zipf
 
 needs_fashion = pytest.mark.skipif(
     not fashion_mnist.DEBIAN.is_dir(), reason="Debian's dataset-fashion-mnist is not installed"
@@ -86,6 +87,13 @@ def test_another_option_is_another_study_and_a_fact(given):
         (lambda: deep.Deep(scales=(1, 0)), ValueError, "scales must be a tuple"),
         (lambda: quad.Quad(condition=0.5), ValueError, "condition must be a number of at least 1, not 0.5"),
         (lambda: quad.Quad(noise=-1.0), ValueError, "noise must be a number of at least 0"),
+        (lambda: zipf.Zipf(exponent=-1.0), ValueError, "exponent must be a number of at least 0, not -1.0"),
+        (lambda: zipf.Zipf(ids=9), ValueError, "ids must be a whole number of at least 10, not 9"),
+        (lambda: zipf.Zipf(judged="some"), ValueError, "judged must be 'all' or 'rarest', not 'some'"),
+        (lambda: zipf.Zipf(rank=3), TypeError, "Zipf has no option 'rank'"),
+        (lambda: zipf.ZipfFactors(rank=0), ValueError, "rank must be a whole number of at least 1, not 0"),
+        (lambda: stream.Stream(change="all"), ValueError, "change must be one of labels, rotation, none"),
+        (lambda: stream.Stream(every=0), ValueError, "every must be a whole number of at least 1, not 0"),
         (lambda: quad.Quad(dimension=1), ValueError, "dimension must be a whole number of at least 2"),
     ],
 )
@@ -323,6 +331,121 @@ def test_gradient_descent_does_not_see_the_rotation():
         assert one.metric == pytest.approx(other.metric, rel=1e-3)
 
 
+# Zipf
+
+
+def test_ids_are_drawn_as_often_as_stated():
+    expected = zipf.frequencies(50, 1.0)
+    assert expected == pytest.approx(1 / np.arange(1, 51) / sum(1 / k for k in range(1, 51)))
+    found = np.bincount(zipf.drawn(np.random.default_rng(0), 50, 1.0, 200_000), minlength=50) / 200_000
+    assert found == pytest.approx(expected, abs=0.003)
+    assert zipf.frequencies(50, 0.0) == pytest.approx(1 / 50)
+
+
+@pytest.mark.parametrize("kind", [zipf.Zipf, zipf.ZipfFactors])
+def test_what_is_evaluated_is_the_mean_over_all_that_may_be_drawn(kind):
+    workload = kind(ids=30, batch_size=2000, steps=150, noise=0.3)
+    model = workload.model(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(1))
+        total, rare = 0.0, []
+        for batch in workload.batches(0):
+            total += workload.loss(model, batch).item() / 150
+            chosen = batch[-2] >= 27
+            rare += [
+                (workload.loss(model, [part[batch[-2] == k] for part in batch]).item(), k)
+                for k in (27, 28, 29)
+            ]
+            assert chosen.sum() > 20
+        found = workload.further(model, "test")
+        assert found["all"] == pytest.approx(total, rel=0.01)
+        assert found["rarest"] == pytest.approx(np.mean([loss for loss, _ in rare]), rel=0.03)
+        assert workload.evaluate(model, "test") == Evaluation(found["all"], found["all"])
+        judged = kind(ids=30, noise=0.3, judged="rarest")
+        assert judged.evaluate(model, "test") == Evaluation(found["rarest"], found["all"])
+
+
+def test_who_knows_the_truth_has_the_least_loss():
+    workload, factors = zipf.Zipf(), zipf.ZipfFactors(ids=20)
+    right = 1 - 0.9 * 0.1
+    truth = torch.nn.functional.one_hot(torch.from_numpy(zipf.class_of_each(1000, 10)), 10)
+    model = workload.model(0)
+    with torch.no_grad():
+        model.logits.weight.copy_(truth * math.log(right / 0.01))
+        assert workload.evaluate(model, "test").loss == pytest.approx(workload.least(), abs=1e-6)
+        assert workload.least() == pytest.approx(-right * math.log(right) - 9 * 0.01 * math.log(0.01))
+        left, values, right = np.linalg.svd(zipf.ratings_of_all(20, 4))
+        model = factors.model(0)
+        model.users.weight.copy_(torch.from_numpy(left[:, :4] * values[:4]))
+        model.items.weight.copy_(torch.from_numpy(right[:4].T.copy()))
+        assert factors.evaluate(model, "test").loss == pytest.approx(factors.least(), abs=1e-6)
+        assert values[4] < 1e-9
+
+
+def test_as_many_labels_are_wrong_as_stated():
+    workload = zipf.Zipf(ids=100, noise=0.5, steps=20, batch_size=1000)
+    wrong = [
+        (zipf.class_of_each(100, 10)[ids] != classes.numpy()).mean() for ids, classes in workload.batches(0)
+    ]
+    assert np.mean(wrong) == pytest.approx(0.45, abs=0.02)
+
+
+@pytest.mark.parametrize("kind", [zipf.Zipf, zipf.ZipfFactors])
+def test_sparse_gradients_train_the_same(kind):
+    dense, sparse = (kind(sparse=wanted, steps=60, evaluate_every=20) for wanted in (False, True))
+    model = sparse.model(0)
+    sparse.loss(model, next(iter(sparse.batches(0)))).backward()
+    assert all(p.grad.is_sparse for name, p in model.named_parameters() if name != "bias")
+    ours, theirs = (trained(workload, "thalweg.SGD", lr=0.5) for workload in (dense, sparse))
+    for one, other in zip(ours.curve, theirs.curve, strict=True):
+        assert one.metric == pytest.approx(other.metric, rel=1e-5)
+
+
+# Stream
+
+
+@pytest.mark.parametrize("change", stream.CHANGES)
+def test_a_stream_changes_when_and_as_stated(change):
+    workload = stream.Stream(change=change, every=3, steps=30, batch_size=200)
+    plain = stream.Stream(change="none", steps=30, batch_size=200)
+    states = []
+    for (images, classes), (before, right) in zip(workload.batches(5), plain.batches(5), strict=True):
+        turns = next(k for k in range(4) if torch.equal(torch.rot90(before, k, (2, 3)), images))
+        labels = [classes[right == digit].unique().tolist() for digit in range(10)]
+        assert all(len(label) == 1 for label in labels)
+        states.append((turns, tuple(label for [label] in labels)))
+    stretches = [states[at : at + 3] for at in range(0, 30, 3)]
+    assert all(len(set(stretch)) == 1 for stretch in stretches)
+    followed = [before != after for (before, *_), (after, *_) in itertools.pairwise(stretches)]
+    assert all(followed) if change != "none" else not any(followed)
+    assert states[0] == (0, tuple(range(10)))
+    assert {turns for turns, _ in states} == ({0, 1, 2, 3} if change == "rotation" else {0})
+
+
+def test_each_batch_is_predicted_before_it_is_learned():
+    workload = stream.Stream(steps=40, every=10, evaluate_every=40)
+    record = trained(workload, "torch.optim.SGD", lr=0.2)
+    model, right, nats = workload.model(3), 0, 0.0
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+    for images, classes in workload.batches(3):
+        logits = model.layers(images)
+        loss = torch.nn.functional.cross_entropy(logits, classes)
+        right, nats = right + int((logits.argmax(dim=1) == classes).sum()), nats + loss.item()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert record.test.metric == pytest.approx(100 * right / (40 * 16))
+    assert record.test.loss == pytest.approx(nats / 40, rel=1e-5)
+    assert record.curve[0].metric == 10.0
+
+
+def test_a_stream_that_changes_is_harder():
+    changing, still = (stream.Stream(change=change, steps=600) for change in ("labels", "none"))
+    metrics = [trained(workload, lr=1e-2).test.metric for workload in (changing, still)]
+    assert metrics[0] < metrics[1] - 5
+
+
 # All
 
 
@@ -335,8 +458,24 @@ def test_gradient_descent_does_not_see_the_rotation():
         # A hundredth of what it begins with.
         (quad.Quad, {"lr": 3e-2}, 0.1),
         (lambda: quad.Quad(rotated=True), {"lr": 3e-2}, 0.1),
+        # The frequencies of classes alone give 2.1, who knows the truth 0.500.
+        (zipf.Zipf, {"lr": 3e-2}, 0.7),
+        (lambda: zipf.Zipf(judged="rarest"), {"lr": 3e-2}, 1.5),
+        # It begins with the variance of ratings, 0.51, and the noise has 0.01.
+        (zipf.ZipfFactors, {"lr": 1e-2}, 0.1),
+        # Guessing gives 10 %.
+        (stream.Stream, {"lr": 1e-2}, 60.0),
     ],
-    ids=["deep", "deep with all options", "quad", "quad rotated"],
+    ids=[
+        "deep",
+        "deep with all options",
+        "quad",
+        "quad rotated",
+        "zipf",
+        "zipf rarest",
+        "zipf-factors",
+        "stream",
+    ],
 )
 def test_it_learns(make, settings, reached):
     workload = make()

@@ -34,9 +34,12 @@ EACH = [
     pytest.param("speech", marks=needs_speech),
     "deep",
     "quad",
+    "zipf",
+    "zipf-factors",
+    "stream",
 ]
 
-NOT_DRAWN = ("text", "quad")
+NOT_DRAWN = ("text", "quad", "zipf", "zipf-factors", "stream")
 """Workloads whose parts are no rows of examples; they have tests of their own."""
 
 

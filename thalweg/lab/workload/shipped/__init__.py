@@ -14,6 +14,9 @@ WORKLOADS = {
     "speech": "thalweg.lab.workload.shipped.speech:Speech",
     "deep": "thalweg.lab.workload.shipped.deep:Deep",
     "quad": "thalweg.lab.workload.shipped.quad:Quad",
+    "zipf": "thalweg.lab.workload.shipped.zipf:Zipf",
+    "zipf-factors": "thalweg.lab.workload.shipped.zipf:ZipfFactors",
+    "stream": "thalweg.lab.workload.shipped.stream:Stream",
 }
 """Name to ``module:class``; a module is imported only when its workload is asked for."""
 
