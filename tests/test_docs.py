@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
-PAGES = ("README.md", "docs/additions.md", "docs/rate.md", "docs/sparse.md")
+PAGES = ("README.md", "docs/additions.md", "docs/in-backward.md", "docs/rate.md", "docs/sparse.md")
 BLOCKS = [
     (page, i, block) for page in PAGES for i, block in enumerate(EXAMPLE.findall((ROOT / page).read_text()))
 ]

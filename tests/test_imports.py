@@ -35,7 +35,7 @@ ORDER = {
         "batches",
         "engines",
         "rests",
-        "member settings state stall guard past",
+        "member settings state stall guard past parts",
         "scaling",
     ],
     "lowering": [
@@ -48,7 +48,12 @@ ORDER = {
         "chunks files",
     ],
     "storage": ["choices", "codecs layout"],
-    "optimizer": ["sam", "base groups schedules presets", "averaging", "checkpoint depths"],
+    "optimizer": [
+        "sam",
+        "base groups schedules presets",
+        "averaging backward",
+        "checkpoint compiling depths obstacles",
+    ],
     "rule": ["resting", "recipe", "addition", "rule", "hyper measure rest roots", "maths"],
 }
 """Within a room, likewise; what stands in one line knows nothing of its neighbours."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import torch
@@ -13,8 +13,11 @@ from thalweg import additions
 from thalweg.additions.options import Additions
 from thalweg.optimizer import checkpoint
 from thalweg.optimizer.averaging import averages, exchanged
+from thalweg.optimizer.backward import InBackward
 from thalweg.optimizer.checkpoint import RecipeOf
+from thalweg.optimizer.compiling import is_compiling
 from thalweg.rule import Recipe, Rule
+from thalweg.stepping.parts import Parts
 from thalweg.stepping.scaling import NO_SCALING, Scaling
 from thalweg.stepping.state import prepare
 from thalweg.storage import choices as storage
@@ -72,6 +75,7 @@ class Optimizer(torch.optim.Optimizer):
     _stepper: Stepper | None
     _rests: Rests | None = None
     _is_averaged = False
+    _backward: InBackward | None = None
     _until_train: ExitStack | None = None
 
     def __init__(self, params: Params, defaults: dict[str, Any], **options: Unpack[Options]) -> None:
@@ -147,6 +151,8 @@ class Optimizer(torch.optim.Optimizer):
             on = alone.flags(alone.numbers(group))
             for param in filter(_has_state, group["params"]):
                 prepare(alone, on, param, self.state[param], group)
+        if self.steps_in_backward:
+            self._watch_last_group()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step every parameter that has a gradient.
@@ -165,9 +171,7 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        # Under torch.compile a step is a graph break, as its work is no torch graph. To say so costs a
-        # microsecond or two, so it is said only where somebody compiles.
-        if torch.compiler.is_dynamo_compiling() or _frames_are_compiled():
+        if is_compiling():
             self._step_uncompiled()
         else:
             self._step()
@@ -177,10 +181,12 @@ class Optimizer(torch.optim.Optimizer):
     def _step_uncompiled(self) -> None:
         self._step()
 
-    def _step(self) -> None:
+    def _step(self, parts: Parts | None = None) -> None:
         if self._is_averaged:
             raise RuntimeError("no step can be taken while the weights are their averages")
         scaling = self._scaling()
+        if parts is None and self._backward is not None and not self._backward.has_left(scaling):
+            return
         if scaling.overflowed_on_host:
             return
         if self._stepper is None:
@@ -191,7 +197,63 @@ class Optimizer(torch.optim.Optimizer):
             self._stepper = Stepper(self._recipes(), self._rests)
         if self._rests:
             self._rests.flush_dense(self.state)
-        self._stepper.step(self.param_groups, self.state, scaling)
+        self._stepper.step(self.param_groups, self.state, scaling, parts)
+
+    def in_backward(
+        self, *, every: int = 1, hold: int | None = None, clip_by_last_norm: bool = False
+    ) -> InBackward:
+        """Step each parameter in backward, when its gradient is complete, and free the gradient.
+
+        From then on `loss.backward()` is a step. `step()` is not needed; it takes what has a gradient still,
+        and does nothing where there is none. `docs/in-backward.md` says what goes with it and what does not.
+
+        Args:
+            every: step in every so many backward passes, of which the others only accumulate.
+            hold: bytes of complete gradients to wait for before they are stepped; None: 4 MiB, or 1/16 of
+                all gradients where that is more.
+            clip_by_last_norm: have `max_norm` clip by the norm of the step before, or of the gradients that
+                have come so far in this one, if that is larger.
+
+        Returns:
+            What has a `remove()`, and is a context manager that calls it.
+
+        Raises:
+            ValueError: if an argument is not allowed, a group asks for what needs all gradients at once
+                (`max_norm` without `clip_by_last_norm`, `skip_nonfinite`, `statistics`, `dog`,
+                `Prodigy`, `differentiable`), parameters lie on several devices, are stepped in backward
+                already, or may be trained by several processes.
+        """
+        if self.steps_in_backward:
+            raise ValueError("in_backward() is on: call remove() on what it has returned first")
+        self._backward = InBackward(self, every, hold, clip_by_last_norm)
+        return self._backward
+
+    def accumulating(self) -> AbstractContextManager[None]:
+        """Have backward passes step nothing, also with `in_backward()`, until the end of the `with` block."""
+        return nullcontext() if self._backward is None else self._backward.accumulating()
+
+    def _watch_last_group(self) -> None:
+        assert self._backward is not None, "it steps"
+        try:
+            self._backward.watch()
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    @property
+    def steps_in_backward(self) -> bool:
+        """Whether `in_backward()` is on."""
+        return self._backward is not None and self._backward.is_on
+
+    def step_part(self, parts: Parts) -> None:
+        """Step what has a gradient, as a part of a step in backward."""
+        self._step(parts)
+
+    def end_parts(self, parts: Parts) -> None:
+        """End a step that was taken in parts."""
+        if self._stepper is not None:
+            self._stepper.count(self.param_groups, parts)
+        self._opt_called = True  # schedulers ask whether there was a step before theirs
 
     def _scaling(self) -> Scaling:
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
@@ -206,6 +268,8 @@ class Optimizer(torch.optim.Optimizer):
         names of their own (`docs/storage.md`), which `torch.optim` refuses. With `sparse="exact"` all rows
         are brought up to date first, see `flush`.
         """
+        if self._backward is not None:
+            self._backward.settle()
         self.flush()
         saved = super().state_dict()
         for group in saved.get("param_groups", ()):
@@ -391,16 +455,14 @@ class Optimizer(torch.optim.Optimizer):
             changed = pre_hook(self, state_dict)
             state_dict = state_dict if changed is None else dict(changed)
         state, groups = checkpoint.load(self.recipe_of, self.param_groups, state_dict)
+        if self._backward is not None:
+            self._backward.settle()
         stepper = self._stepper
         self.__setstate__({"state": state, "param_groups": groups})
         if stepper is not None and stepper.follow_a_checkpoint():
             self._stepper = stepper
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
-
-
-def _frames_are_compiled() -> bool:
-    return torch._C._dynamo.eval_frame.get_eval_frame_callback() is not None
 
 
 def _check_fused(defaults: Mapping[str, Any]) -> None:

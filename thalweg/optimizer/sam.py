@@ -110,8 +110,12 @@ class SAM(torch.optim.Optimizer):
             Whether a second pass is due, whose gradients `step` takes.
 
         Raises:
-            RuntimeError: if the weights have climbed already.
+            RuntimeError: if the weights have climbed already, or the base steps in backward.
         """
+        if self.base.steps_in_backward:
+            raise RuntimeError(
+                "SAM needs the gradients of a whole pass: its base must not step in_backward()"
+            )
         if self._climbed:
             raise RuntimeError("the weights have climbed already: step() comes next")
         if not self.is_due:

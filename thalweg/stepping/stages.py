@@ -10,6 +10,7 @@ from torch import Tensor
 
 from thalweg.rule.measure import STAGES
 from thalweg.stepping.batches import Batch
+from thalweg.stepping.parts import Parts
 from thalweg.stepping.scaling import Scaling
 
 _GRADIENT, _NONFINITE = "statistics_grad_sq", "statistics_nonfinite"
@@ -34,6 +35,8 @@ class Stages:
         self._counted = [batch for batch in batches if _GRADIENT in _names(batch)]
         self.refused: Tensor | float | None = None
         """What forbade the last step, where it is not zero, and nothing else did; None if nothing may."""
+        self.parts: Parts | None = None
+        """What to ask of the parts of a step before; None, if steps are whole."""
 
     def __bool__(self) -> bool:
         return bool(self._taking)
@@ -86,8 +89,7 @@ class Stages:
                     sums[group][name] = own if before is None else before + own.to(before.device)
         return [_statistics(one) if one else {} for one in sums]
 
-    @staticmethod
-    def _share_totals(stage: str, batches: Sequence[Batch]) -> dict[str, Tensor | float]:
+    def _share_totals(self, stage: str, batches: Sequence[Batch]) -> dict[str, Tensor | float]:
         """Add up what is measured over all parameters, in the order of the batches."""
         asked: dict[str, list[Batch]] = {}
         for batch in batches:
@@ -95,6 +97,8 @@ class Stages:
                 if one.at == stage and one.over == "all":
                     asked.setdefault(one.name, []).append(batch)
         totals = {name: _sum([batch.total(name) for batch in asking]) for name, asking in asked.items()}
+        if self.parts is not None:
+            totals = {name: self.parts.over_all(name, found) for name, found in totals.items()}
         for name, asking in asked.items():
             for batch in asking:
                 batch.share(name, totals[name])

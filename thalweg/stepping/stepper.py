@@ -15,6 +15,7 @@ from thalweg.lowering.look.look import Look, Seen, is_watched
 from thalweg.stepping.batches import Making, State
 from thalweg.stepping.guard import Guard
 from thalweg.stepping.member import Gradient, Member, Sort
+from thalweg.stepping.parts import Parts
 from thalweg.stepping.plan import Plan
 from thalweg.stepping.pool import POOL, is_as_made, key_of
 from thalweg.stepping.rests import Rests
@@ -60,20 +61,22 @@ class Stepper:
         if plan is not None and plan.owner is vars(self).get("_token"):
             plan.release()
 
-    def step(self, groups: Groups, state: State, scaling: Scaling) -> None:
+    def step(self, groups: Groups, state: State, scaling: Scaling, parts: Parts | None = None) -> None:
         """Step every parameter that has a gradient.
 
         Args:
             groups: torch's `param_groups`.
             state: torch's `state`; what is missing is made.
             scaling: GradScaler's; gradients are unscaled and written back, if they carry its scale.
+            parts: of the step that this is a part of, whose draws `count` counts at its end; None, if it is
+                whole.
 
         Raises:
             TypeError, ValueError: if a parameter or gradient cannot be stepped. Nothing has been
                 changed then.
         """
         groups = groups if type(groups) is list else list(groups)
-        if self._repeats and scaling is NO_SCALING and self._repeat(groups, state):
+        if self._repeats and scaling is NO_SCALING and self._repeat(groups, state, parts):
             return
         unscale = scaling.scale is not None
         while True:
@@ -83,6 +86,7 @@ class Stepper:
             if not plan.skips and scaling.overflowed:
                 return
             first = self._first_steps.before(groups)
+            plan.stages.parts = parts
             ran = self._run(plan, groups, state, scaling)
             if ran is not None:
                 scaling = ran
@@ -95,23 +99,31 @@ class Stepper:
             self._first_steps.after(groups, first)
         if not (plan.stages and plan.is_forbidden(scaling)):
             drawing = plan.drawing()
-            if drawing and _count_draws([groups[index] for index in drawing], scaling):
+            if parts is not None:
+                parts.drawn.update(drawing)
+            elif drawing and _count_draws([groups[index] for index in drawing], scaling):
                 plan.note_values(groups)
             self._repeats = plan.can_be_repeated and self._first_steps.is_done(groups)
         if plan.stages.refused is not None:
             self.guard.notice(plan.stages.refused, groups)
 
+    @staticmethod
+    def count(groups: Groups, parts: Parts) -> None:
+        """Count a step as one that has drawn, at the end of its parts."""
+        _count_draws([groups[index] for index in sorted(parts.drawn)], NO_SCALING)
+
     def statistics(self, groups: Groups) -> list[dict[str, Tensor]]:
         """Return what the last step measured for the user, group by group."""
         return [] if self._plan is None else self._plan.stages.by_group(len(groups))
 
-    def _repeat(self, groups: Groups, state: State) -> bool:
+    def _repeat(self, groups: Groups, state: State, parts: Parts | None) -> bool:
         """Take the last step again, if nothing has changed since; say whether that is so."""
         plan = self._plan
         if plan is None or not self._is_usable(plan, False):
             return False
         if not plan.stages:
             return plan.run_if_same(groups, state)
+        plan.stages.parts = parts
         taken = plan.measure_and_run_if_same(groups, state, NO_SCALING) is not None
         if taken and plan.stages.refused is not None:
             self.guard.notice(plan.stages.refused, groups)

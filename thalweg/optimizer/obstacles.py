@@ -1,0 +1,67 @@
+"""What keeps parameters from being stepped in backward, each with its reason."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+
+from thalweg.rule import Recipe
+from thalweg.storage.layout import has_memory
+
+
+def refuse_several_devices(params: Sequence[Tensor]) -> None:
+    """Raise if parameters lie on several devices."""
+    devices = sorted({str(param.device) for param in params})
+    if len(devices) > 1:
+        raise ValueError(
+            f"in_backward() steps parameters of one device, not of {' and '.join(devices)}: backward "
+            "has a thread for each, and what one thread computes another must not step"
+        )
+
+
+def refuse_nested() -> None:
+    """Raise if this backward pass is part of another one, as activation checkpointing may have it."""
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code is BackwardCFunction.apply.__code__:
+            raise RuntimeError(
+                "in_backward() cannot tell when a gradient is complete in a backward pass within another "
+                "one: use torch.utils.checkpoint with use_reentrant=False"
+            )
+        frame = frame.f_back  # type: ignore[assignment]
+
+
+def refuse_late_reductions(params: Sequence[Tensor]) -> None:
+    """Raise if gradients may be reduced over processes after they were accumulated, which no hook sees."""
+    distributed = torch.distributed
+    are_many = (
+        distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    )
+    if are_many and any(map(has_memory, params)):
+        raise ValueError(
+            "in_backward() would step what DistributedDataParallel has not reduced yet: with several "
+            "processes, step after backward"
+        )
+
+
+@cache
+def obstacle_in(recipe: Recipe, by_last_norm: bool) -> str | None:
+    """Say what a recipe has to know of all gradients before a parameter is stepped; None, if nothing."""
+    parts: list[tuple[str, Any]] = [(one.hypers[0].name, one.measures) for one in recipe.additions]
+    for name, measures in [(recipe.name, recipe.rule.measures), *parts]:
+        if name == "max_norm" and by_last_norm:
+            continue
+        if name == "max_norm":
+            return (
+                "max_norm clips by the norm of all gradients, which in_backward() has not before it steps "
+                "the first of them; in_backward(clip_by_last_norm=True) takes the norm of the step before"
+            )
+        if name == "statistics" or any(measure.over == "all" for measure in measures):
+            return f"{name} needs all gradients at once, which in_backward() never has"
+    return None
