@@ -145,6 +145,13 @@ def compare(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget what an earlier run of the same comparison measured.")
     ] = False,
+    no_why: Annotated[
+        bool,
+        typer.Option(
+            "--no-why",
+            help="Do not measure why the final runs end where they end: sharpness, noise, size of steps.",
+        ),
+    ] = False,
 ) -> None:
     """Tune and compare optimizers on a task; write a report and the raw results.
 
@@ -172,6 +179,7 @@ def compare(
         limit=limit,
         recipes=recipes,
         checkpoints=checkpoints,
+        why=not no_why,
     )
     with failures(), terminable():
         if not command.run(request):

@@ -61,6 +61,12 @@ def run(options: Options = SMALL, workload=None, chosen=TWO, *, say=silent, watc
     return comparison.compare(task, chosen, options, pool, say=say, watch=watch), pool
 
 
+@pytest.mark.parametrize("why", [True, False])
+def test_a_pool_is_given_credit_for_measuring_unless_that_is_switched_off(why):
+    _, pool = run(replace(SMALL, why=why))
+    assert (set(pool.credits) if why else pool.credits) == ({"sgd", "adamw"} if why else None)
+
+
 # Options
 
 

@@ -96,6 +96,17 @@ def test_records_do_not_depend_on_the_number_of_workers(pool, alone):
     assert {seed: collect(pool, [trial(seed)])[seed] for seed in range(5, -1, -1)} == alone
 
 
+def test_final_runs_are_measured_where_there_is_credit_and_are_the_same(pool, alone):
+    pool.credits = {"adamw": 1e6}
+    try:
+        found = collect(pool, [trial(1), trial(2)])
+    finally:
+        pool.credits = None
+    assert found == {seed: alone[seed] for seed in (1, 2)}
+    assert all(record.why is not None and record.why.missing == {} for record in found.values())
+    assert all(record.why is None for record in alone.values())
+
+
 def test_a_pool_says_who_is_idle_and_what_is_running(pool):
     assert (pool.workers, pool.idle, pool.running) == (2, 2, [])
     pool.start(trial(0))

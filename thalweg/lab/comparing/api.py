@@ -28,6 +28,7 @@ def compare(
     storage: str | Path | None = None,
     limit: float | None = None,
     checkpoints: str | Path | None = None,
+    why: bool = True,
     progress: bool = True,
 ) -> Result:
     """Tunes optimizers on a task and measures them, under the protocol of ``docs/protocol.md``.
@@ -50,6 +51,8 @@ def compare(
         limit: seconds after which a run is ended as hung; by default ten times the slowest so far.
         checkpoints: a folder for runs under way, so that one that is cut off goes on in a later call; by
             default they are kept as long as this call takes.
+        why: whether to measure, beside the final runs and in at most a fifth of their time, why they end
+            where they end (``docs/why.md``).
         progress: whether to show what is going on, on stderr.
 
     Returns:
@@ -69,6 +72,7 @@ def compare(
         storage=IN_MEMORY if storage is None else str(storage),
         limit=limit,
         checkpoints=None if checkpoints is None else Path(checkpoints),
+        why=why,
         command="thalweg.lab.compare(...)",
     )
     comparison.check(options)

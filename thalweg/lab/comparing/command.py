@@ -28,6 +28,7 @@ class Request:
     limit: float | None
     recipes: str | None = None
     checkpoints: Path | None = None
+    why: bool = True
 
 
 def run(request: Request) -> bool:
@@ -68,6 +69,7 @@ def run(request: Request) -> bool:
             fresh=request.fresh,
             limit=request.limit,
             checkpoints=request.checkpoints or folder / "checkpoints",
+            why=request.why,
             command=command_line(),
         )
         comparison.check(options, prefix="--")

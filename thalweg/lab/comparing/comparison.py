@@ -17,6 +17,7 @@ from thalweg.lab.judging import doubts, verdict
 from thalweg.lab.judging.statistics import fewest_seeds
 from thalweg.lab.judging.wording import counted, listed
 from thalweg.lab.running import execution
+from thalweg.lab.running.explaining import credits
 from thalweg.lab.running.limits import within
 from thalweg.lab.running.pool import Pool
 from thalweg.lab.running.rehearsal import rehearse
@@ -77,6 +78,7 @@ class Options:
         checkpoints: the folder of runs under way, so that one that is cut off goes on; None for one that ends
             with the processes.
         command: what was typed or called, for the record.
+        why: whether to measure, beside the final runs, why they end where they end; the runs stay the same.
     """
 
     trials: int | None = None
@@ -89,6 +91,7 @@ class Options:
     limit: float | None = None
     checkpoints: Path | None = None
     command: str = ""
+    why: bool = True
 
 
 class Interrupted(KeyboardInterrupt):
@@ -253,10 +256,12 @@ def compare(
     warnings = Warnings(known, say, spent.get("seconds", 0.0))
 
     def watched(study: Study, running: list[Trial]) -> None:
+        pool.credits = credits(study, pool.workers) if options.why else None
         warnings.look(study)
         watch(study, running)
 
     interrupted = False
+    pool.credits = {} if options.why else None
     try:
         study = execution.execute(study, store, pool, limit=options.limit, watch=watched)
     except KeyboardInterrupt:

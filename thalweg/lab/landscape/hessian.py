@@ -45,7 +45,7 @@ class Sharpness:
 class Hessian:
     """The second derivatives of a loss, as products: `hessian(vector)`, of shape (n,).
 
-    The graph of the gradient is made once for each batch and kept, so that products see one loss, with one
+    The graph of the gradient is made once, of all batches, and kept, so that products see one loss, with one
     draw of whatever is random in it (dropout), and the buffers of batch norms are moved once. Parameters'
     `.grad` is left alone.
 
@@ -72,22 +72,24 @@ class Hessian:
         self.size, self.dtype, self.device = like.numel(), like.dtype, like.device
         self.products = 0
         self._losses = closures(loss_fn)
-        self._kept = [self._gradient(loss) for loss in self._losses] if keep else None
+        self._kept = self._gradient(self._losses) if keep else None
 
     def __call__(self, vector: Tensor) -> Tensor:
         """The product with a vector of shape (n,)."""
         self.products += 1
         wanted = parts(vector, self.params)
+        if self._kept is not None:
+            return self._along(self._kept, wanted)
         total = torch.zeros(self.size, dtype=self.dtype, device=self.device)
-        for place, loss in enumerate(self._losses):
-            gradients = self._kept[place] if self._kept is not None else self._gradient(loss)
-            total += self._along(gradients, wanted)
+        for loss in self._losses:
+            total += self._along(self._gradient([loss]), wanted)
         return total / len(self._losses)
 
-    def _gradient(self, loss: Closure) -> list[Tensor]:
+    def _gradient(self, losses: Sequence[Closure]) -> list[Tensor]:
         with torch.enable_grad(), differentiable_twice():
+            mean = torch.stack([loss().reshape(()) for loss in losses]).mean()
             found = torch.autograd.grad(
-                loss(), self.params, create_graph=True, allow_unused=True, materialize_grads=True
+                mean, self.params, create_graph=True, allow_unused=True, materialize_grads=True
             )
         return list(found)
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from thalweg.lab.landscape.vectors import Losses, closures, flat
@@ -49,6 +48,12 @@ def gradient(params: Sequence[Tensor], loss_fn: Losses) -> Tensor:
         found = torch.autograd.grad(loss, wanted, allow_unused=True)
     given = [torch.zeros_like(p) if g is None else g for p, g in zip(wanted, found, strict=True)]
     return flat(given)
+
+
+def moments(gradients: Sequence[Tensor], batch_size: int) -> tuple[float, float]:
+    """Both parts of `noise_scale` without its interval: tr(Sigma) and |G|^2."""
+    noise, signal = _moments(_products(gradients))
+    return batch_size * noise, signal
 
 
 def noise_scale(gradients: Sequence[Tensor], batch_size: int) -> NoiseScale:
@@ -100,9 +105,12 @@ def fieller(
         denominators: (n,).
         error: the probability with which it may miss, both sides together.
     """
+    # Processes that train have no need of it.
+    from scipy.special import stdtrit
+
     n = len(numerators)
     top, bottom = float(np.mean(numerators)), float(np.mean(denominators))
-    spread = np.cov(numerators, denominators) / n * stats.t.ppf(1 - error / 2, n - 1) ** 2
+    spread = np.cov(numerators, denominators) / n * float(stdtrit(n - 1, 1 - error / 2)) ** 2
     # All ratios r with (top - r bottom)^2 <= variance of (top - r bottom): a r^2 - 2 b r + c <= 0.
     a = bottom**2 - spread[1, 1]
     b = top * bottom - spread[0, 1]

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +30,7 @@ from thalweg.lab.errors import TrialError, WorkerDiedError
 from thalweg.lab.running import endings
 from thalweg.lab.running import trial as trials
 from thalweg.lab.running.checkpoints import EVERY_SECONDS, Keeper, Place
+from thalweg.lab.running.explaining import Leave
 from thalweg.lab.running.logs import log_name, printing_to
 from thalweg.lab.running.parcel import Parcel, pack
 from thalweg.lab.running.processes import ending, new_folder, own_modules_last, take_off_safe_path
@@ -80,7 +81,7 @@ class _Worker:
             self.process.start()
         theirs.close()
 
-    def start(self, work: tuple[Path, Trial, Path | None, Place | None], limit: float) -> None:
+    def start(self, work: tuple[Path, Trial, Path | None, Place | None, Leave | None], limit: float) -> None:
         self.trial, self.limit, self.deadline = work[1], limit, time.monotonic() + limit
         # A process that has died meanwhile is noticed, like any that dies, by who waits for it.
         with suppress(BrokenPipeError):
@@ -107,6 +108,8 @@ class Pool:
         checkpoints: where runs that last are kept, so that one that is cut off goes on; None for nowhere.
         say: called with what runs have to say to the user.
         every: the least seconds between two checkpoints of a run.
+        credits: seconds that the final runs of each optimizer have left to be measured in; None not to
+            measure them.
     """
 
     every = EVERY_SECONDS
@@ -116,6 +119,7 @@ class Pool:
         self.logs: Path | None = None
         self.checkpoints: Place | None = None
         self.say: Callable[[str], Any] = lambda line: None
+        self.credits: Mapping[str, float] | None = None
         self._loaded = itertools.count()
 
     def __enter__(self) -> "Pool":
@@ -188,8 +192,9 @@ class Pool:
 
     def start(self, trial: Trial, limit: float = float("inf")) -> None:
         """Gives a trial to an idle process; past `limit` seconds it is ended as a failure."""
+        leave = None if self.credits is None else Leave(self.credits.get(trial.name, 0.0), limit)
         next(worker for worker in self._processes if worker.trial is None).start(
-            (self._path, trial, self.logs, self.checkpoints), limit
+            (self._path, trial, self.logs, self.checkpoints, leave), limit
         )
 
     def wait(self, timeout: float) -> list[Record]:
@@ -282,9 +287,9 @@ def _serve(end: Connection, index: int, folder: Path) -> None:
         # Who has said that it is ready and ends with any status was ended by a trial.
         end.send(None)
         while True:
-            path, trial, logs, place = end.recv()
+            path, trial, logs, place, leave = end.recv()
             keeper = place and Keeper(place, trial, device, lambda line: end.send(_Said(line)))
-            answer = runs.run(path, trial, logs, keeper)
+            answer = runs.run(path, trial, logs, keeper, leave)
             if os.getpid() != process:
                 # The task has forked, and its child came back here: it must not answer a second time.
                 os._exit(0)
@@ -318,7 +323,9 @@ class _Runs:
         self._path: Path | None = None
         self._parcel: Parcel | None = None
 
-    def run(self, path: Path, trial: Trial, logs: Path | None, keeper: Keeper | None) -> Record | _Raised:
+    def run(
+        self, path: Path, trial: Trial, logs: Path | None, keeper: Keeper | None, leave: Leave | None
+    ) -> Record | _Raised:
         """The record of a trial of the task that lies at `path`."""
         file = None
         try:
@@ -329,7 +336,7 @@ class _Runs:
                 assert self._parcel is not None
                 file = self._parcel.file
                 run = trials.run_checked if new else trials.run_on
-                return run(trial, partial(self._parcel.unpack, trial.name), self._device, keeper)
+                return run(trial, partial(self._parcel.unpack, trial.name), self._device, keeper, leave)
         except Exception as error:
             return _Raised(tasks.told(error, file))
 

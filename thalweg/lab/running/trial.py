@@ -15,11 +15,13 @@ from torch import nn
 from thalweg.lab.errors import Doubt, ResumingError
 from thalweg.lab.running import resuming
 from thalweg.lab.running.checkpoints import Keeper
+from thalweg.lab.running.explaining import UNSEEN, Explaining, Leave
 from thalweg.lab.running.faults import divergence, is_divergence, is_out_of_memory, trained_before
 from thalweg.lab.running.training import Training
 from thalweg.lab.running.whole import Whole
 from thalweg.lab.spaces import Axis, Space
 from thalweg.lab.study.record import Failure, Point, Record, Timing, Trial, failed
+from thalweg.lab.study.why import Why
 from thalweg.lab.workload import Evaluation, Split, Workload, chance
 from thalweg.lab.workload.contract import option, plain
 from thalweg.lab.workload.lazy import settled
@@ -33,7 +35,13 @@ REPEATED = 3
 CPU = torch.device("cpu")
 
 
-def run(trial: Trial, workload: Workload, device: torch.device = CPU, space: Space | None = None) -> Record:
+def run(
+    trial: Trial,
+    workload: Workload,
+    device: torch.device = CPU,
+    space: Space | None = None,
+    leave: Leave | None = None,
+) -> Record:
     """Trains once and evaluates.
 
     A loss that is not finite, or too little memory, ends the run and is recorded as its failure.
@@ -44,18 +52,25 @@ def run(trial: Trial, workload: Workload, device: torch.device = CPU, space: Spa
         device: where.
         space: the trial's, which holds what cannot be written as data, such as a class of a notebook; by
             default the task's of that name.
+        leave: to measure, beside a final run, why it ends where it ends; None not to.
 
     Raises:
         ValueError: the workload gave fewer batches than the steps it states.
     """
-    return _run(trial, workload, device, space)[0]
+    return _run(trial, workload, device, space, leave=leave)[0]
 
 
 Fresh = Callable[[], tuple[Workload, Space | None]]
 """Gives a copy of the workload to which nothing has been done, and the trial's space."""
 
 
-def run_on(trial: Trial, fresh: Fresh, device: torch.device = CPU, keeper: Keeper | None = None) -> Record:
+def run_on(
+    trial: Trial,
+    fresh: Fresh,
+    device: torch.device = CPU,
+    keeper: Keeper | None = None,
+    leave: Leave | None = None,
+) -> Record:
     """The same, from its checkpoint if there is one, and with checkpoints.
 
     Args:
@@ -63,12 +78,17 @@ def run_on(trial: Trial, fresh: Fresh, device: torch.device = CPU, keeper: Keepe
         fresh: gives the workload.
         device: where to train.
         keeper: of its checkpoints.
+        leave: see `run`.
     """
-    return _run_on(trial, fresh, device, keeper)[0]
+    return _run_on(trial, fresh, device, keeper, leave)[0]
 
 
 def run_checked(
-    trial: Trial, fresh: Fresh, device: torch.device = CPU, keeper: Keeper | None = None
+    trial: Trial,
+    fresh: Fresh,
+    device: torch.device = CPU,
+    keeper: Keeper | None = None,
+    leave: Leave | None = None,
 ) -> Record:
     """The same, after its first steps have been made once for the sake of comparison."""
     workload, space = fresh()
@@ -76,8 +96,8 @@ def run_checked(
         before = _run(trial, workload, device, space, REPEATED)[1]
     except Exception:
         # The run itself tells it, with all that belongs to it.
-        return run_on(trial, fresh, device, keeper)
-    record, losses = _run_on(trial, fresh, device, keeper)
+        return run_on(trial, fresh, device, keeper, leave)
+    record, losses = _run_on(trial, fresh, device, keeper, leave)
     differing = [place for place, pair in enumerate(zip(before, losses, strict=False)) if _differ(*pair)]
     if not differing or record.doubts:
         return record
@@ -94,17 +114,17 @@ def run_checked(
 
 
 def _run_on(
-    trial: Trial, fresh: Fresh, device: torch.device, keeper: Keeper | None
+    trial: Trial, fresh: Fresh, device: torch.device, keeper: Keeper | None, leave: Leave | None
 ) -> tuple[Record, list[float]]:
     workload, space = fresh()
     state = None if keeper is None else keeper.read()
     if keeper is not None and state is not None:
         try:
-            return _run(trial, workload, device, space, keeper=keeper, state=state)
+            return _run(trial, workload, device, space, keeper=keeper, state=state, leave=leave)
         except ResumingError as error:
             keeper.pass_over(str(error))
         workload, space = fresh()
-    return _run(trial, workload, device, space, keeper=keeper)
+    return _run(trial, workload, device, space, keeper=keeper, leave=leave)
 
 
 def _differ(first: float, second: float) -> bool:
@@ -119,6 +139,7 @@ def _run(
     steps: int | None = None,
     keeper: Keeper | None = None,
     state: Mapping[str, Any] | None = None,
+    leave: Leave | None = None,
 ) -> tuple[Record, list[float]]:
     """A run, or its first steps, and the losses of these; of a function its first report's metric."""
     started = time.perf_counter()
@@ -132,12 +153,14 @@ def _run(
                 # Its steps cannot be counted from outside, but its reports can.
                 course = Whole(trial, workload, space, device, reports=None if steps is None else 1)
                 course.train()
-                return course.record(), course.first
+                record = course.record()
+                is_wanted = leave is not None and record.test is not None
+                return replace(record, why=UNSEEN if is_wanted else None), course.first
             model = settled(workload, workload.model(trial.seed), trial.seed).to(device)
             # Seeded again, so that what a model draws while it trains (dropout) does not depend on how
             # many numbers its initialisation drew.
             chance.seed_all(trial.seed)
-            course = _Course(trial, workload, model, space, started)
+            course = _Course(trial, workload, model, space, started, leave)
             if keeper is not None and state is not None:
                 course.resume(state, keeper)
             course.train(steps, keeper)
@@ -167,7 +190,13 @@ class _Course:
     """A run under way: what it has measured so far."""
 
     def __init__(
-        self, trial: Trial, workload: Workload, model: nn.Module, space: Space, started: float
+        self,
+        trial: Trial,
+        workload: Workload,
+        model: nn.Module,
+        space: Space,
+        started: float,
+        leave: Leave | None,
     ) -> None:
         self._trial, self._workload, self._started = trial, workload, started
         self._training = Training(workload, model, space, trial.settings, trial.seed)
@@ -181,6 +210,10 @@ class _Course:
         self._met: int | None = None
         self._further: dict[str, dict[str, float]] = {}
         self._doubts = trained_before(model.parameters())
+        self._why: Why | None = None
+        self._explaining = None
+        if leave is not None and trial.stage == "final":
+            self._explaining = Explaining(self._training, workload, trial.seed, leave)
         self.first: list[float] = []
         self._losses: list[float] = []
 
@@ -190,7 +223,13 @@ class _Course:
             setattr(self, name, value)
         self._started -= state["elapsed"]
         training = state["training"]
-        self._training.resume(training, lambda: keeper.went_on(training["step"]))
+
+        def then() -> None:
+            if self._explaining is not None:
+                self._explaining.resume(state.get("explaining"))
+            keeper.went_on(training["step"])
+
+        self._training.resume(training, then)
 
     def _keep(self, keeper: Keeper) -> None:
         model = self._training.model
@@ -200,7 +239,9 @@ class _Course:
     def _state(self) -> dict[str, Any]:
         course = {name: getattr(self, name) for name in _MEASURED}
         elapsed = time.perf_counter() - self._started
-        return {"course": course, "elapsed": elapsed, "training": resuming.state_of(self._training)}
+        explaining = self._explaining and self._explaining.state()
+        training = resuming.state_of(self._training)
+        return {"course": course, "elapsed": elapsed, "training": training, "explaining": explaining}
 
     def train(self, steps: int | None = None, keeper: Keeper | None = None) -> None:
         """All steps, with the evaluations between them and at the end; or the first so many.
@@ -224,6 +265,8 @@ class _Course:
         for loss, seconds, step_seconds in islice(training.steps(), workload.steps - len(self._seconds)):
             self._seconds.append(seconds)
             self._step_seconds.append(step_seconds)
+            if self._explaining is not None:
+                self._explaining.stepped(seconds)
             self._losses.append(loss)
             if len(self.first) < REPEATED:
                 self.first.append(loss)
@@ -252,6 +295,8 @@ class _Course:
                 self.fail("diverged", self._not_finite("test", self._test))
         if self._failure is None and option(workload, "further") is not None:
             self._add_further(("validation", "test") if self._trial.stage == "final" else ("validation",))
+        if self._failure is None and self._explaining is not None:
+            self._why = self._explaining.explain()
 
     def _add_further(self, splits: Sequence[Split]) -> None:
         with self._training.evaluating() as model:
@@ -277,12 +322,13 @@ class _Course:
             further=self._further,
             timing=Timing(
                 seconds=sum(self._seconds),
-                total=time.perf_counter() - self._started,
+                total=time.perf_counter() - self._started - (self._why.seconds if self._why else 0.0),
                 step_ms=1000 * statistics.median(self._step_seconds or [0.0]),
                 at=tuple(self._at),
                 machine=platform.node(),
             ),
             doubts=self._doubts,
+            why=self._why,
         )
 
     def _evaluate(self, loss: float | None) -> bool:

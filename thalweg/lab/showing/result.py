@@ -50,8 +50,8 @@ class Result:
     @cached_property
     def figures(self) -> Mapping[str, go.Figure]:
         """The pictures by name, ``curves_steps`` and ``rates`` among them, each with its finding on top."""
-        drawn = figures.draw(self.study, self.verdict)
-        return {name: plot for figure in drawn for name, plot in figure.plots().items()}
+        drawn = [*figures.draw(self.study, self.verdict), figures.updates(self.study, self.verdict)]
+        return {name: plot for figure in drawn if figure for name, plot in figure.plots().items()}
 
     def html(self) -> str:
         """The whole report: one file that needs no network."""

@@ -13,6 +13,7 @@ import torch
 
 import thalweg
 from thalweg.lab.errors import Doubt
+from thalweg.lab.judging import explanation
 from thalweg.lab.judging.statistics import Comparison, Row
 from thalweg.lab.judging.verdict import Verdict
 from thalweg.lab.running.pool import available_cores
@@ -103,6 +104,7 @@ def to_json(study: Study, verdict: Verdict, provenance: Provenance) -> str:
         },
         "comparisons": [_comparison(comparison) for comparison in verdict.comparisons],
         "ranking": [_row(row) for row in verdict.ranking],
+        "why": _why(study),
         "spaces": [_space(study, space) for space in study.spaces],
         "records": [{"id": i, **records.to_json(record)} for i, record in enumerate(study.records)],
     }
@@ -156,6 +158,31 @@ def _row(row: Row) -> dict[str, Any]:
         "seconds": row.seconds,
         "step_ms": row.step_ms,
         "state_bytes": row.state_bytes,
+    }
+
+
+def _why(study: Study) -> dict[str, Any]:
+    """What was measured beside the final runs, over seeds; that of each is in its record."""
+    if not explanation.is_measured(study):
+        return {}
+    quantities = {
+        quantity.name: {
+            "title": quantity.title,
+            "unit": quantity.unit,
+            "meaning": quantity.meaning,
+            "finding": explanation.finding(study, quantity),
+            "levels": {
+                space.name: asdict(level)
+                for space in study.spaces
+                if (level := explanation.level(study, space, quantity)) is not None
+            },
+        }
+        for quantity in explanation.QUANTITIES
+    }
+    return {
+        "conditions": explanation.conditions(study),
+        "missing": explanation.missing(study),
+        "quantities": quantities,
     }
 
 

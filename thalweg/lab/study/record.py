@@ -8,6 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 from thalweg.lab.errors import Doubt
 from thalweg.lab.spaces import located
+from thalweg.lab.study import why as whys
+from thalweg.lab.study.why import Why
 from thalweg.lab.workload import Evaluation
 
 Stage = Literal["tune", "extend", "confirm", "final"]
@@ -106,6 +108,7 @@ class Record:
             it never did, or none was asked for.
         further: what the task's own `further` gave after the last step, by the part of the data.
         doubts: what was seen of the task while it ran, where that is no good.
+        why: what was measured beside it, of final runs.
     """
 
     trial: Trial
@@ -118,6 +121,7 @@ class Record:
     met: int | None = None
     further: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     doubts: tuple[Doubt, ...] = field(default=(), compare=False)
+    why: Why | None = field(default=None, compare=False)
 
     @property
     def lost(self) -> bool:
@@ -147,6 +151,7 @@ def to_json(record: Record) -> dict[str, Any]:
             else {}
         ),
         **({"doubts": [doubt._asdict() for doubt in record.doubts]} if record.doubts else {}),
+        **({"why": whys.to_json(record.why)} if record.why is not None else {}),
     }
 
 
@@ -215,4 +220,5 @@ def from_json(document: Mapping[str, Any]) -> Record:
         met=document.get("met"),
         further=document.get("further", {}),
         doubts=tuple(Doubt(**doubt) for doubt in document.get("doubts", ())),
+        why=whys.from_json(document["why"]) if document.get("why") else None,
     )

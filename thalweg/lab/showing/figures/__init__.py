@@ -8,9 +8,10 @@ from thalweg.lab.showing.figures.rates import rates
 from thalweg.lab.showing.figures.seeds import lead, seeds
 from thalweg.lab.showing.figures.target import target
 from thalweg.lab.showing.figures.tuning import tuning
+from thalweg.lab.showing.figures.updates import updates
 from thalweg.lab.study.study import Study
 
-__all__ = ["Figure", "draw"]
+__all__ = ["Figure", "draw", "updates"]
 
 PICTURES = (curves, lead, seeds, rates, tuning, target, speed, memory)
 

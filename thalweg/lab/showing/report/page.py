@@ -7,7 +7,7 @@ from thalweg.lab.errors import Doubt
 from thalweg.lab.judging.statistics import Row
 from thalweg.lab.judging.verdict import Verdict
 from thalweg.lab.showing.figures import draw
-from thalweg.lab.showing.report import method, ranking, runs
+from thalweg.lab.showing.report import method, ranking, runs, why
 from thalweg.lab.showing.report.document import definitions, document, pictures, prose, section
 from thalweg.lab.showing.report.table import key_colours, named
 from thalweg.lab.showing.results import Provenance
@@ -25,6 +25,7 @@ def render(study: Study, verdict: Verdict, provenance: Provenance) -> str:
     sections = [
         section("ranking", "Ranking", ranking.ranking(study, verdict), ranking.settings(verdict)),
         section("pictures", "In pictures", pictures(draw(study, verdict))),
+        section("why", "Why they end where they end", *why.why(study, verdict)),
         section("pairs", "Every pair of optimizers", ranking.pairs(study, verdict)),
         section("trials", "All trials", _trials_note(study, provenance), runs.trials(study, verdict)),
         section("method", "How it was measured", *_method(study, verdict, provenance)),
