@@ -80,12 +80,12 @@ def noise_scale(gradients: Sequence[Tensor], batch_size: int) -> NoiseScale:
     if not np.isfinite(products).all():
         raise ValueError("gradients must be finite")
     noise, signal = _moments(products)
-    left_out = [_moments(np.delete(np.delete(products, i, 0), i, 1)) for i in range(n)]
-    noises, signals = (
-        [n * whole - (n - 1) * left[place] for left in left_out]
-        for place, whole in enumerate((noise, signal))
-    )
-    low, high = fieller(noises, signals)
+    # What is left of both sums when one gradient is left out.
+    own = np.trace(products) - np.diag(products)
+    whole = products.sum() - 2 * products.sum(axis=0) + np.diag(products)
+    signals = (whole - own) / ((n - 1) * (n - 2))
+    noises = own / (n - 1) - signals
+    low, high = fieller(n * noise - (n - 1) * noises, n * signal - (n - 1) * signals)
     value = noise / signal if signal > 0 else math.inf
     return NoiseScale(
         batch_size * value, batch_size * low, batch_size * high, batch_size * noise, signal, n, batch_size
@@ -93,7 +93,7 @@ def noise_scale(gradients: Sequence[Tensor], batch_size: int) -> NoiseScale:
 
 
 def fieller(
-    numerators: Sequence[float], denominators: Sequence[float], error: float = 0.05
+    numerators: Sequence[float] | np.ndarray, denominators: Sequence[float] | np.ndarray, error: float = 0.05
 ) -> tuple[float, float]:
     """The interval of a ratio of two means that cannot be negative, from paired values.
 
