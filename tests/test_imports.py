@@ -74,8 +74,9 @@ LAB_ROOMS = [
 LAB_ORDER = {
     "lesson": [
         "command",
+        "page",
         "wording",
-        "known",
+        "known landscape",
         "making",
         "claims",
         "experiments counting",

@@ -350,7 +350,7 @@ def lesson(
 ) -> None:
     """What a lesson says of SGD, Adam and RMSprop, each claim put to a test: list what is known.
 
-    `run` makes the runs that are missing, `report` writes the page.
+    `run` makes the runs that are missing, `landscape` measures planes of the loss, `report` writes the page.
     """
     if context.invoked_subcommand is None:
         need_lab()
@@ -390,6 +390,40 @@ def lesson_run(
     request = command.Request(ids or [], out, budget, workers, storage, quick, fresh, remedies)
     with failures(), terminable():
         command.run(request, typer.echo)
+
+
+QUICK = typer.Option("--quick", help="Of the short runs of `run --quick`, which allow no verdict.")
+
+
+@lesson_app.command("report")
+def lesson_report(
+    out: Annotated[Path | None, LESSON_OUT] = None,
+    quick: Annotated[bool, QUICK] = False,
+) -> None:
+    """Write what the records tell as one HTML file into their folder."""
+    need_lab()
+    from thalweg.lab.lesson import command
+
+    with failures():
+        command.report(command.Request([], out, quick=quick), typer.echo)
+
+
+@lesson_app.command("landscape")
+def lesson_landscape(
+    workload: Annotated[
+        str | None, typer.Option(help="digits or text; by default both.", metavar="NAME")
+    ] = None,
+    out: Annotated[Path | None, LESSON_OUT] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few steps and points: to see that it works.")
+    ] = False,
+) -> None:
+    """Measure the loss over the planes that runs of SGD, Adam and RMSprop span, for the report."""
+    need_lab()
+    from thalweg.lab.lesson import command
+
+    with failures(), terminable():
+        command.measure_landscape(command.Request([], out, quick=quick), workload, typer.echo)
 
 
 @app.command()

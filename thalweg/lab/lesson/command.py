@@ -17,6 +17,8 @@ from thalweg.lowering import files
 IN_CHECKOUT = Path("docs/lesson")
 """Where the project keeps its own records, which is where its commands look first."""
 
+PAGE = "index.html"
+
 
 @dataclass(frozen=True)
 class Request:
@@ -102,6 +104,45 @@ def run(request: Request, say: Callable[[str], Any]) -> bool:
                 )
     show(request, say)
     return finished
+
+
+def report(request: Request, say: Callable[[str], Any]) -> Path:
+    """Writes the page into the folder, from what its records tell.
+
+    Raises:
+        ValueError: a file of records is damaged.
+        OSError: the page cannot be written.
+    """
+    from thalweg.lab.lesson import landscape
+    from thalweg.lab.lesson.page import render
+
+    folder = folder_of(request.out)
+    known = look(folder, quick=request.quick)
+    pictures = landscape.figures(folder, quick=request.quick)
+    files.prepare_folder(folder)
+    path = folder / ("quick.html" if request.quick else PAGE)
+    files.write_atomically(path, render(known, pictures, quick=request.quick).encode())
+    say(f"wrote {path}")
+    return path
+
+
+def measure_landscape(request: Request, workload: str | None, say: Callable[[str], Any]) -> list[Path]:
+    """Measures the landscape of a workload, or of all, and keeps it in the folder.
+
+    Raises:
+        ValueError: there is no such workload, its data cannot be had, or a file of records is damaged.
+        OSError: a file cannot be written.
+    """
+    from thalweg.lab.lesson import landscape
+
+    folder = folder_of(request.out)
+    files.prepare_folder(folder)
+    paths = []
+    for name in [workload] if workload is not None else list(landscape.WORKLOADS):
+        measured = landscape.measure(folder, name, quick=request.quick, say=say)
+        paths.append(landscape.write(folder, measured, quick=request.quick))
+        say(f"wrote {paths[-1]}")
+    return paths
 
 
 def _deadline(budget: str | None) -> float:

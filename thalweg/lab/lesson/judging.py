@@ -133,12 +133,13 @@ class Closed:
         if self.share is None:
             return "there is no gap that is told from zero, so none to close"
         if self.seeds == 1:
-            return f"closes {_percent(self.share)} of the gap"
-        ends = f"{_percent(self.low)} to {_percent(self.high)}"
-        return f"closes {_percent(self.share)} of the gap (95 %: {ends})"
+            return f"closes {percent(self.share)} of the gap"
+        ends = f"{percent(self.low)} to {percent(self.high)}"
+        return f"closes {percent(self.share)} of the gap (95 %: {ends})"
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
+    """A share in words."""
     if math.isnan(value):
         return "unknown"
     if math.isinf(value):

@@ -30,7 +30,8 @@ class Scale:
         told = math.exp(value) if self.logarithmic else value
         if self.logarithmic and told >= 100:
             return f"{told:,.0f}"
-        return f"{told:.{self.digits}f}"
+        # Without the sign of a zero.
+        return f"{told:z.{self.digits}f}"
 
     def text(self, value: float) -> str:
         """A value as it is said, with its unit."""
