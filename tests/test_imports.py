@@ -79,7 +79,7 @@ LAB_ORDER = {
         "known landscape",
         "making",
         "claims",
-        "experiments counting",
+        "batches experiments counting",
         "arms workloads",
         "claim keeping probes",
         "found judging",

@@ -5,11 +5,12 @@ follows from how far a step goes: SGD's effective rate is lr / (1 - momentum), a
 RMSprop moves an element by about lr.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import thalweg
-from thalweg import SAM
+from thalweg import SAM, scaled_to
 from thalweg.lab.spaces import Axis, Space
 
 DECADES = 4
@@ -26,6 +27,15 @@ def arm(name: str, optimizer: str, low: float, *, default: float | None = None, 
 def changed(space: Space, name: str, **changes: Any) -> Space:
     """The same arm under another name, which trains with other attributes of the workload."""
     return replace(space, name=name, changes={**space.changes, **changes})
+
+
+def scaled(point: Mapping[str, Any], kappa: float, rate: bool) -> dict[str, Any]:
+    """Adam's arguments for batches `kappa` times as large as those that `point` was tuned in.
+
+    The betas keep their half-lives in samples; the rate goes with the root of the batch size if `rate`.
+    """
+    found = scaled_to({"lr": point["lr"], "betas": (0.9, 0.999), "eps": 1e-8}, kappa, rule="sqrt")
+    return found if rate else {"lr": point["lr"], "betas": found["betas"]}
 
 
 def sam(parameters: Any, lr: float) -> SAM:

@@ -1,17 +1,20 @@
 """The `thalweg lesson` commands behind their options."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from thalweg.lab.errors import TrialError
-from thalweg.lab.lesson import making, wording
+from thalweg.lab.lesson import keeping, making, wording
+from thalweg.lab.lesson.claim import Claim, by_name
 from thalweg.lab.lesson.claims import chosen
+from thalweg.lab.lesson.experiment import Experiment
 from thalweg.lab.lesson.known import look
 from thalweg.lab.lesson.making import OutOfTimeError
 from thalweg.lab.running.pool import MOST_BY_DEFAULT, Pool, available_cores
+from thalweg.lab.workload.data import MissingDataError
 from thalweg.lowering import files
 
 IN_CHECKOUT = Path("docs/lesson")
@@ -56,7 +59,7 @@ def run(request: Request, say: Callable[[str], Any]) -> bool:
     """Makes the runs that are missing of these claims, then says what they tell.
 
     Returns:
-        Whether all was made; not where the budget ended before.
+        Whether all was made; not where the budget ended before, or the data of one cannot be had.
 
     Raises:
         ValueError: an option cannot be met, or data cannot be had.
@@ -71,21 +74,35 @@ def run(request: Request, say: Callable[[str], Any]) -> bool:
     deadline = _deadline(request.budget)
     folder = folder_of(request.out)
     files.prepare_folder(folder)
-    wanted = {
-        e.name: e
-        for claim in claims
-        for e in (claim.needed.values() if request.remedies else claim.experiments)
-    }
-    finished = True
-    with Pool(request.workers or min(available_cores(), MOST_BY_DEFAULT)) as pool:
-        from thalweg.lab.showing import console
+    todo = _missing(request, claims, folder)
+    finished = not todo or _make(request, todo, folder, deadline, say)
+    show(request, say)
+    return finished
 
-        for number, experiment in enumerate(wanted.values(), 1):
-            say(f"{experiment.name} ({number} of {len(wanted)} experiments)")
+
+def _missing(request: Request, claims: Sequence[Claim], folder: Path) -> list[Experiment]:
+    """The experiments of these claims of which runs are missing, each once."""
+    needed = [claim.needed.values() if request.remedies else claim.experiments for claim in claims]
+    wanted = by_name([e.shortened() if request.quick else e for several in needed for e in several])
+    if request.fresh:
+        return list(wanted.values())
+    return [e for e in wanted.values() if making.missing(e, keeping.read(folder, e)) != []]
+
+
+def _make(
+    request: Request, todo: Sequence[Experiment], folder: Path, deadline: float, say: Callable[[str], Any]
+) -> bool:
+    """Makes their runs; where the data of one cannot be had, the others' all the same."""
+    from thalweg.lab.showing import console
+
+    unavailable = []
+    with Pool(request.workers or min(available_cores(), MOST_BY_DEFAULT)) as pool:
+        for number, experiment in enumerate(todo, 1):
+            say(f"{experiment.name} ({number} of {len(todo)} experiments with runs to make)")
             try:
                 with console.progress() as screen:
                     study = making.make(
-                        experiment.shortened() if request.quick else experiment,
+                        experiment,
                         folder,
                         pool,
                         storage=request.storage,
@@ -94,16 +111,20 @@ def run(request: Request, say: Callable[[str], Any]) -> bool:
                         say=screen.say,
                         watch=screen.watch,
                     )
+            except MissingDataError as missing:
+                unavailable.append(f"{experiment.name}: {missing}")
+                say(unavailable[-1])
+                continue
             except OutOfTimeError:
                 say("the budget is spent; the same command goes on from here")
-                finished = False
-                break
+                return False
             if study.lost:
                 raise TrialError(
                     f"{len(study.lost)} runs were lost to accidents; the same command tries them again"
                 )
-    show(request, say)
-    return finished
+    if len(unavailable) == len(todo):
+        raise MissingDataError(unavailable[0])
+    return not unavailable
 
 
 def report(request: Request, say: Callable[[str], Any]) -> Path:

@@ -44,3 +44,22 @@ def activations(batch: int) -> int:
         loss = functional.cross_entropy(model(inputs), classes)
     del loss
     return sum(kept.values())
+
+
+def rows_moved(name: str, sparse: bool, **arguments: Any) -> float:
+    """The share of a table's rows without gradient that a step moves, after one in which all had one.
+
+    Args:
+        name: of the class in `thalweg`.
+        sparse: whether the gradient names its rows, or is dense with zeros in the others.
+        arguments: for the constructor.
+    """
+    table = torch.nn.Embedding(100, 4, sparse=sparse)
+    optimizer = getattr(import_module("thalweg"), name)(table.parameters(), lr=1e-2, **arguments)
+    table(torch.arange(100)).square().sum().backward()
+    optimizer.step()
+    before = table.weight.detach().clone()
+    optimizer.zero_grad()
+    table(torch.arange(10)).square().sum().backward()
+    optimizer.step()
+    return float((table.weight.detach() != before)[10:].any(dim=1).float().mean())

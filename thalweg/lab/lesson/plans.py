@@ -75,6 +75,24 @@ def factorial_cells(study: Study) -> dict[int, dict[tuple[str, float], float]]:
     return found
 
 
+def transferred(study: Study) -> list[Trial]:
+    """The first arm is tuned; then every arm runs at the rate that was chosen for it, on fresh seeds."""
+    first = replace(study, spaces=study.spaces[:1])
+    trials = protocol.due(first)
+    done = {record.trial.key for record in study.records}
+    if any(trial.key not in done for trial in trials):
+        return trials
+    rate = chosen_rate(first, study.spaces[0])
+    if rate is None:
+        return trials
+    _, _, fresh = protocol.seeds(study.settings)
+    return trials + [
+        trial_of("final", space, {space.axes[0].name: rate}, seed)
+        for seed in fresh
+        for space in study.spaces[1:]
+    ]
+
+
 def extremes(study: Study) -> list[Trial]:
     """Every arm is tuned, then those that tuned best and worst, and the first, run on fresh seeds.
 

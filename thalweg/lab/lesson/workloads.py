@@ -1,12 +1,13 @@
 """What the claims are tried on: variants of the lab's workloads, sized before a result was seen."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from thalweg.lab.lesson.probes import DoubleWell, EarlySteps, Leaving
-from thalweg.lab.workload import Workload
+from thalweg.lab.workload import Workload, shipped
 
 
 def digits() -> Workload:
@@ -138,6 +139,34 @@ def deep_norm() -> Workload:
 def deep_norm_scaled() -> Workload:
     """With both."""
     return deep(64, steps=1500, evaluate_every=10, scales=(1.0, 10.0, 100.0), norm=True)
+
+
+def zipf() -> Workload:
+    """The linear classifier of ids that follow Zipf's law, as `thalweg compare zipf` trains it."""
+    from thalweg.lab.workload.shipped.zipf import Zipf
+
+    return Zipf()
+
+
+EXAMPLES = 64_000
+"""Examples that the classifier of ids sees, whatever the batch size."""
+
+
+def ids(exponent: float, batch_size: int) -> Workload:
+    """The same with other frequencies, in batches of another size."""
+    from thalweg.lab.workload.shipped.zipf import Zipf
+
+    steps = EXAMPLES // batch_size
+    return Zipf(exponent=exponent, batch_size=batch_size, steps=steps, evaluate_every=max(1, steps // 5))
+
+
+zipf_16, zipf_512 = partial(ids, 1.0, 16), partial(ids, 1.0, 512)
+uniform_16, uniform_512 = partial(ids, 0.0, 16), partial(ids, 0.0, 512)
+
+
+def stream() -> Workload:
+    """Digits whose labels change every 200 steps, as `thalweg compare stream` trains it."""
+    return shipped.find("stream")
 
 
 def digits_to_loss() -> Workload:

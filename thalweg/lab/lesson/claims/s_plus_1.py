@@ -32,8 +32,9 @@ def count() -> Counted:
     others = ", ".join(f"{size / 1e3:,.0f} kB at {batch}" for batch, size in kept.items())
     return Counted(
         holds=least[0] == "SGD" and alone,
-        text="SGD keeps 0 bytes of state a parameter; with momentum it keeps as much as RMSprop, and Adam "
-        "twice that. Activations are the model's, whatever the optimizer: the digits network keeps "
+        text="State a parameter, in bytes: "
+        + ", ".join(f"{name} {ours}" for name, ours, _ in rows)
+        + ". Activations are the model's, whatever the optimizer: the digits network keeps "
         f"{others} images.",
         head=("optimizer", "thalweg, bytes a parameter", "torch.optim"),
         rows=rows,

@@ -1,0 +1,43 @@
+"""Every claim in its short form: real runs, two seeds and a few steps. What they say means nothing."""
+
+import math
+
+import pytest
+
+from thalweg.lab.lesson import known, making, wording
+from thalweg.lab.lesson.claims import catalogue
+from thalweg.lab.lesson.experiment import QUICK_SEEDS
+from thalweg.lab.running.pool import Pool
+from thalweg.lab.running.store import IN_MEMORY
+from thalweg.lab.workload.data import MissingDataError
+
+CLAIMS = catalogue()
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with Pool(2) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("lesson")
+
+
+@pytest.mark.parametrize("name", [name for name, claim in CLAIMS.items() if claim.needed])
+def test_a_claim_runs(name, pool, folder):
+    claim = CLAIMS[name]
+    for experiment in claim.needed.values():
+        try:
+            making.make(experiment.shortened(), folder, pool, storage=IN_MEMORY, say=print)
+        except MissingDataError as missing:
+            pytest.skip(str(missing))
+    (found,) = known.look(folder, [claim], quick=True)
+    assert not found.open
+    if claim.exact is None:
+        assert len(found.values) == QUICK_SEEDS
+        assert all(map(math.isfinite, found.values.values()))
+        assert found.verdict.kind == "inconclusive", "two seeds tell nothing"
+    assert all(line.text for line in claim.secondary(found.found))
+    assert list(wording.listed([found]))
