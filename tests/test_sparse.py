@@ -451,6 +451,136 @@ def test_checkpoints_of_torchs_sparse_adam_both_ways():
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
 
 
+# --- state in fewer bytes ---
+
+
+def whole_rows(rows, shape, seed):
+    return torch.sparse_coo_tensor(rows[None], rand(len(rows), *shape[1:], seed=seed).float(), shape)
+
+
+@pytest.mark.parametrize("sparse", ["lazy", "exact"])
+@pytest.mark.parametrize("state", ["int8", "bfloat16", {"exp_avg": "int8"}], ids=["int8", "bfloat16", "one"])
+def test_bits_of_state_are_those_of_a_dense_step_of_the_rows(state, sparse):
+    shape, named_rows = (70, 128), torch.tensor([3, 50, 69])
+    mine = leaf(rand(*shape), torch.float32)
+    theirs = leaf(mine)
+    a, b = tw.AdamW([mine], lr=0.1, state=state, sparse=sparse), tw.AdamW([theirs], lr=0.1, state=state)
+    for step in range(4):
+        rows = torch.arange(70) if step < 3 else named_rows
+        mine.grad = whole_rows(rows, shape, step)
+        theirs.grad = mine.grad.to_dense()
+        before = {key: value.clone() for key, value in a.state[mine].items()}
+        a.step()
+        b.step()
+    assert a.state[mine].keys() == b.state[theirs].keys() >= {"exp_avg_codes" if "b" not in state else "step"}
+    others = [i for i in range(70) if i not in named_rows]
+    assert torch.equal(mine[named_rows], theirs[named_rows])
+    for key in a.state[mine].keys() - {"step"}:
+        value, expected, old = (
+            x.reshape(70, -1) for x in (a.state[mine][key], b.state[theirs][key], before[key])
+        )
+        assert torch.equal(value[named_rows], expected[named_rows])
+        assert torch.equal(value[others], old[others])
+
+
+@pytest.mark.parametrize("state", ["int8", "bfloat16"])
+def test_exact_with_state_in_fewer_bytes(state):
+    """Rests are rounded once where dense steps round each time: near, and without bias."""
+    shape = (70, 128)
+    mine = leaf(torch.zeros(shape), torch.float32)
+    theirs = leaf(torch.zeros(shape), torch.float64)
+    a, b = tw.AdamW([mine], lr=0.01, state=state, sparse="exact"), tw.AdamW([theirs], lr=0.01)
+    for step in range(25):
+        rows = torch.arange(70)[step % 5 :: 5]
+        mine.grad = whole_rows(rows, shape, step)
+        theirs.grad = mine.grad.to_dense().double()
+        a.step()
+        b.step()
+    a.flush()
+    difference = mine.double() - theirs
+    assert difference.square().mean().sqrt() < 0.03 * theirs.square().mean().sqrt()
+    assert difference.mean().abs() < 1e-3 * theirs.abs().mean()
+
+
+def test_int8_is_for_rows_of_whole_blocks():
+    mine = leaf(rand(100, 2, 64), torch.float32)
+    optimizer = tw.Adam([mine], lr=0.1, state="int8")
+    mine.grad = named((100, 2, 64), 5, 0, torch.float32, sparse_dims=2)
+    optimizer.step()
+    assert optimizer.state[mine]["exp_avg"].dtype == torch.float32
+    mine.grad = named((100, 2, 64), 5, 1, torch.float32)
+    other = leaf(mine)
+    packed = tw.Adam([other], lr=0.1, state="int8")
+    other.grad = mine.grad.clone()
+    packed.step()
+    assert packed.state[other]["exp_avg_codes"].dtype == torch.int8
+    other.grad = named((100, 2, 64), 5, 2, torch.float32, sparse_dims=2)
+    before = other.detach().clone()
+    with pytest.raises(ValueError, match="state='int8' began with gradients that index 1 dimension, not 2"):
+        packed.step()
+    assert torch.equal(other, before)
+
+
+# --- row-wise Adagrad ---
+
+
+def test_rowwise_adagrad():
+    """Oracle: by hand, in float64."""
+    shapes = ((9, 4), (6, 3, 2), (5,))
+    params = [leaf(rand(*shape, seed=i)) for i, shape in enumerate(shapes)]
+    expected = [p.detach().clone() for p in params]
+    sums = [torch.full(p.shape[:1], 0.1, dtype=torch.float64) for p in params]
+    settings = {
+        "lr": 0.1,
+        "lr_decay": 0.1,
+        "eps": 1e-3,
+        "initial_accumulator_value": 0.1,
+        "weight_decay": 0.01,
+    }
+    optimizer = tw.Adagrad(params, **settings, rowwise=True, maximize=True)
+    assert [tuple(optimizer.state[p]["row_sum"].shape) for p in params] == [(9,), (6,), (5,)]
+    for step in range(6):
+        for i, (p, q, total) in enumerate(zip(params, expected, sums, strict=True)):
+            grad = named(tuple(p.shape), 3, 10 * step + i) if step % 2 else rand(*p.shape, seed=10 * step + i)
+            p.grad = grad
+            rows = grad.coalesce().indices()[0] if grad.is_sparse else torch.arange(len(p))
+            g = -grad.to_dense()[rows] + 0.01 * q[rows]
+            total[rows] += g.reshape(len(rows), -1).square().mean(1)
+            divisor = (total[rows].sqrt() + 1e-3).reshape(-1, *[1] * (p.dim() - 1))
+            q[rows] -= 0.1 / (1 + 0.1 * step) * g / divisor
+        optimizer.step()
+        for p, q, total in zip(params, expected, sums, strict=True):
+            torch.testing.assert_close(p.detach(), q, rtol=1e-14, atol=1e-14)
+            torch.testing.assert_close(optimizer.state[p]["row_sum"], total, rtol=1e-14, atol=1e-14)
+
+
+def test_rowwise_adagrad_in_checkpoints_and_with_all_else():
+    mine, theirs = leaf(rand(8, 4), torch.bfloat16), leaf(rand(8, 4), torch.bfloat16)
+    a = tw.Adagrad([mine], lr=0.1, rowwise=True, state="int8", weight_bits=32, max_norm=1.0, sparse="exact")
+    for step in range(3):
+        mine.grad = named((8, 4), 3, step, torch.bfloat16)
+        a.step()
+    saved = copy.deepcopy(a.state_dict())
+    theirs.data.copy_(mine.data)
+    b = tw.Adagrad([theirs], lr=0.5, weight_bits=32)
+    b.load_state_dict(saved)
+    assert b.param_groups[0]["rowwise"]
+    assert b.state[theirs]["row_sum"].dtype == torch.float32
+    for one, p in ((a, mine), (b, theirs)):
+        p.grad = named((8, 4), 3, 7, torch.bfloat16)
+        one.step()
+    assert torch.equal(mine, theirs)
+    assert torch.equal(a.state[mine]["row_sum"], b.state[theirs]["row_sum"])
+    saved["state"][0]["row_sum"] = torch.zeros(3)
+    with pytest.raises(
+        ValueError, match=r"state 'row_sum' must have one number for each row .*\(8,\), not \(3,\)"
+    ):
+        b.load_state_dict(saved)
+    mine.grad = named((8, 4), 3, 7, torch.bfloat16, sparse_dims=2)
+    with pytest.raises(ValueError, match="rowwise=True needs sparse gradients that index 1 dimension, not 2"):
+        a.step()
+
+
 # --- what cannot be ---
 
 

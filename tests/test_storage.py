@@ -282,7 +282,7 @@ def test_what_stays_as_it_is():
 
 
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks")
-def test_sparse_gradients_have_float32_state_and_may_become_dense():
+def test_sparse_gradients_of_uneven_rows_have_float32_state_and_may_become_dense():
     param, twin = (leaf(rand(100, 60), torch.float32) for _ in range(2))
     a, b = tw.Adagrad([param], lr=0.1, state="int8"), tw.Adagrad([twin], lr=0.1)
     rows = torch.zeros(100, 60).index_put_((torch.tensor([3, 70]),), torch.ones(60)).to_sparse(1)

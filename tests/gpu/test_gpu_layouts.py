@@ -164,6 +164,22 @@ def test_sparse_gradients(configuration, width, device):
 
 
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+@pytest.mark.parametrize("options", [{"state": "int8"}, {"state": "bfloat16"}, {"sparse": "exact"}], ids=str)
+def test_sparse_gradients_with_state_in_fewer_bytes_and_exact(options, device):
+    mine = leaf(rand(70, 64).to(device), torch.float32)
+    theirs = leaf(mine.detach().cpu(), torch.float32)
+    a, b = tw.AdamW([mine], lr=0.1, **options), tw.AdamW([theirs], lr=0.1, **options)
+    for i, rows in enumerate(([*range(70)], [3, 7, 3], [0, 69], [], [3, 5])):
+        values = rand(len(rows), 64, seed=i).float()
+        mine.grad = sparse(rows, values, (70, 64), device)
+        theirs.grad = sparse(rows, values, (70, 64), "cpu")
+        a.step()
+        b.step()
+    assert a.state_dict()["state"][0].keys() == b.state_dict()["state"][0].keys()
+    assert_close(mine, theirs, rtol=0.02 if "state" in options else 1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 def test_sparse_and_dense_gradients_of_one_parameter_in_turn(device):
     mine = leaf(rand(20, 4).to(device))
     theirs = leaf(mine.detach().cpu())

@@ -20,12 +20,15 @@ from thalweg.rule import (
     no_decay_of_gradients,
     positive_eps,
 )
-from thalweg.rule.maths import sqrt, times, two_parts
+from thalweg.rule.maths import row_mean, sqrt, times, two_parts
 
 
-def adagrad(g, sum, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
-    sum = sum + g * g
-    return s.rate * g / (sqrt(sum) + s.eps), sum
+def adagrad(g, sum, row_sum, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
+    if on.rowwise:
+        squares = row_sum = row_sum + row_mean(g * g)
+    else:
+        squares = sum = sum + g * g
+    return s.rate * g / (sqrt(squares) + s.eps), sum, row_sum
 
 
 def adagrad_scalars(h: Any, t: Any) -> dict[str, Any]:
@@ -54,13 +57,18 @@ ADAGRAD = Rule(
     name="adagrad",
     update=adagrad,
     scalars=adagrad_scalars,
-    slots=(Slot("sum", signed=False, initial="initial_accumulator_value"),),
+    slots=(
+        Slot("sum", signed=False, initial="initial_accumulator_value", when="elementwise"),
+        Slot("row_sum", signed=False, initial="initial_accumulator_value", when="rowwise", by_row=True),
+    ),
+    flags=lambda h: {"elementwise": not h.rowwise, "rowwise": h.rowwise},
     hypers=(
         LR,
         Hyper("lr_decay"),
         WEIGHT_DECAY,
         Hyper("initial_accumulator_value"),
         EPS,
+        Hyper("rowwise", flag=True, extra=True),
         *COMMON,
     ),
     eager=True,
@@ -95,6 +103,10 @@ class Adagrad(Optimizer):
             row-sparse gradient's parameter, to the rows that it names.
         initial_accumulator_value: :math:`s_0`, at least 0.
         eps: :math:`\epsilon`, at least 0.
+        rowwise: keep one number for each row, an index of the first dimension: :math:`s_t = s_{t-1}` and the
+            mean of :math:`g_t^2` over the row, as recommendation models do for their embeddings (Mudigere et
+            al. 2022, arXiv 2104.05158). A vector's rows are its elements. It is stepped by torch's
+            operations, not by a kernel; a row-sparse gradient must index the first dimension alone.
         maximize, foreach, differentiable, fused, options: see `thalweg.Optimizer`.
 
     Raises:
@@ -116,6 +128,7 @@ class Adagrad(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        rowwise: bool = False,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(params, arguments(locals()), **options)

@@ -44,6 +44,11 @@ def sign(x: Scalar) -> Scalar:
     return where(x > 0, 1.0, where(x < 0, -1.0, x))
 
 
+def row_mean(x: Scalar) -> Scalar:
+    """Return the means of a tensor over all dimensions but the first, which stay with a size of 1."""
+    return x.mean(dim=tuple(range(1, x.dim())), keepdim=True) if x.dim() > 1 else x
+
+
 def lerp(start: Scalar, end: Scalar, weight: Scalar) -> Scalar:
     """Return `start + weight * (end - start)`, in a form that is exact at `weight` 0 and 1."""
     return (start - weight * start) + weight * end

@@ -25,6 +25,8 @@ class Slot:
         stored_by: the group's key that says how it is stored.
         begins: whether a step is the first of a parameter's state if the slot is new.
         copies: whether it begins as the parameter.
+        by_row: whether it has one number for each index of the parameter's first dimension, not its shape.
+            Such a slot is never packed, and its rule is stepped by the reference.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Slot:
     stored_by: str = "state"
     begins: bool = True
     copies: bool = False
+    by_row: bool = False
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from thalweg.stepping.member import Member, packed
 from thalweg.stepping.rests import Rested, Rests, put_back, reals, row_major
 from thalweg.stepping.scaling import Scaling
 from thalweg.stepping.settings import AllSettings
-from thalweg.storage.codecs import codec_of
+from thalweg.storage.codecs import BlockCodec, codec_of
 from thalweg.storage.layout import has_memory, is_plain, like_home, order, overlaps_itself
 
 State = dict[Any, dict[str, Any]]
@@ -248,6 +248,7 @@ class SparseBatch(KernelBatch):
 
     def measure(self, stage: str, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
         grads = [None if m.grad is None else m.grad.coalesce() for m in self.members]
+        self._check_rows(grads)
         self._catch_up(grads, settings, state)
         streams = [self._tensors(member, state) for member in self.members]
         staged = self._stage_rows(grads, streams)
@@ -256,6 +257,7 @@ class SparseBatch(KernelBatch):
 
     def run(self, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
         grads = [None if m.grad is None else m.grad.coalesce() for m in self.members]
+        self._check_rows(grads)
         if self.unscale:
             for member, grad in zip(self.members, grads, strict=True):
                 member.param.grad = grad  # so that what is unscaled is the gradient, not a copy
@@ -271,6 +273,16 @@ class SparseBatch(KernelBatch):
                 put_back(tensors, own)
         for (rested, rows), noted in zip(caught.values(), passed, strict=True):
             rested.took(rows, *noted)
+
+    def _check_rows(self, grads: Sequence[Tensor | None]) -> None:
+        """Raise if rows are parts of what has blocks of state."""
+        has_blocks = any(isinstance(codec, BlockCodec) for codec in self.members[0].sort.codecs.values())
+        for grad in grads if has_blocks else ():
+            if grad is not None and grad.sparse_dim() != 1:
+                raise ValueError(
+                    f"state='int8' began with gradients that index 1 dimension, not {grad.sparse_dim()}: its "
+                    "blocks lie in rows"
+                )
 
     def _catch_up(
         self, grads: Sequence[Tensor | None], settings: AllSettings, state: State
@@ -347,6 +359,7 @@ class ReferenceBatch(Batch):
         self._measures = [SimpleNamespace(**unknown) for _ in members]
 
     def measure(self, stage: str, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
+        self._check_rows()
         for member, m in zip(self.members, self._measures, strict=True):
             grad = member.grad
             taken = [one.name for one in self.recipe.measures if one.at == stage]
@@ -400,6 +413,7 @@ class ReferenceBatch(Batch):
         )
 
     def run(self, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
+        self._check_rows()
         self._keys.draw()
         for member, key in zip(self.members, self._values.tolist(), strict=True):
             grad = member.grad
@@ -407,6 +421,15 @@ class ReferenceBatch(Batch):
                 own = state[member.param] if member.sort.has_state else {}
                 self._step(member, grad, own, settings.hypers[member.sort.group], scaling, key)
                 self.firsts[member.position] = 0
+
+    def _check_rows(self) -> None:
+        """Raise if a gradient indexes parts of rows of which the state has one number each."""
+        by_row = [slot for slot in self.recipe.slots_on(self.members[0].sort.on) if slot.by_row]
+        for member in self.members if by_row else ():
+            grad = member.grad
+            if grad is not None and grad.layout == torch.sparse_coo and grad.sparse_dim() != 1:
+                name, dims = by_row[0].when, grad.sparse_dim()
+                raise ValueError(f"{name}=True needs sparse gradients that index 1 dimension, not {dims}")
 
     def _step(
         self, member: Member, grad: Tensor, own: dict[str, Any], h: Any, scaling: Scaling, key: int

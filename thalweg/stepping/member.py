@@ -25,6 +25,7 @@ class Gradient(NamedTuple):
         dtype, layout, device: as torch has them.
         is_dense: whether it is a contiguous block of memory.
         has_memory: whether it is memory, and not a subclass around other tensors.
+        sparse_dims: how many dimensions it indexes, if it names rows; 0, if it is dense.
     """
 
     dtype: torch.dtype
@@ -32,13 +33,15 @@ class Gradient(NamedTuple):
     device: torch.device
     is_dense: bool
     has_memory: bool
+    sparse_dims: int = 0
 
     @classmethod
     def of(cls, grad: Tensor) -> Gradient:
         """Return what `grad` is."""
         memory = has_memory(grad)
         dense = memory and grad.layout == torch.strided and is_plain(grad) and grad.is_contiguous()
-        return cls(grad.dtype, grad.layout, grad.device, dense, memory)
+        dims = grad.sparse_dim() if grad.layout == torch.sparse_coo else 0
+        return cls(grad.dtype, grad.layout, grad.device, dense, memory, dims)
 
     @property
     def is_sparse(self) -> bool:

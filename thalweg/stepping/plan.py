@@ -373,7 +373,8 @@ def _kind(sort: Sort) -> type[Batch]:
     )
     # Only the host knows how long rows have rested, and a device may skip steps without telling it.
     rests_apart = grad.is_sparse and sort.recipe.catches_up and sort.device.type != "cpu"
-    if not has_kernel or rests_apart:
+    by_row = any(slot.by_row for slot in sort.recipe.slots_on(sort.on))
+    if not has_kernel or rests_apart or by_row:
         return ReferenceBatch
     if grad.is_sparse:
         return SparseBatch

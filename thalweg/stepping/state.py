@@ -38,7 +38,7 @@ def prepare(
     param: Tensor,
     state: dict[str, Any],
     group: Mapping[str, Any],
-    sparse: bool = False,
+    sparse: int = 0,
 ) -> bool:
     """Give `state` every slot and counter that `rule` needs under the flags `on`, in form.
 
@@ -69,6 +69,11 @@ def prepare(
     for slot in recipe.slots_on(on):
         codec = codec_of_slot(slot, param, group, sparse)
         before = stored_of(slot, state)
+        if before is None and slot.by_row:
+            first |= slot.begins
+            fill = float(group[slot.initial]) if slot.initial else 0.0
+            state[slot.name] = torch.full(param.shape[:1], fill, dtype=codec.dtype, device=param.device)
+            continue
         if before is None:
             first |= slot.begins
             if slot.copies:
@@ -101,6 +106,8 @@ def prepare_plain(
     if not is_plain_param or group.get("differentiable") or group.get("capturable"):
         return None
     if any(codec.side is not None for codec in codecs.values()):
+        return None
+    if any(slot.by_row for slot in recipe.slots_on(on)):
         return None
     first, dtype, shape = False, counter_dtype(), param.shape
     for counter in recipe.counters:
@@ -230,6 +237,9 @@ def in_form(slot: Slot, codec: Codec, state: Mapping[str, Any], param: Tensor) -
         ValueError: if its shape is not that of `param`, or its codes lack their scales.
     """
     value = stored_of(slot, state)
+    if slot.by_row:
+        _check_rows(slot.name, value, param)
+        return {slot.name: value.to(param.device, codec.dtype).contiguous()}
     _check_shape(slot.name, value, param)
     stored = stored_codec(slot, state)
     if stored is None:
@@ -311,6 +321,15 @@ def _check_shape(name: str, value: Any, param: Tensor) -> None:
     if value.shape != param.shape:
         raise ValueError(
             f"state {name!r} must have the shape of its parameter, {tuple(param.shape)}, "
+            f"not {tuple(value.shape)}"
+        )
+
+
+def _check_rows(name: str, value: Any, param: Tensor) -> None:
+    _check_tensor(name, value)
+    if value.shape != param.shape[:1]:
+        raise ValueError(
+            f"state {name!r} must have one number for each row of its parameter, {tuple(param.shape[:1])}, "
             f"not {tuple(value.shape)}"
         )
 

@@ -23,7 +23,7 @@ from thalweg.stepping.scaling import NO_SCALING, Scaling
 from thalweg.stepping.settings import AllSettings, Groups, RecipeOf, SettingsReader
 from thalweg.stepping.stall import FirstSteps
 from thalweg.stepping.state import prepare, prepare_plain
-from thalweg.storage.choices import SMALL, codec_of_slot, codec_of_weights
+from thalweg.storage.choices import SMALL, codec_of_slot, codec_of_weights, rows_are_blocks
 from thalweg.storage.codecs import Codec, codec_of
 from thalweg.storage.layout import is_plain, overlaps_itself
 
@@ -347,10 +347,10 @@ class _Sorts:
         has_memory = may_have_memory and self._may_look and is_watched(param)
         is_contiguous = param.is_contiguous() and is_plain(param)
         kind = (group, param.dtype, param.device, param.numel() >= SMALL, type(param))
-        key = (*kind, gradient, has_memory, is_contiguous)
+        key = (*kind, gradient, has_memory, is_contiguous, gradient.is_sparse and rows_are_blocks(param))
         sort = self._known.get(key)
         if sort is None:
-            codecs = self._codecs(param, group, gradient.is_sparse)
+            codecs = self._codecs(param, group, gradient.sparse_dims)
             one, options = self._settings.groups[group], self._groups[group]
             sort = self._known[key] = Sort(
                 *(one.recipe, gradient, group, one.on, options, self._choices[group]),
@@ -358,7 +358,7 @@ class _Sorts:
             )
         return sort
 
-    def _codecs(self, param: Tensor, group: int, sparse: bool) -> dict[str, Codec]:
+    def _codecs(self, param: Tensor, group: int, sparse: int) -> dict[str, Codec]:
         options, one = self._groups[group], self._settings.groups[group]
         slots = one.recipe.slots_on(one.on)
         codecs = {slot.name: codec_of_slot(slot, param, options, sparse) for slot in slots}
@@ -373,7 +373,7 @@ def _prepared(position: int, param: Tensor, sort: Sort, own: dict[str, Any]) -> 
         own.update(plain)
         return first, len(own) == len(sort.stored_keys) + len(sort.recipe.counters)
     try:
-        return prepare(sort.recipe, sort.on, param, own, sort.options, sort.gradient.is_sparse), False
+        return prepare(sort.recipe, sort.on, param, own, sort.options, sort.gradient.sparse_dims), False
     except ValueError as error:
         raise ValueError(f"{_name(position, param)}: {error}") from None
 

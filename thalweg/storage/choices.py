@@ -11,6 +11,7 @@ from torch import Tensor
 
 from thalweg.rule import Recipe, Slot
 from thalweg.storage.codecs import (
+    BLOCK,
     FLOAT32,
     STATE,
     BlockCodec,
@@ -38,8 +39,9 @@ class Storage(TypedDict, total=False):
     Attributes:
         state: how slots are stored: `"float32"` (default), `"bfloat16"` (2 bytes an element) or
             `"int8"` (65/64 bytes), or a dict from slots' names to these, where a slot that is not named
-            is float32. Rounding is stochastic. State of parameters with fewer than 4,096 elements or
-            with sparse gradients, of float64 and complex ones and of tensor subclasses stays as it is.
+            is float32. Rounding is stochastic. State of parameters with fewer than 4,096 elements, of
+            float64 and complex ones and of tensor subclasses stays as it is, and with sparse gradients
+            `"int8"` needs rows whose length is a multiple of 64.
         weight_bits: of bfloat16 and float16 parameters: None (default), rounded to nearest; 16, rounded
             stochastically; 24 or 32, with a correction of 8 or 16 bits held as state, which for 32 makes
             them float32 weights exactly. Other parameters have their full precision anyway, and
@@ -156,17 +158,26 @@ def _wanted(slot: Slot, group: Mapping[str, Any]) -> str:
     return state if isinstance(state, str) else state.get(slot.name, "float32")
 
 
-def codec_of_slot(slot: Slot, param: Tensor, group: Mapping[str, Any], sparse: bool) -> Codec:
+def codec_of_slot(slot: Slot, param: Tensor, group: Mapping[str, Any], sparse: int) -> Codec:
     """Return how a slot of `param` is stored.
 
     Args:
         slot: the slot.
         param: its parameter.
         group: its group.
-        sparse: whether its gradient is.
+        sparse: how many dimensions its gradient indexes; 0 if it is dense.
     """
-    may_pack = not sparse and param.numel() >= SMALL and _is_packable(param)
-    return _slot_codec(param.dtype, _wanted(slot, group) if may_pack else "", slot.signed)
+    may_pack = not slot.by_row and param.numel() >= SMALL and _is_packable(param)
+    wanted = _wanted(slot, group) if may_pack else ""
+    if wanted == "int8" and sparse and not (sparse == 1 and rows_are_blocks(param)):
+        wanted = ""  # a block that lies in two rows would move with either
+    return _slot_codec(param.dtype, wanted, slot.signed)
+
+
+def rows_are_blocks(param: Tensor) -> bool:
+    """Say whether each row of a parameter, an index of its first dimension, has whole blocks of its state."""
+    is_row_major = param.is_contiguous() and not (param.is_conj() or param.is_neg())
+    return is_row_major and param.numel() > 0 and param.numel() // param.shape[0] % BLOCK == 0
 
 
 @cache

@@ -117,10 +117,21 @@ class Work:
     @cached_property
     def arguments(self) -> tuple[Tensor, Tensor, dict[str, Tensor], SimpleNamespace, SimpleNamespace]:
         """What a recipe takes: weights, gradient, slots, scalars and flags; of the rows, if there are any."""
-        rows = self.rows
-        taken = {name: value if rows is None else value[rows] for name, value in self.values.items()}
+        taken = (
+            dict(self.values) if self.rows is None else {name: self._of_rows(name) for name in self.inputs}
+        )
         g = -self.unscaled if self.maximize else self.unscaled
+        for slot in self.recipe.slots_on(self.on):
+            if slot.by_row:
+                taken[slot.name] = taken[slot.name].reshape(-1, *[1] * (g.dim() - 1))
         return taken.pop("p"), g, taken, _scalars(self.scalars, g.dtype), SimpleNamespace(**self.on)
+
+    def _of_rows(self, name: str) -> Tensor:
+        """Return the numbers of a parameter or slot in the gradient's rows; others are not read."""
+        rows = self.rows
+        if name in self.packed or self.differentiable:
+            return self.values[name][rows]
+        return _real(self.inputs[name][rows]).to(_compute_dtype(self.param))
 
 
 def step(work: Work) -> None:
@@ -136,15 +147,25 @@ def step(work: Work) -> None:
         # What was another's value is copied, which is written before it is read.
         origins = {id(value): name for name, value in work.values.items()}
         new = {n: v.clone() if origins.get(id(v), n) != n else v for n, v in new.items()}
-    else:
+    elif work.differentiable:
         new = {name: work.values[name].clone().index_put_(rows, value) for name, value in new.items()}
+        rows = None
     words = _words(work)
     for name, value in new.items():
+        stored = work.inputs[name]
         if name in work.packed:
-            work.packed[name].write(value, words.get(name))
+            whole = value if rows is None else work.values[name].clone().index_put_(rows, value)
+            work.packed[name].write(whole, words.get(name))
+        elif rows is None:
+            stored.copy_(_as_stored(value, stored))
         else:
-            stored = work.inputs[name]
-            stored.copy_(torch.view_as_complex(value) if stored.is_complex() else value)
+            stored.index_put_(rows, _as_stored(value, stored).reshape(-1, *stored.shape[len(rows) :]))
+
+
+def _as_stored(value: Tensor, stored: Tensor) -> Tensor:
+    """Return numbers in the dtype of the tensor that they are for, and in its shape if they are as many."""
+    value = torch.view_as_complex(value) if stored.is_complex() else value
+    return (value.reshape(stored.shape) if value.numel() == stored.numel() else value).to(stored.dtype)
 
 
 def measure(work: Work, stage: str) -> dict[str, Tensor]:
