@@ -319,6 +319,9 @@ def memory(
         int | None,
         typer.Option(help="Bits in which 16-bit weights are kept: 16, 24 or 32.", parser=whole, metavar="N"),
     ] = None,
+    in_backward: Annotated[
+        bool, typer.Option("--in-backward", help="Count the gradients that steps in backward hold.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="A file for the picture and the table, such as memory.html.")
     ] = None,
@@ -331,7 +334,7 @@ def memory(
     from thalweg.lab.memory import command
 
     with failures():
-        command.run(command.Request(model, optimizers, state, dtype, weight_bits, out))
+        command.run(command.Request(model, optimizers, state, dtype, weight_bits, in_backward, out))
 
 
 lesson_app = typer.Typer(add_completion=False, rich_markup_mode=None)

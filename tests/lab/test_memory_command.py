@@ -147,3 +147,18 @@ def test_as_a_program(folder):
     assert (done.returncode, done.stderr) == (0, "")
     assert "\x1b" not in done.stdout
     assert re.search(r"AdamW int8 +#+=+-+ 794 kB", done.stdout)
+
+
+def test_gradients_that_steps_in_backward_hold(folder, capsys):
+    options = ("footprint_models.py:big", "--optimizers", "sgd,torch.optim.SGD", "--state", "int8")
+    (folder / "footprint_models.py").write_text(
+        "from torch import nn\nbig = nn.Sequential(*(nn.Linear(1000, 1000) for _ in range(4)))\n"
+    )
+    code, plain, _ = run(capsys, *options)
+    assert code == 0
+    code, out, _ = run(capsys, *options, "--in-backward")
+    assert code == 0
+    assert "the most that steps in backward hold" in " ".join(out.split())
+    assert "the most" not in plain
+    ours, theirs = (line.split() for line in out.splitlines()[1:3])
+    assert (ours[3], theirs[4]) == ("8.19", "16.02"), "4 MiB and a layer of 4 MB; torch's own are all held"

@@ -41,6 +41,20 @@ _current_task = torch._C._current_graph_task_id
 _TAKES_SCALING = "_step_supports_amp_scaling"
 
 
+def most_held(total: int, largest: int) -> int:
+    """Return the most bytes of complete gradients that a pass holds, of the `hold` that is the default.
+
+    Args:
+        total: bytes of all gradients.
+        largest: those of the largest one, with which what is held comes to be enough.
+    """
+    return min(total, _threshold(total) + largest)
+
+
+def _threshold(total: int) -> int:
+    return max(LEAST_HELD, total // MOST_PARTS)
+
+
 class Steps(Protocol):
     """What is stepped in backward: an optimizer."""
 
@@ -196,13 +210,13 @@ class InBackward:
             return
         # What was accumulated before is complete at the end, if at all, and nothing is freed by then anyway.
         self._before = [one for one in self._params() if one.grad is not None and one is not param]
-        self._most = inf if self._before else self._threshold()
+        self._most = inf if self._before else self._least_part()
         torch.autograd.Variable._execution_engine.queue_callback(self._end)
 
-    def _threshold(self) -> float:
+    def _least_part(self) -> int:
         if self._hold is not None:
             return self._hold
-        return max(LEAST_HELD, sum(hook.size for hook in self._hooks.values()) // MOST_PARTS)
+        return _threshold(sum(hook.size for hook in self._hooks.values()))
 
     def _step(self, others: Collection[Tensor]) -> None:
         """Step what is complete, and free its gradients.

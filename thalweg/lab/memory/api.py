@@ -40,6 +40,7 @@ class Memory(Counted):
         dtype: what floating-point parameters were counted as; None for what they are.
         weight_bits: the bits in which the optimizers keep 16-bit weights, if that was asked for.
         name: of the model.
+        in_backward: whether steps in backward were asked for.
     """
 
     def figure(self) -> "go.Figure":
@@ -87,6 +88,7 @@ def memory(
     *,
     weight_bits: int | None = None,
     dtype: str | torch.dtype | None = None,
+    in_backward: bool = False,
 ) -> Memory:
     """Counts the bytes of weights, gradients and optimizer state, by optimizer and storage.
 
@@ -102,6 +104,7 @@ def memory(
         storages: what `state=` is to be, for each of thalweg's optimizers.
         weight_bits: of bfloat16 and float16 parameters, as in the optimizers.
         dtype: counts floating-point parameters and buffers as ``model.to(dtype)`` would have them.
+        in_backward: counts of the gradients of thalweg's optimizers what ``optimizer.in_backward()`` holds.
 
     Returns:
         The result: `rows`, a table when printed, a picture in a notebook and by `save`.
@@ -110,7 +113,7 @@ def memory(
         TypeError, ValueError: an argument cannot be met; the message names it.
     """
     chosen = settings(optimizers, storages, weight_bits)
-    return measure(model, chosen, weight_bits, dtype_of(dtype))
+    return measure(model, chosen, weight_bits, dtype_of(dtype), in_backward=in_backward)
 
 
 def measure(
@@ -119,6 +122,7 @@ def measure(
     weight_bits: int | None = None,
     dtype: torch.dtype | None = None,
     name: str = "",
+    in_backward: bool = False,
 ) -> Memory:
     """Counts, once all arguments have been checked.
 
@@ -128,7 +132,8 @@ def measure(
     parts = footprint.read(model, dtype)
     name = name or (type(model).__name__ if isinstance(model, nn.Module) else "")
     cast = None if dtype is None else dtype_name(dtype)
-    return Memory(footprint.count(parts, chosen), parts, cast, weight_bits, name)
+    rows = footprint.count(parts, chosen, in_backward)
+    return Memory(rows, parts, cast, weight_bits, name, in_backward)
 
 
 @contextmanager

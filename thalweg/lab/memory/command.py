@@ -40,6 +40,7 @@ class Request:
     state: str
     dtype: str | None
     weight_bits: int | None
+    in_backward: bool
     out: Path | None
 
 
@@ -55,7 +56,8 @@ def run(request: Request) -> None:
     dtype = dtype_of(request.dtype, CALLED)
     if request.out is not None:
         pages.prepare(request.out)
-    memory = measure(models.find(request.model), chosen, request.weight_bits, dtype, request.model)
+    model = models.find(request.model)
+    memory = measure(model, chosen, request.weight_bits, dtype, request.model, request.in_backward)
     try:
         if request.out is not None:
             memory.save(request.out)

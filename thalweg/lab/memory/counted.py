@@ -22,6 +22,7 @@ class Counted:
         dtype: what floating-point parameters were counted as; None for what they are.
         weight_bits: the bits in which the optimizers keep 16-bit weights, if that was asked for.
         name: of the model.
+        in_backward: whether steps in backward were asked for.
     """
 
     rows: Sequence[Row]
@@ -29,6 +30,7 @@ class Counted:
     dtype: str | None = None
     weight_bits: int | None = None
     name: str = ""
+    in_backward: bool = False
 
     def __repr__(self) -> str:
         return f"{self.table()}\n\n{self.model}\n{self.conditions}"
@@ -56,9 +58,14 @@ class Counted:
     def conditions(self) -> str:
         """A sentence on what is counted and what is not."""
         buffers = f" Weights include {size(self.parts.buffers)} of buffers." if self.parts.buffers else ""
+        most = (
+            " Of gradients of thalweg's optimizers, the most that steps in backward hold."
+            if self.in_backward
+            else ""
+        )
         return (
             f"Sizes in {self.unit}, counted on real tensors after one step. "
-            f"Activations and temporary memory come on top.{buffers}"
+            f"Activations and temporary memory come on top.{most}{buffers}"
         )
 
     def table(self) -> str:
@@ -109,6 +116,7 @@ class Counted:
             "trained": self.parts.trained,
             "dtype": self.dtype,
             "weight_bits": self.weight_bits,
+            "in_backward": self.in_backward,
             "rows": [
                 {
                     **asdict(row),

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
+from thalweg.optimizer.backward import most_held
 from thalweg.storage import choices as storage
 from thalweg.storage.codecs.plain import dtype_name
 from thalweg.storage.layout import has_memory
@@ -111,8 +112,8 @@ class Row:
         parameters: how many numbers the model has as parameters, frozen ones included.
         weights: bytes of these parameters.
         buffers: bytes of the model's buffers.
-        gradients: bytes of the gradients of the parameters that are trained; of sparse ones, which depend on
-            the batch, as if all rows were there.
+        gradients: bytes of the gradients of the parameters that are trained, or the most of them that steps
+            in backward hold; of sparse ones, which depend on the batch, as if all rows were there.
         corrections: bytes of what `weight_bits` keeps beside the weights, in `optimizer.state`.
         slots: bytes of the state proper: numbers, or codes.
         scales: bytes of the scales of these codes.
@@ -190,13 +191,18 @@ def _cast(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
     return dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
 
 
-def count(parts: Parts, settings: Sequence[Setting]) -> list[Row]:
+def count(parts: Parts, settings: Sequence[Setting], in_backward: bool = False) -> list[Row]:
     """Count the bytes of training for each of the optimizers.
+
+    Args:
+        parts: of the model.
+        settings: the optimizers.
+        in_backward: whether those that can step in backward do.
 
     Raises:
         ValueError: if one of them cannot step one of the parameters.
     """
-    gradients = 0
+    gradients = largest = 0
     states: list[Counter[str]] = [Counter() for _ in settings]
     for kind, copies in parts.kinds.items():
         if not kind.trained:
@@ -205,10 +211,15 @@ def count(parts: Parts, settings: Sequence[Setting]) -> list[Row]:
             # Optimizers share it: what a step leaves in it has the same size.
             param = _made(kind)
             gradients += copies * kind.bytes
+            largest = max(largest, kind.bytes)
             for total, setting in zip(states, settings, strict=True):
                 for part, size in _state(setting, kind, param).items():
                     total[part] += copies * size
-    return [_row(parts, setting, gradients, total) for setting, total in zip(settings, states, strict=True)]
+    held = most_held(gradients, largest) if in_backward else gradients
+    return [
+        _row(parts, setting, gradients if setting.storage is None else held, total)
+        for setting, total in zip(settings, states, strict=True)
+    ]
 
 
 def _row(parts: Parts, setting: Setting, gradients: int, state: Counter[str]) -> Row:
