@@ -21,6 +21,7 @@ ROOMS = [
     {"stepping"},
     {"lowering"},
     {"storage"},
+    {"distributed"},
     {"additions"},
     {"rule"},
 ]
@@ -32,11 +33,12 @@ ORDER = {
         "pool",
         "plan",
         "stages",
+        "meshes",
         "batches",
         "engines",
         "rests",
         "member settings state stall guard past parts",
-        "scaling",
+        "scaling shards",
     ],
     "lowering": [
         "gpu reference cpu",
@@ -52,7 +54,7 @@ ORDER = {
         "sam",
         "base groups schedules presets",
         "averaging backward",
-        "checkpoint compiling depths obstacles",
+        "checkpoint compiling depths obstacles priming",
     ],
     "rule": ["resting", "recipe", "addition", "rule", "hyper measure rest roots", "maths"],
 }

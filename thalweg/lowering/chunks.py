@@ -8,6 +8,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from thalweg.storage.codecs.draws import RUN
+
 SIZE = 16_384
 """Elements of a chunk of a dense tensor: small enough to share out evenly among threads, large enough
 that a chunk's own cost (tens of nanoseconds) is nothing beside its elements."""
@@ -25,7 +27,8 @@ class Chunks:
 
     Args:
         table: int64 (chunks, 4): tensor, offset, offset in the gradient, length; in elements. None is
-            empty.
+            empty. Of parts of tensors int64 (chunks, 6): also where in the whole the run of 64 begins that
+            the first element belongs to, and how many of that run come before it.
         tasks: int64 (tasks + 1,): the first chunk of each task, then the number of chunks. Tasks are
             what threads claim; each is worth about as many elements as a chunk may have.
         elements: the sum of the lengths.
@@ -84,6 +87,27 @@ class Chunks:
         return cls._of(_pieces(tensors, rows, rows, length, most), most)
 
     @classmethod
+    def of_parts(cls, runs: Sequence[np.ndarray], most: int = SIZE) -> Chunks:
+        """Return the chunks of parts of tensors; a run of 64 that begins outside of a part is one of its own.
+
+        Args:
+            runs: for each tensor, int64 (runs, 3): where neighbours begin in the part, where in the whole,
+                and how many there are.
+            most: elements of a chunk, a multiple of 64.
+        """
+        pieces = [np.empty((0, 4), np.int64)]
+        for tensor, table in enumerate(runs):
+            begin, whole, length = table.T
+            lead = np.minimum(-whole % RUN, length)
+            number = np.full(len(table), tensor)
+            pieces.append(np.stack([number, begin, whole, lead], axis=1))
+            pieces.append(_divided(number, begin + lead, whole + lead, length - lead, most))
+        tensor, begin, whole, length = np.concatenate(pieces).T
+        table = np.stack([tensor, begin, begin, length, whole - whole % RUN, whole % RUN], axis=1)
+        table = table[length > 0]
+        return cls._of(table[np.lexsort((table[:, 1], table[:, 0]))], most)
+
+    @classmethod
     def _of(cls, table: np.ndarray, most: int) -> Chunks:
         table = np.ascontiguousarray(table, np.int64)
         length = table[:, 3]
@@ -101,6 +125,18 @@ def _pieces(tensors: np.ndarray, rows: np.ndarray, places: np.ndarray, length: i
     tensor, row, place = (np.repeat(x, len(begins)) for x in (tensors, rows, places))
     columns = (tensor, row * length + begin, place * length + begin, np.minimum(length - begin, most))
     return np.stack(columns, axis=1)
+
+
+def _divided(
+    number: np.ndarray, begin: np.ndarray, whole: np.ndarray, length: np.ndarray, most: int
+) -> np.ndarray:
+    """Return runs in pieces of `most` elements, int64 (pieces, 4)."""
+    counts = -(-length // most)
+    before = np.repeat(np.cumsum(counts) - counts, counts)
+    offset = (np.arange(counts.sum()) - before) * most
+    left = np.repeat(length, counts) - offset
+    places = [np.repeat(one, counts) for one in (number, begin, whole)]
+    return np.stack([places[0], places[1] + offset, places[2] + offset, np.minimum(left, most)], axis=1)
 
 
 @lru_cache(maxsize=256)

@@ -16,7 +16,7 @@ from thalweg.lowering.fusion import fused
 from thalweg.lowering.trace import Integer, Symbol, Trace, record_measures, record_recipe
 from thalweg.rule import Recipe
 from thalweg.storage.codecs import BlockCodec, Codec, HalfCodec
-from thalweg.storage.codecs.draws import first_word, numbers
+from thalweg.storage.codecs.draws import distance, first_word, numbers
 
 
 def element(
@@ -80,12 +80,20 @@ def _word(record: Trace, number: int | None) -> Integer | None:
     return None if number is None else record.integer("whole", f"word.{number}")
 
 
-def words(codecs: Mapping[str, Codec]) -> Trace:
-    """Return the first element's words of a run, from the parameter's `key` and the run's `start`."""
+def words(codecs: Mapping[str, Codec], in_parts: bool = False) -> Trace:
+    """Return the first element's words of a run, from the parameter's `key` and the run's `start`.
+
+    Args:
+        codecs: of what is stored, by name.
+        in_parts: whether the first element is not that of the run, but the one at `lane`.
+    """
     record = Trace()
     key, start = record.integer("whole", "key"), record.integer("whole", "start")
-    for number in numbers(codecs).values():
-        record.outputs[f"word.{number}"] = first_word(key, start, number).line
+    for name, number in numbers(codecs).items():
+        word = first_word(key, start, number)
+        if in_parts:
+            word = word + record.integer("whole", "lane") * distance(number, codecs[name].drawn)
+        record.outputs[f"word.{number}"] = word.line
     return record
 
 

@@ -32,6 +32,7 @@ class Spec(NamedTuple):
         maximize: whether gradients are negated.
         unscale: whether gradients are multiplied by the row's last column, and written back by a step.
         stage: the stage whose measures are taken; empty for a step.
+        in_parts: whether chunks say where in the whole they lie, of which a process steps a part.
     """
 
     recipe: Recipe
@@ -43,6 +44,7 @@ class Spec(NamedTuple):
     maximize: bool
     unscale: bool
     stage: str = ""
+    in_parts: bool = False
 
     @property
     def measures(self) -> tuple[Measure, ...]:

@@ -16,6 +16,7 @@ from thalweg.optimizer.averaging import averages, exchanged
 from thalweg.optimizer.backward import InBackward
 from thalweg.optimizer.checkpoint import RecipeOf
 from thalweg.optimizer.compiling import is_compiling
+from thalweg.optimizer.priming import is_primed
 from thalweg.rule import Recipe, Rule
 from thalweg.stepping.parts import Parts
 from thalweg.stepping.scaling import NO_SCALING, Scaling
@@ -189,15 +190,31 @@ class Optimizer(torch.optim.Optimizer):
             return
         if scaling.overflowed_on_host:
             return
+        if self._stepper is None and parts is None and is_primed(self.param_groups, self.state):
+            self.init_state()
+            return
+        stepper = self._own_stepper()
+        if self._rests:
+            self._rests.flush_dense(self.state)
+        stepper.step(self.param_groups, self.state, scaling, parts)
+
+    def _own_stepper(self) -> Stepper:
         if self._stepper is None:
             # The machinery of a step is imported with the first one: `import thalweg` stays light.
             from thalweg.stepping.stepper import Rests, Stepper
 
             self._rests = Rests() if self._rests is None else self._rests
             self._stepper = Stepper(self._recipes(), self._rests)
-        if self._rests:
-            self._rests.flush_dense(self.state)
-        self._stepper.step(self.param_groups, self.state, scaling, parts)
+        return self._stepper
+
+    def init_state(self) -> None:
+        """Make the state that the first step would make, and take no step.
+
+        It is there then to load a distributed checkpoint into, and the step that follows is the first one:
+        counters are at 0, and nothing was drawn. State that is there stays. Parameters that do not require a
+        gradient have none.
+        """
+        self._own_stepper().prepare(self.param_groups, self.state)
 
     def in_backward(
         self, *, every: int = 1, hold: int | None = None, clip_by_last_norm: bool = False

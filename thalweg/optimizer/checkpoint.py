@@ -12,8 +12,18 @@ import torch
 from torch import Tensor
 
 from thalweg import additions
+from thalweg.distributed.parts import brought, cut, dtensor_like, is_dtensor, part_of
 from thalweg.rule import Recipe, Slot
-from thalweg.stepping.state import in_form, is_in_plain_form, put, stored_of, to_counter, values_of
+from thalweg.stepping.shards import Inside, is_stepped_in_shards
+from thalweg.stepping.state import (
+    in_form,
+    is_in_plain_form,
+    put,
+    state_in_own_blocks,
+    stored_of,
+    to_counter,
+    values_of,
+)
 from thalweg.storage import choices as storage
 from thalweg.storage.codecs.tensors import pack, unpack
 from thalweg.storage.layout import like_home
@@ -150,21 +160,37 @@ def _state_in_form(
     """Return the state of a parameter from what a checkpoint has of it."""
     if not storage.DEFAULTS.keys() & group.keys() and is_in_plain_form(recipe, param, saved):
         return dict(saved)
+    if not is_stepped_in_shards(param, group):
+        return _formed(recipe, param, param, saved, group, source)
+    inside = Inside(param, state_in_own_blocks(recipe, param, saved), recipe.slots)
+    inside.state = _formed(recipe, param, inside.param, inside.state, group, source)
+    return inside.outside()
+
+
+def _formed(
+    recipe: Recipe,
+    param: Tensor,
+    memory: Tensor,
+    saved: Mapping[str, Any],
+    group: Mapping[str, Any],
+    source: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the state of what is stepped of a parameter, `memory`, in form."""
     slots = [slot for slot in recipe.slots if stored_of(slot, saved) is not None]
     state = {name: value for name, value in saved.items() if value is not None or not _is_slot(recipe, name)}
     for slot in slots:
         sparse = _was_sparse(slot, stored_of(slot, state), param, source)
-        put(slot, state, in_form(slot, storage.codec_of_slot(slot, param, group, sparse), state, param))
+        put(slot, state, in_form(slot, storage.codec_of_slot(slot, param, group, sparse), state, memory))
     for counter in recipe.counters:
         if counter.name in state:
-            state[counter.name] = to_counter(_own(counter.name, state[counter.name], param), "cpu")
+            state[counter.name] = to_counter(_own(counter.name, state[counter.name], memory), "cpu")
     formed = {name for slot in slots for name in (slot.name, storage.codes_of(slot.name))}
     known = {id(value) for value in saved.values()}
     for name, value in state.items():
         if name in formed:
-            state[name] = _own(name, value, param) if id(value) in known else value
+            state[name] = _own(name, value, memory) if id(value) in known else value
         elif not any(name == counter.name for counter in recipe.counters):
-            state[name] = _moved(value, param)
+            state[name] = _moved(value, memory)
     return state
 
 
@@ -235,7 +261,10 @@ def full_weights(param: Tensor, state: Mapping[str, Any], group: Mapping[str, An
     value = param.detach()
     if value.is_complex() or codec.compute == value.dtype:
         return value.clone()
-    return unpack(codec, value, state.get(storage.CORRECTION))
+    correction: Any = state.get(storage.CORRECTION)
+    if is_stepped_in_shards(param, group):
+        return dtensor_like(param, unpack(codec, part_of(value), part_of(correction)))
+    return unpack(codec, value, correction)
 
 
 def check_weights(params: Mapping[Any, Tensor], weights: Mapping[Any, Tensor]) -> None:
@@ -253,12 +282,17 @@ def check_weights(params: Mapping[Any, Tensor], weights: Mapping[Any, Tensor]) -
 def set_weights(param: Tensor, weights: Tensor, state: State, group: Mapping[str, Any]) -> None:
     """Set a parameter and its correction to `weights`, to nearest."""
     codec = storage.codec_of_weights(param, group)
+    in_parts = is_stepped_in_shards(param, group)
+    memory: Tensor = part_of(param) if in_parts else param
+    if in_parts:
+        weights = part_of(brought(weights, param)) if is_dtensor(weights) else cut(weights, param)
     if codec.side is None:
-        param.copy_(weights)
+        memory.copy_(weights)
         return
-    main, side = pack(codec, like_home(param, codec.compute).copy_(weights))
-    param.copy_(main)
-    state[param][storage.CORRECTION] = side
+    main, side = pack(codec, like_home(memory, codec.compute).copy_(weights))
+    assert side is not None, "the codec has one"
+    memory.copy_(main)
+    state[param][storage.CORRECTION] = dtensor_like(param, side) if in_parts else side
 
 
 Sources = list[tuple[dict[str, Any], list[Any]]]

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
+from thalweg.distributed.parts import flat_indices, runs
 from thalweg.lowering import passes
 from thalweg.lowering.chunks import Chunks
 from thalweg.lowering.cpu import kernels as cpu
@@ -88,6 +90,14 @@ class Batch:
         """Return the sum of a measure over all members; a tensor where to know it would be to wait."""
         raise NotImplementedError
 
+    def measured_by(self, names: Sequence[str]) -> Tensor:
+        """Return what was measured, float64 (members, names) on the host; 0 of what nobody measures here."""
+        raise NotImplementedError
+
+    def take_measured(self, names: Sequence[str], values: Tensor) -> None:
+        """Have members read `values`, as `measured_by` returns them, for their measures."""
+        raise NotImplementedError
+
     def share(self, name: str, total: Tensor | float) -> None:
         """Have all members read `total` for a measure."""
         raise NotImplementedError
@@ -115,6 +125,7 @@ class KernelBatch(Batch):
         one = members[0].sort
         codec = codec_of(one.gradient.dtype)
         assert codec is not None, "the plan has sent other dtypes to the reference"
+        is_in_parts = one.is_shard and one.draws
         spec = Spec(
             recipe=self.recipe,
             on=tuple(one.on.items()),
@@ -124,13 +135,16 @@ class KernelBatch(Batch):
             slots=tuple(codec for name, codec in one.codecs.items() if name != "p"),
             maximize=one.maximizes,
             unscale=self.unscale,
+            in_parts=is_in_parts,
         )
         self.addresses = np.zeros((len(spec.streams) + len(self.recipe.counters), len(members)), np.int64)
         engine = engine_for(one.device)
         assert engine is not None, "the plan has sent other devices to the reference"
         self.engine = engine(spec, members, self.addresses, self.firsts)
-        lengths = [reals(member.param) for member in members]
-        self.chunks = Chunks.dense(lengths, self.engine.chunk(sum(lengths)))
+        lengths = [reals(member.memory) for member in members]
+        most = self.engine.chunk(sum(lengths))
+        whole = [runs(member.param) for member in members] if is_in_parts else []
+        self.chunks = Chunks.of_parts(whole, most) if is_in_parts else Chunks.dense(lengths, most)
         self.measured = Chunks.dense(lengths, self.engine.measured) if self.recipe.measures else self.chunks
 
     def connect(self, look: Look) -> None:  # noqa: D102
@@ -157,6 +171,20 @@ class KernelBatch(Batch):
 
     def share(self, name: str, total: Tensor | float) -> None:  # noqa: D102
         self.engine.share(name, total)
+
+    def measured_by(self, names: Sequence[str]) -> Tensor:  # noqa: D102
+        found = torch.zeros(len(self.members), len(names), dtype=torch.float64)
+        for i, column in self._columns(names):
+            found[:, i] = self.engine.measures[:, column].cpu()
+        return found
+
+    def take_measured(self, names: Sequence[str], values: Tensor) -> None:  # noqa: D102
+        for i, column in self._columns(names):
+            self.engine.measures[:, column] = values[:, i].to(self.engine.measures.device)
+
+    def _columns(self, names: Sequence[str]) -> list[tuple[int, int]]:
+        own = {one.name for one in self.recipe.measures}
+        return [(i, self.recipe.place_of(name)) for i, name in enumerate(names) if name in own]
 
     def sum_of(self, name: str, places: Sequence[int]) -> Tensor:  # noqa: D102
         measured = self.engine.measures[:, self.recipe.place_of(name)]
@@ -202,7 +230,7 @@ class StagedBatch(KernelBatch):
     def _stage_all(self, grads: Sequence[Tensor | None]) -> list[tuple[Tensor, Tensor] | None]:
         """Have the kernel read parameters and gradients in one order, which are copies where it has to be."""
         pairs = zip(self.members, grads, strict=True)
-        staged = [None if grad is None else _stage(member.param, grad) for member, grad in pairs]
+        staged = [None if grad is None else _stage(member.memory, grad) for member, grad in pairs]
         self.addresses[0] = [0 if one is None else one[0].data_ptr() for one in staged]
         # Of an empty tensor no memory is read; it is there all the same.
         self.addresses[1] = [0 if one is None else one[1].data_ptr() or 1 for one in staged]
@@ -213,19 +241,18 @@ class StagedBatch(KernelBatch):
         grads = [member.grad for member in self.members]
         staged = self._stage_all(grads)
         super().run(settings, scaling, state)
-        taken = [
-            (m.param, grad, one) for m, grad, one in zip(self.members, grads, staged, strict=True) if one
-        ]
-        put_back([param for param, _, _ in taken], [p for _, _, (p, _) in taken])
+        taken = [(m, grad, one) for m, grad, one in zip(self.members, grads, staged, strict=True) if one]
+        put_back([m.memory for m, _, _ in taken], [p for _, _, (p, _) in taken])
+        increment_version([m.param for m, _, _ in taken if m.sort.is_shard])
         if self.unscale:
             self._put_back_gradients(taken)
 
     def _put_back_gradients(
-        self, taken: Sequence[tuple[Tensor, Tensor | None, tuple[Tensor, Tensor]]]
+        self, taken: Sequence[tuple[Member, Tensor | None, tuple[Tensor, Tensor]]]
     ) -> None:
-        for param, grad, (_, stepped) in taken:
+        for member, grad, (_, stepped) in taken:
             if grad is not None and overlaps_itself(grad):
-                param.grad = stepped  # nothing can be written to one place for many
+                member.exchange_gradient(stepped)  # nothing can be written to one place for many
             elif grad is not None:
                 put_back([grad], [stepped])
 
@@ -357,6 +384,7 @@ class ReferenceBatch(Batch):
         unknown = dict.fromkeys((one.name for one in self.recipe.measures), 0.0)
         self._place = {member.position: i for i, member in enumerate(members)}
         self._measures = [SimpleNamespace(**unknown) for _ in members]
+        self._indices: dict[int, Tensor] = {}
 
     def measure(self, stage: str, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
         self._check_rows()
@@ -365,7 +393,7 @@ class ReferenceBatch(Batch):
             taken = [one.name for one in self.recipe.measures if one.at == stage]
             vars(m).update(dict.fromkeys(taken, 0.0))
             if grad is not None:
-                own = state[member.param] if member.sort.has_state else {}
+                own = member.own(state[member.param]) if member.sort.has_state else {}
                 self._catch_up(member, grad, settings.hypers[member.sort.group], own)
                 vars(m).update(self._measured(stage, member, grad, own, settings, scaling))
 
@@ -375,6 +403,15 @@ class ReferenceBatch(Batch):
     def share(self, name: str, total: Tensor | float) -> None:  # noqa: D102
         for m in self._measures:
             setattr(m, name, total)
+
+    def measured_by(self, names: Sequence[str]) -> Tensor:  # noqa: D102
+        found = [[float(getattr(m, name, 0.0)) for name in names] for m in self._measures]
+        return torch.tensor(found, dtype=torch.float64)
+
+    def take_measured(self, names: Sequence[str], values: Tensor) -> None:  # noqa: D102
+        own = {one.name for one in self.recipe.measures}
+        for m, row in zip(self._measures, values.tolist(), strict=True):
+            vars(m).update((name, value) for name, value in zip(names, row, strict=True) if name in own)
 
     def sum_of(self, name: str, places: Sequence[int]) -> Tensor:  # noqa: D102
         whole: Any = sum((getattr(self._measures[i], name) for i in places), 0.0)
@@ -404,13 +441,22 @@ class ReferenceBatch(Batch):
     ) -> reference.Work:
         sort, slots = member.sort, {name: own[at] for name, at in member.sort.slot_keys.items()}
         return reference.Work(
-            *(self.recipe, sort.on, member.param, grad, slots, scalars),
+            *(self.recipe, sort.on, member.memory, grad, slots, scalars),
             maximize=sort.maximizes,
             unscale=scaling.inverse,
             differentiable=sort.is_differentiable,
-            packed=packed(member.sort, member.param, own),
+            packed=packed(member.sort, member.memory, own),
             key=key,
+            index=self._index(member),
         )
+
+    def _index(self, member: Member) -> Tensor | None:
+        """Return where the elements of a part lie in the whole, which random words go by."""
+        if not (member.sort.is_shard and member.sort.draws):
+            return None
+        if member.position not in self._indices:
+            self._indices[member.position] = flat_indices(member.param).to(torch.int32)
+        return self._indices[member.position]
 
     def run(self, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
         self._check_rows()
@@ -418,9 +464,10 @@ class ReferenceBatch(Batch):
         for member, key in zip(self.members, self._values.tolist(), strict=True):
             grad = member.grad
             if grad is not None:
-                own = state[member.param] if member.sort.has_state else {}
+                own = member.own(state[member.param]) if member.sort.has_state else {}
                 self._step(member, grad, own, settings.hypers[member.sort.group], scaling, key)
                 self.firsts[member.position] = 0
+        increment_version([m.param for m in self.members if m.sort.is_shard and m.grad is not None])
 
     def _check_rows(self) -> None:
         """Raise if a gradient indexes parts of rows of which the state has one number each."""

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from thalweg.distributed.parts import dtensor_like, is_dtensor, part_of
 from thalweg.lowering.gpu.tables import Shared
 from thalweg.lowering.reference.steps import Packed
 from thalweg.rule import Recipe
@@ -37,7 +38,8 @@ class Gradient(NamedTuple):
 
     @classmethod
     def of(cls, grad: Tensor) -> Gradient:
-        """Return what `grad` is."""
+        """Return what `grad` is; of a shared one, what the part of this process is."""
+        grad = part_of(grad)
         memory = has_memory(grad)
         dense = memory and grad.layout == torch.strided and is_plain(grad) and grad.is_contiguous()
         dims = grad.sparse_dim() if grad.layout == torch.sparse_coo else 0
@@ -64,6 +66,7 @@ class Sort:
         has_memory: whether they and their state are plain memory that is known to lie there.
         codecs: how `p` and each slot are stored, by name, in the rule's order.
         dtype, device: the parameters'.
+        is_shard: whether processes share them, and what is stepped is the part of this one.
     """
 
     recipe: Recipe
@@ -77,6 +80,7 @@ class Sort:
     codecs: Mapping[str, Codec]
     dtype: torch.dtype
     device: torch.device
+    is_shard: bool
 
     @cached_property
     def slot_keys(self) -> dict[str, str]:
@@ -121,7 +125,13 @@ class Sort:
     @cached_property
     def alike(self) -> tuple[Any, ...]:
         """What the members of a batch have in common, also across groups."""
-        storage = (self.device, self.dtype, self.gradient, *self.codecs.values())
+        storage = (
+            self.device,
+            self.dtype,
+            self.gradient,
+            self.is_shard and self.draws,
+            *self.codecs.values(),
+        )
         return self.recipe, storage, tuple(self.on.values()), tuple(self.choices.values())
 
 
@@ -144,9 +154,25 @@ class Member:
     shared: Shared
 
     @property
+    def memory(self) -> Tensor:
+        """What is stepped: the parameter, or the part of it that lies in this process."""
+        return part_of(self.param) if self.sort.is_shard else self.param
+
+    @property
     def grad(self) -> Tensor | None:
-        """The gradient, as it is now."""
-        return self.param.grad
+        """The gradient of that, as it is now."""
+        grad = self.param.grad
+        return grad if grad is None or not self.sort.is_shard else part_of(grad)
+
+    def exchange_gradient(self, grad: Tensor) -> None:
+        """Have another gradient in the place of `grad`."""
+        self.param.grad = dtensor_like(self.param.grad, grad) if self.sort.is_shard else grad
+
+    def own(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Return the state of that, from the parameter's."""
+        if not self.sort.is_shard:
+            return tensors
+        return {name: part_of(value) if is_dtensor(value) else value for name, value in tensors.items()}
 
 
 def packed(sort: Sort, param: Tensor, own: Mapping[str, Any]) -> dict[str, Packed]:

@@ -81,6 +81,9 @@ class Plan:
         self.watched = [id(members[i].param) for i in self._kernels]
         """The ids of the parameters that are looked at."""
         self.watched += [id(param) for param in idle if is_watched(param)]
+        self._shards = [members[i].param for i in self._kernels if members[i].sort.is_shard]
+        self.has_shards = any(member.sort.is_shard for member in members)
+        """Whether processes share some of it."""
         self._must_compare_places = True
         self.owner: object = None
         """Whose plan it is."""
@@ -105,7 +108,7 @@ class Plan:
     def can_be_handed_on(self) -> bool:
         """Whether it depends on nothing but what is looked at and written anew by `take_over`."""
         rest = self.stages or self._drawing or self._others or self._hidden or self.unscale
-        bare = self.is_bare and not rest
+        bare = self.is_bare and not (rest or self.has_shards)
         return bare and self._look is not None and not any(self._layers) and len(self._kernels) > 0
 
     def prepare_to_be_handed_on(self) -> None:
@@ -148,6 +151,11 @@ class Plan:
     def is_of(self, owner: object) -> bool:
         """Say whether it is the plan of `owner`, and may be run here."""
         return self.owner is owner and (self.thread is None or self.thread == threading.get_ident())
+
+    def follow_gradients(self) -> None:
+        """Expect gradients of DTensors that are placed as before, but by other objects that say so."""
+        if self._look is not None:
+            self._look.follow(self._shards)
 
     def note_values(self, groups: Groups) -> None:
         """Take the values that groups have now for those that the plan was made for."""
@@ -283,7 +291,7 @@ class Plan:
     def _starts(self) -> Any:
         """Return where the memory of each parameter that a kernel steps begins."""
         if self._look is None:
-            return [self.members[i].param.data_ptr() for i in self._kernels]
+            return [self.members[i].memory.data_ptr() for i in self._kernels]
         return self._look.rows[self._param_rows, Row.DATA]
 
 
@@ -357,7 +365,7 @@ def _is_bare(batch: Batch) -> bool:
 
 
 def _bytes(member: Member) -> int:
-    return span(member.param) * member.param.element_size()
+    return span(member.memory) * member.param.element_size()
 
 
 def _kind(sort: Sort) -> type[Batch]:
@@ -374,8 +382,14 @@ def _kind(sort: Sort) -> type[Batch]:
     # Only the host knows how long rows have rested, and a device may skip steps without telling it.
     rests_apart = grad.is_sparse and sort.recipe.catches_up and sort.device.type != "cpu"
     by_row = any(slot.by_row for slot in sort.recipe.slots_on(sort.on))
-    if not has_kernel or rests_apart or by_row:
+    is_elsewhere = sort.is_shard and not _has_kernel_of_shards(sort)
+    if not has_kernel or rests_apart or by_row or is_elsewhere:
         return ReferenceBatch
     if grad.is_sparse:
         return SparseBatch
     return DenseBatch if grad.is_dense and sort.is_contiguous and not sort.dtype.is_complex else StagedBatch
+
+
+def _has_kernel_of_shards(sort: Sort) -> bool:
+    """Say whether parts of DTensors are stepped by kernels; random words ask for neighbours in the whole."""
+    return sort.device.type == "cpu" and (sort.is_contiguous or not sort.draws)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from thalweg.rule.measure import STAGES
 from thalweg.stepping.batches import Batch
+from thalweg.stepping.meshes import Meshes
 from thalweg.stepping.parts import Parts
 from thalweg.stepping.scaling import Scaling
 
@@ -32,6 +33,7 @@ class Stages:
         taking = [(stage, [b for b in batches if stage in b.recipe.stages]) for stage in STAGES]
         self._taking = [(stage, taken) for stage, taken in taking if taken]
         self._skips = {name for batch in batches for name in batch.recipe.skips}
+        self._meshes = {stage: Meshes(taken) for stage, taken in self._taking}
         self._counted = [batch for batch in batches if _GRADIENT in _names(batch)]
         self.refused: Tensor | float | None = None
         """What forbade the last step, where it is not zero, and nothing else did; None if nothing may."""
@@ -90,13 +92,19 @@ class Stages:
         return [_statistics(one) if one else {} for one in sums]
 
     def _share_totals(self, stage: str, batches: Sequence[Batch]) -> dict[str, Tensor | float]:
-        """Add up what is measured over all parameters, in the order of the batches."""
+        """Add up what is measured over all parameters, in the order of the batches, and all processes."""
         asked: dict[str, list[Batch]] = {}
         for batch in batches:
             for one in batch.recipe.measures:
                 if one.at == stage and one.over == "all":
                     asked.setdefault(one.name, []).append(batch)
-        totals = {name: _sum([batch.total(name) for batch in asking]) for name, asking in asked.items()}
+        totals: dict[str, Tensor | float] = {}
+        if self._meshes[stage]:
+            names = {one.name for batch in batches for one in batch.recipe.measures if one.at == stage}
+            whole = self._meshes[stage].complete(batches, sorted(names))
+            totals |= {name: whole[name] for name in asked}
+        else:
+            totals |= {name: _sum([b.total(name) for b in asking]) for name, asking in asked.items()}
         if self.parts is not None:
             totals = {name: self.parts.over_all(name, found) for name, found in totals.items()}
         for name, asking in asked.items():

@@ -10,9 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thalweg.distributed.parts import blocks_shape, dtensor_like, is_cut_alike, is_dtensor, part_of
 from thalweg.rule import Recipe, Slot
-from thalweg.storage.choices import CORRECTION, codec_of_slot, codec_of_weights, codes_of, key_of, scale_of
-from thalweg.storage.codecs import BlockCodec, Codec, slot_codec
+from thalweg.stepping.shards import Inside, is_stepped_in_shards
+from thalweg.storage.choices import (
+    CORRECTION,
+    codec_of_slot,
+    codec_of_weights,
+    codes_of,
+    has_blocks,
+    key_of,
+    scale_of,
+)
+from thalweg.storage.codecs import BLOCK, BlockCodec, Codec, slot_codec
 from thalweg.storage.codecs.tensors import pack, side_shape, unpack
 from thalweg.storage.layout import has_memory, home_order, is_plain, like_home, order
 
@@ -54,8 +64,33 @@ def prepare(
             have to be converted, and so shared no longer.
         RuntimeError: if a counter requires a gradient in a differentiable step, as in torch.
     """
-    first = False
+    codecs = {slot.name: codec_of_slot(slot, param, group, sparse) for slot in recipe.slots_on(on)}
+    codecs["p"] = codec_of_weights(param, group)
     device = counter_device(param, group)
+    if not is_stepped_in_shards(param, group):
+        return _prepare(recipe, on, param, state, group, codecs, device)
+    for slot in recipe.slots_on(on):
+        if slot.by_row:
+            raise ValueError(f"{slot.when}=True is for row-sparse gradients, which a DTensor does not have")
+    inside = Inside(param, state_in_own_blocks(recipe, param, state), recipe.slots)
+    first = _prepare(recipe, on, inside.param, inside.state, group, codecs, device)
+    outside = inside.outside()
+    for name in state.keys() - outside.keys():
+        del state[name]
+    state.update(outside)
+    return first
+
+
+def _prepare(
+    recipe: Recipe,
+    on: Mapping[str, bool],
+    param: Tensor,
+    state: dict[str, Any],
+    group: Mapping[str, Any],
+    codecs: Mapping[str, Codec],
+    device: torch.device,
+) -> bool:
+    first = False
     for counter in recipe.counters:
         value = state.get(counter.name, counter.initial)
         if group.get("differentiable") and _is_leaf_with_grad(value):
@@ -67,7 +102,7 @@ def prepare(
         _check_sharing(counter.name, value, formed)
         state[counter.name] = formed
     for slot in recipe.slots_on(on):
-        codec = codec_of_slot(slot, param, group, sparse)
+        codec = codecs[slot.name]
         before = stored_of(slot, state)
         if before is None and slot.by_row:
             first |= slot.begins
@@ -77,7 +112,8 @@ def prepare(
         if before is None:
             first |= slot.begins
             if slot.copies:
-                state.update(_packed(slot, codec, _weights(param, state, group, _dtype(codec, param))))
+                weights = _weights(param, state, codecs["p"], _dtype(codec, param))
+                state.update(_packed(slot, codec, weights))
             else:
                 fill = float(group[slot.initial]) if slot.initial else 0.0
                 state.update(_new_slot(slot, codec, param, fill))
@@ -85,8 +121,20 @@ def prepare(
         entries = in_form(slot, codec, state, param)
         _check_sharing(slot.name, before, entries[key_of(slot.name, codec)])
         put(slot, state, entries)
-    _prepare_correction(codec_of_weights(param, group), state, param)
+    _prepare_correction(codecs["p"], state, param)
     return first
+
+
+def state_in_own_blocks(recipe: Recipe, param: Tensor, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the state of a DTensor, with numbers where codes have other blocks than its part would have."""
+    found = dict(state)
+    for slot in recipe.slots:
+        value = stored_of(slot, found)
+        if not isinstance(value, Tensor) or stored_codec(slot, found) is None:
+            continue
+        if not has_blocks(param) or (is_dtensor(value) and not is_cut_alike(value, param)):
+            put(slot, found, {slot.name: values_of(slot, found)})
+    return found
 
 
 def prepare_plain(
@@ -102,6 +150,8 @@ def prepare_plain(
     Returns:
         What `prepare` returns; None if it has to be asked.
     """
+    if is_dtensor(param):
+        return None
     is_plain_param = param.device.type == "cpu" and param.is_contiguous() and not param.is_complex()
     if not is_plain_param or group.get("differentiable") or group.get("capturable"):
         return None
@@ -199,9 +249,9 @@ def _new_slot(slot: Slot, codec: Codec, param: Tensor, fill: float) -> dict[str,
     return _packed(slot, codec, like_home(param, _dtype(codec, param), fill))
 
 
-def _weights(param: Tensor, state: Mapping[str, Any], group: Mapping[str, Any], dtype: torch.dtype) -> Tensor:
+def _weights(param: Tensor, state: Mapping[str, Any], codec: Codec, dtype: torch.dtype) -> Tensor:
     """Return a copy of a parameter, with its correction, in a dtype and the memory order of its state."""
-    codec, value = codec_of_weights(param, group), param.detach()
+    value = param.detach()
     if codec.side is not None and state.get(CORRECTION) is not None:
         value = unpack(codec, value, state[CORRECTION])
     return like_home(param, dtype).copy_(value)
@@ -271,7 +321,7 @@ def stored_codec(slot: Slot, state: Mapping[str, Any]) -> BlockCodec | None:
         return None
     codec = slot_codec("int8", slot.signed)
     assert isinstance(codec, BlockCodec)
-    shape = side_shape(codec, value)
+    shape = blocks_shape(value, BLOCK) if is_dtensor(value) else side_shape(codec, value)
     _check_tensor(scale_of(slot.name), scales)
     if scales is None or scales.dtype != codec.side or tuple(scales.shape) != shape:
         found = None if scales is None else (scales.dtype, tuple(scales.shape))
@@ -289,7 +339,10 @@ def values_of(slot: Slot, state: Mapping[str, Any]) -> Tensor:
     value: Tensor = stored_of(slot, state)
     stored = stored_codec(slot, state)
     if stored is not None:
-        return unpack(stored, value, state[scale_of(slot.name)])
+        scales = state[scale_of(slot.name)]
+        if is_dtensor(value):
+            return dtensor_like(value, unpack(stored, part_of(value), part_of(scales).reshape(-1)))
+        return unpack(stored, value, scales)
     return value.float() if value.dtype == torch.bfloat16 else value
 
 

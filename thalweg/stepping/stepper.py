@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thalweg.distributed.parts import brought, is_cut_alike, is_dtensor, part_of
 from thalweg.lowering.gpu.tables import Shared
 from thalweg.lowering.look import fields
 from thalweg.lowering.look.look import Look, Seen, is_watched
@@ -21,9 +22,10 @@ from thalweg.stepping.pool import POOL, is_as_made, key_of
 from thalweg.stepping.rests import Rests
 from thalweg.stepping.scaling import NO_SCALING, Scaling
 from thalweg.stepping.settings import AllSettings, Groups, RecipeOf, SettingsReader
+from thalweg.stepping.shards import is_stepped_in_shards
 from thalweg.stepping.stall import FirstSteps
 from thalweg.stepping.state import prepare, prepare_plain
-from thalweg.storage.choices import SMALL, codec_of_slot, codec_of_weights, rows_are_blocks
+from thalweg.storage.choices import SMALL, codec_of_slot, codec_of_weights, has_blocks, rows_are_blocks
 from thalweg.storage.codecs import Codec, codec_of
 from thalweg.storage.layout import is_plain, overlaps_itself
 
@@ -81,7 +83,8 @@ class Stepper:
         unscale = scaling.scale is not None
         while True:
             plan = self._plan
-            if plan is None or not self._is_usable(plan, unscale) or not self._fits(plan, groups, state):
+            usable = plan is not None and self._is_usable(plan, unscale)
+            if plan is None or not usable or not self._fits_gradients(plan, groups, state):
                 plan = self._find(groups, state, unscale)
             if not plan.skips and scaling.overflowed:
                 return
@@ -111,6 +114,28 @@ class Stepper:
     def count(groups: Groups, parts: Parts) -> None:
         """Count a step as one that has drawn, at the end of its parts."""
         _count_draws([groups[index] for index in sorted(parts.drawn)], NO_SCALING)
+
+    def prepare(self, groups: Groups, state: State) -> None:
+        """Make the state that a first step would make, of every parameter that trains; nothing is stepped.
+
+        Args:
+            groups: torch's `param_groups`.
+            state: torch's `state`; what is there stays.
+        """
+        self._arrange(groups)
+        settings = _settled(self._settings.read(groups))
+        owns: list[dict[str, Any] | None] = []
+        firsts = self._firsts.copy()
+        for i, param in enumerate(self._params):
+            one, group = settings.groups[self._group_of[i]], groups[self._group_of[i]]
+            if not param.requires_grad or not _can_step(param):
+                owns.append(None)
+                continue
+            own = dict(state.get(param, {}))
+            firsts[i] |= prepare(one.recipe, one.on, param, own, group)
+            owns.append(own or None)
+        self._firsts[:] = firsts
+        _publish(self._params, owns, state)
 
     def statistics(self, groups: Groups) -> list[dict[str, Tensor]]:
         """Return what the last step measured for the user, group by group."""
@@ -144,6 +169,16 @@ class Stepper:
         with torch.set_grad_enabled(plan.is_differentiable):
             return plan.run(scaling, state)
 
+    def _fits_gradients(self, plan: Plan, groups: Groups, state: State) -> bool:
+        """Do what `_fits` does; gradients of DTensors that lie otherwise than these are brought first."""
+        if self._fits(plan, groups, state):
+            return True
+        if not plan.has_shards:
+            return False
+        _bring_gradients(self._params)
+        plan.follow_gradients()
+        return self._fits(plan, groups, state)
+
     def _fits(self, plan: Plan, groups: Groups, state: State) -> bool:
         """Say whether a plan fits this step; it then has the settings of now."""
         seen = plan.fits(groups, state)
@@ -163,6 +198,9 @@ class Stepper:
         """Return a plan that fits this step: a known one, if there is one."""
         self._arrange(groups)
         settings = _settled(self._settings.read(groups))
+        for i, param in enumerate(self._params):
+            _check(i, param)
+        _bring_gradients(self._params)
         self._note_gradients()
         is_dispatching = _is_dispatching()
         common = self._common(groups, state, settings) if not (unscale or is_dispatching) else None
@@ -239,8 +277,6 @@ class Stepper:
 
     def _note_gradients(self) -> None:
         """Take note of what gradients are; of one that is missing, what it was."""
-        for i, param in enumerate(self._params):
-            _check(i, param)
         for i, param in enumerate(self._params):
             grad = param.grad
             if grad is not None:
@@ -345,16 +381,19 @@ class _Sorts:
     def of(self, param: Tensor, gradient: Gradient, group: int, may_have_memory: bool = True) -> Sort:
         """Return the sort of a parameter with such gradients in the group of that index."""
         has_memory = may_have_memory and self._may_look and is_watched(param)
-        is_contiguous = param.is_contiguous() and is_plain(param)
-        kind = (group, param.dtype, param.device, param.numel() >= SMALL, type(param))
-        key = (*kind, gradient, has_memory, is_contiguous, gradient.is_sparse and rows_are_blocks(param))
+        is_shard = is_stepped_in_shards(param, self._groups[group])
+        part = part_of(param) if is_shard else param
+        is_contiguous = param.is_contiguous() and part.is_contiguous() and is_plain(part)
+        in_blocks = rows_are_blocks(param) if gradient.is_sparse else has_blocks(param)
+        kind = (group, param.dtype, param.device, param.numel() >= SMALL, type(param), in_blocks)
+        key = (*kind, gradient, has_memory, is_contiguous)
         sort = self._known.get(key)
         if sort is None:
             codecs = self._codecs(param, group, gradient.sparse_dims)
             one, options = self._settings.groups[group], self._groups[group]
             sort = self._known[key] = Sort(
                 *(one.recipe, gradient, group, one.on, options, self._choices[group]),
-                *(is_contiguous, has_memory, codecs, param.dtype, param.device),
+                *(is_contiguous, has_memory, codecs, param.dtype, param.device, is_shard),
             )
         return sort
 
@@ -376,6 +415,17 @@ def _prepared(position: int, param: Tensor, sort: Sort, own: dict[str, Any]) -> 
         return prepare(sort.recipe, sort.on, param, own, sort.options, sort.gradient.sparse_dims), False
     except ValueError as error:
         raise ValueError(f"{_name(position, param)}: {error}") from None
+
+
+def _bring_gradients(params: Sequence[Any]) -> None:
+    """Exchange gradients that are placed otherwise than their parameters, in the order of all processes."""
+    for param in params:
+        grad = param.grad if is_dtensor(param) else None
+        if not is_dtensor(grad) or grad.device_mesh != param.device_mesh:
+            continue
+        if not (is_cut_alike(grad, param) and type(part_of(grad)) is Tensor):
+            with torch.no_grad():
+                param.grad = brought(grad, param)
 
 
 def _is_dispatching() -> bool:
@@ -440,13 +490,23 @@ def _can_step(param: Tensor) -> bool:
 
 def _check(position: int, param: Tensor) -> None:
     """Raise if a parameter has a gradient that it cannot be stepped with."""
-    grad = param.grad
+    grad: Any = param.grad
     if grad is None:
         return
     if codec_of(param.dtype) is None:
         raise TypeError(f"{_name(position, param)} must be floating point or complex, not {param.dtype}")
     if codec_of(grad.dtype) is None or grad.is_complex() != param.is_complex():
         raise TypeError(f"{_name(position, param)} is {param.dtype} and cannot take a {grad.dtype} gradient")
+    if is_dtensor(grad) != is_dtensor(param):
+        kinds = [type(one).__name__ for one in (param, grad)]
+        raise TypeError(
+            f"{_name(position, param)} is a {kinds[0]} and cannot take a {kinds[1]} as its gradient"
+        )
+    if is_dtensor(param) and grad.device_mesh != param.device_mesh:
+        raise ValueError(
+            f"{_name(position, param)} lies on {param.device_mesh}, its gradient on {grad.device_mesh}; "
+            "both must lie on the same mesh"
+        )
     if grad.shape != param.shape:
         raise ValueError(f"{_name(position, param)} has a gradient of shape {tuple(grad.shape)}")
     if grad.layout not in (torch.strided, torch.sparse_coo):

@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
+from thalweg.distributed.parts import blocks_shape, is_dtensor
 from thalweg.rule import Recipe, Slot
 from thalweg.storage.codecs import (
     BLOCK,
@@ -21,7 +22,7 @@ from thalweg.storage.codecs import (
     state_dtype,
     weight_codec,
 )
-from thalweg.storage.layout import has_memory
+from thalweg.storage.layout import has_memory, has_shard
 
 SMALL = 4096
 """State of parameters with fewer elements stays float32: they are many, and weigh nothing."""
@@ -171,6 +172,8 @@ def codec_of_slot(slot: Slot, param: Tensor, group: Mapping[str, Any], sparse: i
     wanted = _wanted(slot, group) if may_pack else ""
     if wanted == "int8" and sparse and not (sparse == 1 and rows_are_blocks(param)):
         wanted = ""  # a block that lies in two rows would move with either
+    if wanted == "int8" and not has_blocks(param):
+        wanted = "bfloat16"  # of a DTensor, that any mesh may cut
     return _slot_codec(param.dtype, wanted, slot.signed)
 
 
@@ -178,6 +181,11 @@ def rows_are_blocks(param: Tensor) -> bool:
     """Say whether each row of a parameter, an index of its first dimension, has whole blocks of its state."""
     is_row_major = param.is_contiguous() and not (param.is_conj() or param.is_neg())
     return is_row_major and param.numel() > 0 and param.numel() // param.shape[0] % BLOCK == 0
+
+
+def has_blocks(param: Tensor) -> bool:
+    """Say whether state of a parameter can be in blocks: of a DTensor, where its mesh cuts none."""
+    return not is_dtensor(param) or blocks_shape(param, BLOCK) is not None
 
 
 @cache
@@ -198,7 +206,7 @@ _weight_codec = cache(weight_codec)
 
 
 def _is_packable(param: Tensor) -> bool:
-    return not param.is_complex() and has_memory(param)
+    return not param.is_complex() and (has_memory(param) or has_shard(param))
 
 
 def codes_of(name: str) -> str:

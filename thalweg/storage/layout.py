@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from thalweg.distributed.parts import is_dtensor, is_partial, part_of
+
 
 def order(tensor: Tensor) -> tuple[int, ...] | None:
     """Return the memory order of a tensor whose elements fill one block of memory, else None.
@@ -29,6 +31,11 @@ def has_memory(tensor: Tensor) -> bool:
     """Say whether a tensor is certain to be memory, and not a wrapper around other tensors."""
     plain = type(tensor) in (Tensor, torch.nn.Parameter)
     return plain and not tensor.is_nested and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def has_shard(tensor: Tensor) -> bool:
+    """Say whether processes share a tensor, and what this one holds of it is memory."""
+    return is_dtensor(tensor) and has_memory(part_of(tensor)) and not is_partial(tensor)
 
 
 def span(tensor: Tensor) -> int:

@@ -55,6 +55,7 @@ def assembly(spec: Spec) -> str:
         declarations=DECLARATIONS,
         real=real(spec),
         columns=len(spec.columns),
+        fields=6 if spec.in_parts else 4,
         buffers="\n".join(line for name in spec.blocks for line in _buffers(name)),
         chunk="\n".join([*load_row(spec), *load_bases(spec)]),
         elements=_elements(spec),
@@ -143,6 +144,7 @@ def _arguments(spec: Spec, suffix: str = "") -> list[str]:
     return [
         "i32 %key",
         f"i32 %start{suffix}",
+        *(["i32 %lane"] if spec.in_parts else []),
         *(f"{real(spec)} %s.{name}" for name in spec.columns),
         *(f"ptr %{name}.base{suffix}" for name, _, _ in streams(spec)),
         *(f"ptr %{name}.{part}{suffix}" for name in spec.blocks for part in ("buffer", "most.at")),
@@ -153,7 +155,8 @@ def _loops_over_runs(spec: Spec) -> str:
     passes_ = ["first", "second"] if spec.blocks else ["first"]
     ends = [*(f"begin.{name}" for name in passes_[1:]), "spans.end"]
     loops = [_loop_over_runs(spec, name, end) for name, end in zip(passes_, ends, strict=True)]
-    return _SPANS.format(span=SPAN, loops="\n".join(loops))
+    place = _PLACE_IN_WHOLE if spec.in_parts else ""
+    return _SPANS.format(span=SPAN, place=place, loops="\n".join(loops))
 
 
 def _loop_over_runs(spec: Spec, pass_: str, after: str) -> str:
@@ -168,7 +171,10 @@ def _loop_over_runs(spec: Spec, pass_: str, after: str) -> str:
             f"  %{name}.most.at.{pass_} = getelementptr i32, ptr %{name}.mosts, i64 %block.{pass_}",
         ]
     arguments = ", ".join(_arguments(spec, f".{pass_}"))
-    return _RUNS.format(name=pass_, run=RUN, moves="\n".join(moves), arguments=arguments, after=after)
+    place = "%place" if spec.in_parts else "%offset"
+    return _RUNS.format(
+        name=pass_, run=RUN, place=place, moves="\n".join(moves), arguments=arguments, after=after
+    )
 
 
 def _first_function(spec: Spec) -> str:
@@ -183,7 +189,9 @@ def _first_function(spec: Spec) -> str:
 
 
 def _first_words(spec: Spec) -> list[str]:
-    return arithmetic(passes.words(spec.codecs), "float", "%{}".format, prefix="w", suffix="first")
+    return arithmetic(
+        passes.words(spec.codecs, spec.in_parts), "float", "%{}".format, prefix="w", suffix="first"
+    )
 
 
 def _second_function(spec: Spec) -> str:
@@ -263,10 +271,18 @@ def _search_function(name: str, codec: BlockCodec) -> str:
     return _SEARCH.format(name=name, size="\n".join(size))
 
 
+_PLACE_IN_WHOLE = """\
+  %place.at = getelementptr i64, ptr %fields, i64 4
+  %place = load i64, ptr %place.at
+  %lane.at = getelementptr i64, ptr %fields, i64 5
+  %lane.whole = load i64, ptr %lane.at
+  %lane = trunc i64 %lane.whole to i32
+"""
+
 _SPANS = """\
   %key.at = getelementptr i32, ptr %keys, i64 %tensor
   %key = load i32, ptr %key.at
-  br label %spans
+{place}  br label %spans
 
 spans:
   %s = phi i64 [ 0, %tensor.row ], [ %s.next, %spans.end ]
@@ -289,7 +305,7 @@ runs.{name}:
   %at.{name} = add i64 %s, %r.{name}
   %block.{name} = udiv i64 %r.{name}, {run}
   %block.at.{name} = udiv i64 %at.{name}, {run}
-  %index.{name} = add i64 %offset, %at.{name}
+  %index.{name} = add i64 {place}, %at.{name}
   %start.{name} = trunc i64 %index.{name} to i32
 {moves}
   %rest.{name} = sub i64 %span, %r.{name}
@@ -409,7 +425,7 @@ begin:
 
 chunk:
   %c = phi i64 [ %first, %begin ], [ %c.next, %finish ]
-  %fields = getelementptr [4 x i64], ptr %chunks, i64 %c
+  %fields = getelementptr [{fields} x i64], ptr %chunks, i64 %c
   %tensor = load i64, ptr %fields
   %offset.at = getelementptr i64, ptr %fields, i64 1
   %offset = load i64, ptr %offset.at

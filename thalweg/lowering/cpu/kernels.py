@@ -21,7 +21,7 @@ from thalweg.lowering.chunks import SIZE, Chunks
 from thalweg.lowering.cpu import scalars, threads
 from thalweg.lowering.cpu.assembly import assembly
 from thalweg.lowering.look import fields
-from thalweg.lowering.look.look import Look
+from thalweg.lowering.look.look import Look, Row
 from thalweg.lowering.spec import Spec
 from thalweg.rule import Recipe
 from thalweg.storage.codecs import BlockCodec, Codec
@@ -269,6 +269,14 @@ tell:
   %impl.at = getelementptr ptr, ptr %impls, i64 %t
   %impl = load ptr, ptr %impl.at
   call void %bump(ptr %impl)
+  ; Of a tensor that processes share, the part of this one has been stepped too.
+  %part.at = getelementptr i64, ptr %impl, i64 {part}
+  %part = load ptr, ptr %part.at
+  %is.whole = icmp eq ptr %part, null
+  br i1 %is.whole, label %tensor.next, label %tell.part
+
+tell.part:
+  call void %bump(ptr %part.at)
   br label %tensor.next
 
 tensor.next:
@@ -314,7 +322,7 @@ def _run_assembly() -> str:
         f"  %{name} = load {kinds.get(name, 'ptr')}, ptr %{name}.at"
         for i, name in enumerate(_WORDS)
     )
-    return _RUN.format(words=words)
+    return _RUN.format(words=words, part=Row.PART - Row.IMPL)
 
 
 class _Functions(NamedTuple):

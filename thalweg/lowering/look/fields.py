@@ -35,6 +35,10 @@ NAMES = (
     "params",  # the string "params"
     "tensor_type",
     "parameter_type",
+    "object",  # bytes from libtorch's tensor to the pointer to Python's, whose lowest bit says who owns which
+    "dtensor_type",  # the class of tensors that processes share; 0 until one was looked at
+    "part",  # bytes from such a tensor's object to the pointer to the part of this process
+    "placing",  # the same to what says how it is cut
 )
 
 TYPE = 8  # bytes from a Python object to the pointer to its type
@@ -86,10 +90,32 @@ class Fields:
             "params": id(_PARAMS),
             "tensor_type": id(Tensor),
             "parameter_type": id(torch.nn.Parameter),
+            "object": _object_field(),
+            "dtensor_type": 0,
+            "part": 0,
+            "placing": 0,
         }
         self._table = np.array([values[name] for name in NAMES], np.int64)
         self.table: int = self._table.ctypes.data
         _check(self._table, self._items)
+
+    def know_dtensors(self, tensor: Any) -> bool:
+        """Learn from a shared tensor where all of them keep their part; say whether it was found."""
+        if self._table[NAMES.index("dtensor_type")] == id(type(tensor)):
+            return True
+        # Of what torch's `__slots__` name, Python keeps the pointers in the object itself.
+        words = _words(id(tensor), type(tensor).__basicsize__ // 8)
+        found = [[i for i, word in enumerate(words) if word == id(one)] for one in _inside(tensor)]
+        if any(len(places) != 1 for places in found):
+            return False
+        for name, places in zip(("part", "placing"), found, strict=True):
+            self._table[NAMES.index(name)] = 8 * places[0]
+        self._table[NAMES.index("dtensor_type")] = id(type(tensor))
+        return True
+
+
+def _inside(tensor: Any) -> tuple[Any, Any]:
+    return tensor._local_tensor, tensor._spec
 
 
 _PARAMS = "params"
@@ -196,6 +222,15 @@ def _cow_deleter(storage: int, deleter: int) -> int:
         if one == other != usual:
             return one
     raise LookupError("copies on writing")
+
+
+def _object_field() -> int:
+    """Return where libtorch's tensor has Python's."""
+    ones = [torch.zeros(1), torch.nn.Parameter(torch.zeros(2)), torch.zeros(3)[1:], torch.zeros(2).double()]
+    for place in range(2, _REACH):
+        if all(_tensor(one)[place] & ~1 == id(one) for one in ones):
+            return 8 * place
+    raise LookupError("Python's tensor in libtorch's")
 
 
 def _meta_mask(sizes: int) -> int:

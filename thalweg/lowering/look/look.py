@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from thalweg.distributed.parts import is_dtensor, part_of
 from thalweg.lowering.look import fields
 from thalweg.lowering.look.walk import ENTRY, GROUP, HEAD, ITEM, MOST_DIMS, STATE, WORDS, Row, Seen, walk
-from thalweg.storage.layout import has_memory
+from thalweg.storage.layout import has_memory, has_shard
 
 __all__ = ["Look", "Row", "Seen", "is_watched"]
 
@@ -33,6 +34,10 @@ Groups = list[dict[str, Any]]
 
 def is_watched(tensor: Tensor) -> bool:
     """Say whether a tensor is memory that a look knows how to look at."""
+    if is_dtensor(tensor):
+        known = fields.known()
+        whole = has_shard(tensor) and known is not None and known.know_dtensors(tensor)
+        return whole and is_watched(part_of(tensor))
     return has_memory(tensor) and tensor.dim() <= MOST_DIMS and not tensor.is_inference()
 
 
@@ -76,8 +81,10 @@ class Look:
         self._head[: len(head)] = list(head.values())
         self._argument = _address(self._head)
         self._compare = walk().look
+        # Likewise kept for the sake of its address: what says how shared tensors are cut.
+        self._placings = _placings(groups, owns)
         noted = not self._compare(self._argument, groups, state, 1) & Seen.OTHER
-        self.complete = noted and self._is_in_order(groups, state, owns)
+        self.complete = noted and self._is_in_order(groups, state, owns) and self._knows_placings()
         if self.complete:
             self._find_state_rows(owns)
 
@@ -136,6 +143,25 @@ class Look:
             self._state_rows[id(key)] = dict(zip(names, rows[begin : begin + len(names)], strict=True))
             begin += len(names)
 
+    def _knows_placings(self) -> bool:
+        return set(self.rows[:, Row.PLACING].tolist()) <= {0, *self._placings}
+
+    def follow(self, params: Sequence[Tensor]) -> None:
+        """Expect of shared gradients from now on the object that says how they are cut, if it says the same.
+
+        Args:
+            params: shared ones that are watched.
+        """
+        for param in params:
+            row = self.rows[self._row_of[id(param)] + 1]
+            then = self._placings.get(int(row[Row.PLACING]))
+            grad: Any = param.grad
+            if then is not None and is_dtensor(grad) and grad._spec is not then and grad._spec == then:
+                self._placings[id(grad._spec)] = grad._spec
+                row[Row.PLACING] = id(grad._spec)
+        kept = set(self.rows[:, Row.PLACING].tolist())
+        self._placings = {one: placing for one, placing in self._placings.items() if one in kept}
+
     def again(self, groups: Groups, state: dict[Any, Any]) -> int:
         """Return the bits of `Seen` that are other than they were, and tell cells where tensors lie now."""
         return self._compare(self._argument, groups, state, 0)
@@ -170,7 +196,7 @@ class Look:
 
     def release(self) -> None:
         """Give up what is kept for the sake of its address; nothing may be looked at but by `take_over`."""
-        self._kept, self._keys = [], []
+        self._kept, self._keys, self._placings = [], [], {}
 
     def note_values(self, groups: Groups) -> None:
         """Compare with the values that groups have now, under the same keys, from now on."""
@@ -214,6 +240,7 @@ class Look:
             if (self.rows[row, shape] == other.rows[before, shape]).all():
                 kept = [*shape, Row.META, Row.KEYS, *range(Row.STRIDES, WORDS)]
                 self.rows[row + 1, kept] = other.rows[before + 1, kept]
+        self._placings |= other._placings
 
     def tell(self, rows: Sequence[int], cells: np.ndarray) -> None:
         """Have every look write where tensors lie.
@@ -234,3 +261,14 @@ class Look:
     def impls(self, rows: Sequence[int]) -> np.ndarray:
         """Return where the rows keep libtorch's tensors, int64 (tensors,)."""
         return self._start + np.array(rows, np.int64) * self._row_bytes + 8 * Row.IMPL
+
+
+def _placings(groups: Groups, owns: Sequence[tuple[Any, dict]]) -> dict[int, Any]:
+    """Return the objects that say how tensors are cut, by their ids."""
+    params = [param for group in groups for param in group["params"] if is_dtensor(param)]
+    tensors = [
+        *params,
+        *(param.grad for param in params),
+        *(value for _, own in owns for value in own.values()),
+    ]
+    return {id(tensor._spec): tensor._spec for tensor in tensors if is_dtensor(tensor)} if params else {}

@@ -41,9 +41,11 @@ class Row(IntEnum):
     CELL = 7  # where DATA is written too, if not 0
     SIZES = 8
     STRIDES = 16
+    PART = 24  # libtorch's tensor of the part of this process, if processes share the tensor, and else 0
+    PLACING = 25  # how it is cut; all other words but TYPE and IMPL are then the part's
 
 
-WORDS = 24
+WORDS = 26
 MOST_DIMS = 8
 
 HEAD = (
@@ -222,11 +224,59 @@ done:
   ret void
 }}
 
+; Look at what this process holds of a tensor that several share.
+define internal i32 @part(ptr %fields, ptr %object, ptr %row, i1 %note, i1 %is.grad) {{
+entry:
+{_field("impl")}
+{_field("borrowed")}
+{_field("part")}
+{_field("placing")}
+{_field("tensor_type", "ptr")}
+  %placing.at = getelementptr i8, ptr %object, i64 %placing
+  %placing.now = load ptr, ptr %placing.at
+  %placing.number = ptrtoint ptr %placing.now to i64
+  %placing.cell = getelementptr i64, ptr %row, i64 {Row.PLACING}
+  %same.placing = call i1 @same(ptr %placing.cell, i64 %placing.number, i1 %note)
+  br i1 %same.placing, label %placed, label %other
+placed:
+  %part.at = getelementptr i8, ptr %object, i64 %part
+  %part.now = load ptr, ptr %part.at
+  %no.part = icmp eq ptr %part.now, null
+  br i1 %no.part, label %other, label %part.kind
+part.kind:
+  %type.at = getelementptr i8, ptr %part.now, i64 {fields.TYPE}
+  %type = load ptr, ptr %type.at
+  %is.plain = icmp eq ptr %type, %tensor_type
+  br i1 %is.plain, label %owned, label %other
+owned:
+  %can.borrow = icmp sge i64 %borrowed, 0
+  br i1 %can.borrow, label %flag, label %read
+flag:
+  %borrowed.flag.at = getelementptr i8, ptr %part.now, i64 %borrowed
+  %borrowed.flag = load i8, ptr %borrowed.flag.at
+  %is.borrowed = icmp ne i8 %borrowed.flag, 0
+  br i1 %is.borrowed, label %other, label %read
+read:
+  %part.impl.at = getelementptr i8, ptr %part.now, i64 %impl
+  %part.impl = load ptr, ptr %part.impl.at
+  %answer = call i32 @memory(ptr %fields, ptr %part.impl, ptr %row, i1 %note, i1 %is.grad)
+  %part.cell = getelementptr i64, ptr %row, i64 {Row.PART}
+  store ptr %part.impl, ptr %part.cell
+  %whole.impl.at = getelementptr i8, ptr %object, i64 %impl
+  %whole.impl = load ptr, ptr %whole.impl.at
+  %impl.cell = getelementptr i64, ptr %row, i64 {Row.IMPL}
+  store ptr %whole.impl, ptr %impl.cell
+  ret i32 %answer
+other:
+  ret i32 {Seen.OTHER}
+}}
+
 ; Look at a tensor of Python's.
 define internal i32 @object(ptr %fields, ptr %object, ptr %row, i1 %note) {{
 entry:
 {_field("impl")}
 {_field("borrowed")}
+{_field("dtensor_type", "ptr")}
   %type.at = getelementptr i8, ptr %object, i64 {fields.TYPE}
   %type = load i64, ptr %type.at
   %type.cell = getelementptr i64, ptr %row, i64 {Row.TYPE}
@@ -234,12 +284,19 @@ entry:
   br i1 %same.type, label %owned, label %other
 owned:
   %can.borrow = icmp sge i64 %borrowed, 0
-  br i1 %can.borrow, label %ask, label %read
+  br i1 %can.borrow, label %ask, label %kind
 ask:
   %borrowed.flag.at = getelementptr i8, ptr %object, i64 %borrowed
   %borrowed.flag = load i8, ptr %borrowed.flag.at
   %is.borrowed = icmp ne i8 %borrowed.flag, 0
-  br i1 %is.borrowed, label %other, label %read
+  br i1 %is.borrowed, label %other, label %kind
+kind:
+  %type.now = inttoptr i64 %type to ptr
+  %is.dtensor = icmp eq ptr %type.now, %dtensor_type
+  br i1 %is.dtensor, label %dtensor, label %read
+dtensor:
+  %answer.part = call i32 @part(ptr %fields, ptr %object, ptr %row, i1 %note, i1 false)
+  ret i32 %answer.part
 read:
   %impl.at = getelementptr i8, ptr %object, i64 %impl
   %tensor = load ptr, ptr %impl.at
@@ -253,6 +310,8 @@ other:
 define internal i32 @gradient(ptr %head, ptr %fields, ptr %row, i1 %note) {{
 entry:
 {_field("grad", "ptr")}
+{_field("object")}
+{_field("dtensor_type", "ptr")}
 {_field("undefined", "ptr")}
   %impl.cell = getelementptr i64, ptr %row, i64 {Row.IMPL}
   %impl = load ptr, ptr %impl.cell
@@ -276,8 +335,31 @@ unknown:
 same:
   ret i32 0
 present:
+  %part.cell = getelementptr i64, ptr %row, i64 {Row.PART}
+  %part.now = load ptr, ptr %part.cell
+  %is.plain = icmp eq ptr %part.now, null
+  br i1 %is.plain, label %plain, label %find
+plain:
   %answer = call i32 @memory(ptr %fields, ptr %grad.impl, ptr %grad.row, i1 %note, i1 true)
   ret i32 %answer
+find:
+  ; The gradient of what is shared is shared: only Python's object knows its part.
+  %object.at = getelementptr i8, ptr %grad.impl, i64 %object
+  %object.tagged = load i64, ptr %object.at
+  %object.number = and i64 %object.tagged, -2
+  %object.now = inttoptr i64 %object.number to ptr
+  %no.object = icmp eq ptr %object.now, null
+  br i1 %no.object, label %other, label %kind
+kind:
+  %type.at = getelementptr i8, ptr %object.now, i64 {fields.TYPE}
+  %type = load ptr, ptr %type.at
+  %is.dtensor = icmp eq ptr %type, %dtensor_type
+  br i1 %is.dtensor, label %dtensor, label %other
+dtensor:
+  %answer.part = call i32 @part(ptr %fields, ptr %object.now, ptr %grad.row, i1 %note, i1 true)
+  ret i32 %answer.part
+other:
+  ret i32 {Seen.OTHER}
 }}
 
 define internal i32 @group(ptr %head, ptr %fields, ptr %functions, ptr %dict, ptr %group, i1 %note) {{
@@ -390,6 +472,7 @@ entry:
 {_head("items")}
 {_field("tensor_type", "ptr")}
 {_field("parameter_type", "ptr")}
+{_field("dtensor_type", "ptr")}
   %count.at = getelementptr i64, ptr %state, i64 2
   %count = load i64, ptr %count.at
   %first.at = getelementptr i64, ptr %state, i64 3
@@ -420,7 +503,9 @@ kind:
   %type = load ptr, ptr %type.at
   %is.tensor = icmp eq ptr %type, %tensor_type
   %is.parameter = icmp eq ptr %type, %parameter_type
-  %has.memory = or i1 %is.tensor, %is.parameter
+  %is.dtensor = icmp eq ptr %type, %dtensor_type
+  %is.one = or i1 %is.tensor, %is.parameter
+  %has.memory = or i1 %is.one, %is.dtensor
   br i1 %has.memory, label %new.row, label %no.row
 new.row:
 {_head("next_row")}

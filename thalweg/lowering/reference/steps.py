@@ -64,6 +64,8 @@ class Work:
         differentiable: keep the graph: read copies, so that what backward saved is not overwritten.
         packed: how `p` and the slots are stored, by name, in the recipe's order; plainly, where absent.
         key: of the random words of this step and parameter.
+        index: int32, by which the elements of `param` draw: where they lie in the whole that it is a part of;
+            in its own memory, if None.
     """
 
     recipe: Recipe
@@ -77,6 +79,7 @@ class Work:
     differentiable: bool = False
     packed: Mapping[str, Packed] = field(default_factory=dict)
     key: int = 0
+    index: Tensor | None = None
 
     @cached_property
     def inputs(self) -> dict[str, Tensor]:
@@ -197,6 +200,10 @@ def _words(work: Work) -> dict[str, Tensor]:
     found = {}
     for name, number in numbers(codecs).items():
         words = like_home(work.param, torch.int32)
+        if work.index is not None:
+            words.copy_(word(work.key, work.index.to(words.device), number, codecs[name].drawn))
+            found[name] = words
+            continue
         index = torch.arange(work.param.numel(), dtype=torch.int32, device=work.param.device)
         in_memory_order(words).copy_(word(work.key, index, number, codecs[name].drawn, row))
         found[name] = words

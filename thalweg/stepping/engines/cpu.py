@@ -75,7 +75,8 @@ class CpuEngine:
         )
         self.launched = cpu.Launch(spec, *common)
         self._stages = {
-            stage: self._stage(spec._replace(stage=stage), common) for stage in spec.recipe.stages
+            stage: self._stage(spec._replace(stage=stage, in_parts=False), common)
+            for stage in spec.recipe.stages
         }
         self._keys = Keys(members, self.launched.keys)
         self._settings: AllSettings | None = None
