@@ -426,6 +426,34 @@ def test_it_travels_with_functions_constants_and_caches(write, tmp_path):
     assert process.stdout == "my_task 3 576.0\n0 5 None 5\n", process.stderr
 
 
+LAZY = """
+
+
+class Lazy(Task):
+    @functools.cached_property
+    def table(self):
+        \"\"\"Twice the size.\"\"\"
+        return 2 * SIZE
+
+    @functools.cached_property
+    def more(self):
+        return self.table + 1
+"""
+
+
+def test_it_travels_with_properties_that_are_cached(write, tmp_path):
+    task = tasks.load(write("import functools\n\n" + TASK + LAZY) + ":Lazy")
+    assert task.table == 6
+    tasks.smoke(task)
+    program = """
+        print(workload.__dict__["table"], workload.more, type(workload).table.__doc__)
+        workload.__dict__.clear()
+        print(workload.table, workload.__dict__)
+    """
+    process = in_another_process(task, program, tmp_path)
+    assert process.stdout == "6 7 Twice the size.\n6 {'table': 6}\n", process.stderr
+
+
 def test_in_another_process_neighbours_are_found_and_errors_have_their_lines(write, tmp_path):
     write("SIZE = 6\n", "my_sizes.py")
     content = changed("SIZE = 3", "from my_sizes import SIZE")

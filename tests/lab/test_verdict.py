@@ -10,7 +10,7 @@ from torch import nn
 
 from thalweg.lab.judging.verdict import judge
 from thalweg.lab.judging.wording import listed
-from thalweg.lab.spaces import code
+from thalweg.lab.spaces import Recipe, code
 from thalweg.lab.study import protocol
 
 SGD = [90.0, 90.5, 91.0, 90.2, 90.7, 90.4, 90.1, 90.9]
@@ -194,6 +194,17 @@ def test_conditions_say_under_what_this_was_found():
 
     conditions = judge(study({"sgd": SGD, "adamw": SGD}, workload=Normed())).conditions
     assert "BatchNorm1d and LayerNorm, gradients clipped to norm 0.5" in conditions
+
+
+def test_conditions_are_those_of_each_recipe():
+    own = [Recipe("large", "adamw", batch_size=64, steps=2000, clip_norm=0.5).space([])]
+    conditions = judge(study({"sgd": SGD, "large": SGD}, own=own)).conditions
+    assert "batches of 8 (SGD) and 64 (large)" in conditions
+    assert "gradients clipped to none (SGD) and norm 0.5 (large)" in conditions
+    assert "40 (SGD) and 2,000 (large) steps a run" in conditions
+    alone = [Recipe(name, "adamw", batch_size=64).space([]) for name in ("one", "two")]
+    assert "batches of 64, " in judge(study({"one": SGD, "two": SGD}, own=alone)).conditions
+
 
 
 def test_a_leaders_code_is_what_was_measured():

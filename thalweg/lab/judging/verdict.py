@@ -2,9 +2,9 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -233,14 +233,27 @@ def seeds_in_words(comparison: Comparison) -> str:
 def _conditions(study: Study, ranking: Sequence[Row]) -> str:
     settings, workload = study.settings, study.workload
     layers = norm_layers(workload.model(0))
-    clipping = "" if workload.clip_norm is None else f", gradients clipped to norm {workload.clip_norm:g}"
+    clipping = _of_each(study, "clip_norm", lambda norm: "none" if norm is None else f"norm {norm:g}")
     return (
-        f"Measured on {workload.name}: batches of {workload.batch_size}, "
-        f"{listed(layers) if layers else 'no norm layers'}{clipping}, {workload.steps:,} steps a run; "
+        f"Measured on {workload.name}: batches of {_of_each(study, 'batch_size', str)}, "
+        f"{listed(layers) if layers else 'no norm layers'}"
+        f"{'' if clipping == 'none' else f', gradients clipped to {clipping}'}, "
+        f"{_of_each(study, 'steps', '{:,}'.format)} steps a run; "
         f"{counted(settings.trials, 'configuration')} tried for each optimizer, "
         f"then {_seeds(study, ranking)}. "
         "Another model, data set or budget may rank them differently."
     )
+
+
+def _of_each(study: Study, name: str, words: Callable[[Any], str]) -> str:
+    """An attribute of the task in words; where recipes have others, each with their names."""
+    found: dict[str, list[str]] = {}
+    for space in study.spaces:
+        value = space.changes.get(name, getattr(study.workload, name))
+        found.setdefault(words(value), []).append(space.title)
+    if len(found) == 1:
+        return next(iter(found))
+    return listed([f"{text} ({listed(titles)})" for text, titles in found.items()])
 
 
 def _seeds(study: Study, ranking: Sequence[Row]) -> str:

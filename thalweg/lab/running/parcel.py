@@ -39,6 +39,8 @@ def pack(workload: Workload, file: Path | None, path: Path, spaces: Sequence[Spa
         path: where to.
         spaces: what is compared, with classes and changes that trials cannot hold.
     """
+    # For what a script or a notebook defines; a file was found with it.
+    tasks.caches.make_sendable()
     packed = io.BytesIO()
     packer = _Packer(packed)
     packer.dump((workload, {space.name: space for space in spaces}))

@@ -283,7 +283,7 @@ def _serve(end: Connection, index: int, folder: Path) -> None:
     thalweg.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     device = device_for(index)
     process, runs = os.getpid(), _Runs(device)
-    with suppress(EOFError, BrokenPipeError):
+    with suppress(EOFError, ConnectionError):
         # Who has said that it is ready and ends with any status was ended by a trial.
         end.send(None)
         while True:

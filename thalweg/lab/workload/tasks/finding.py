@@ -1,6 +1,5 @@
 """A workload in a plain Python file: the reference that a user types, the import, the choice."""
 
-import copyreg
 import importlib.util
 import re
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 import cloudpickle
 
 from thalweg.lab.workload.contract import Workload
-from thalweg.lab.workload.tasks.caches import Cached, reduce_cached
+from thalweg.lab.workload.tasks.caches import make_sendable
 from thalweg.lab.workload.tasks.checking import METHODS, brief, check, missing_methods, takes
 from thalweg.lab.workload.tasks.errors import TaskError, explain, shown
 
@@ -84,7 +83,7 @@ def imported(file: Path) -> ModuleType:
         raise TaskError(explain(error, file)) from error
     _brought[str(file.resolve())] = set(sys.modules) - before - {name}
     cloudpickle.register_pickle_by_value(module)
-    copyreg.pickle(Cached, reduce_cached)
+    make_sendable()
     return module
 
 

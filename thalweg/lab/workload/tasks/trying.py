@@ -19,6 +19,7 @@ from thalweg.lab.workload.batches import leaves, moved, numbers
 from thalweg.lab.workload.chance import left_alone, seed_all
 from thalweg.lab.workload.contract import Evaluation, Split, Workload, batches_needed, option
 from thalweg.lab.workload.lazy import settled
+from thalweg.lab.workload.tasks.caches import make_sendable
 from thalweg.lab.workload.tasks.checking import ABSENT, brief, place_of
 from thalweg.lab.workload.tasks.errors import TaskError, explain, one_line, shown
 
@@ -64,6 +65,7 @@ def _sendable(workload: Workload, file: Path | None) -> None:
     """Pickles the workload as for a worker process. It is not unpickled here: cloudpickle would overwrite the
     methods of the user's class with copies.
     """
+    make_sendable()
     try:
         cloudpickle.dumps(workload)
     except Exception as error:
