@@ -142,6 +142,10 @@ def compare(
             "it. By default checkpoints in the folder."
         ),
     ] = None,
+    no_early_stop: Annotated[
+        bool,
+        typer.Option("--no-early-stop", help="Finish trials that training only makes worse, too."),
+    ] = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget what an earlier run of the same comparison measured.")
     ] = False,
@@ -180,6 +184,7 @@ def compare(
         recipes=recipes,
         checkpoints=checkpoints,
         why=not no_why,
+        early_stop=not no_early_stop,
     )
     with failures(), terminable():
         if not command.run(request):

@@ -7,7 +7,8 @@ import signal
 import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from dataclasses import replace
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from thalweg.lab import Axis, Space, compare, spaces
 from thalweg.lab.running import attributes, drawing
 from thalweg.lab.running import checkpoints as checkpoints_
 from thalweg.lab.running.checkpoints import Keeper, Place
+from thalweg.lab.running.hopeless import is_finished_anyway
 from thalweg.lab.running.pool import Pool
 from thalweg.lab.running.trial import CPU, run_on
 from thalweg.lab.study import protocol
@@ -559,6 +561,31 @@ def test_what_a_study_leaves_is_removed(place):
     half.write_bytes(b"")
     place.clear()
     assert not place.folder.exists()
+
+
+def test_a_hopeless_trial_stays_so(place):
+    class Backwards(Line):
+        evaluate_every = 4
+
+        def loss(self, model, batch):
+            return -super().loss(model, batch)
+
+    class CutOff(Backwards):
+        def loss(self, model, batch):
+            if self.at() == AT:
+                raise Killed
+            return super().loss(model, batch)
+
+    space, told = spaces.find("adamw"), Told()
+    drawn = (replace(make_trial(space), stage="tune", seed=seed) for seed in count())
+    trial = next(one for one in drawn if is_finished_anyway(one))
+    counted = count(1)
+    CutOff.at = lambda _: next(counted)
+    with pytest.raises(Killed):
+        run_on(trial, lambda: (CutOff(), space), CPU, told.on(place, trial), early_stop=True)
+    resumed = run_on(trial, lambda: (Backwards(), space), CPU, told.on(place, trial), early_stop=True)
+    assert resumed == run_on(trial, lambda: (Backwards(), space), early_stop=True)
+    assert resumed.hopeless == 20
 
 
 # Processes

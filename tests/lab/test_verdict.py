@@ -206,7 +206,6 @@ def test_conditions_are_those_of_each_recipe():
     assert "batches of 64, " in judge(study({"one": SGD, "two": SGD}, own=alone)).conditions
 
 
-
 def test_a_leaders_code_is_what_was_measured():
     made = study({"sgd": SGD, "adamw": shifted(0.6)})
     verdict = judge(made)

@@ -29,6 +29,7 @@ def compare(
     limit: float | None = None,
     checkpoints: str | Path | None = None,
     why: bool = True,
+    early_stop: bool = True,
     progress: bool = True,
 ) -> Result:
     """Tunes optimizers on a task and measures them, under the protocol of ``docs/protocol.md``.
@@ -53,6 +54,7 @@ def compare(
             default they are kept as long as this call takes.
         why: whether to measure, beside the final runs and in at most a fifth of their time, why they end
             where they end (``docs/why.md``).
+        early_stop: whether trials that training only makes worse are ended early.
         progress: whether to show what is going on, on stderr.
 
     Returns:
@@ -71,6 +73,7 @@ def compare(
         seed=seed,
         storage=IN_MEMORY if storage is None else str(storage),
         limit=limit,
+        early_stop=early_stop,
         checkpoints=None if checkpoints is None else Path(checkpoints),
         why=why,
         command="thalweg.lab.compare(...)",

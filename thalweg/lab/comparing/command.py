@@ -29,6 +29,7 @@ class Request:
     recipes: str | None = None
     checkpoints: Path | None = None
     why: bool = True
+    early_stop: bool = True
 
 
 def run(request: Request) -> bool:
@@ -68,6 +69,7 @@ def run(request: Request) -> bool:
             storage=request.storage or str(folder / "study.db"),
             fresh=request.fresh,
             limit=request.limit,
+            early_stop=request.early_stop,
             checkpoints=request.checkpoints or folder / "checkpoints",
             why=request.why,
             command=command_line(),
@@ -124,7 +126,8 @@ def repeat(results_at: Path, number: int) -> bool:
     task = comparison.find(document["task"], document["data"] and Path(document["data"]))
     torch.set_num_threads(1)
     try:
-        again = trial.run(record.trial, task.workload, device_for(0))
+        early_stop = bool(document["settings"].get("early_stop"))
+        again = trial.run(record.trial, task.workload, device_for(0), early_stop=early_stop)
     except Exception as error:
         raise TrialError(told(error, task.file)) from error
     settings = ", ".join(f"{key}={value!r}" for key, value in record.trial.settings.items())

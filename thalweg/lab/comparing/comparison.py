@@ -77,6 +77,7 @@ class Options:
         limit: seconds after which a run counts as hung; None to judge by those that ended.
         checkpoints: the folder of runs under way, so that one that is cut off goes on; None for one that ends
             with the processes.
+        early_stop: whether hopeless trials are ended early; see `thalweg.lab.running.hopeless`.
         command: what was typed or called, for the record.
         why: whether to measure, beside the final runs, why they end where they end; the runs stay the same.
     """
@@ -90,6 +91,7 @@ class Options:
     fresh: bool = False
     limit: float | None = None
     checkpoints: Path | None = None
+    early_stop: bool = True
     command: str = ""
     why: bool = True
 
@@ -239,17 +241,25 @@ def compare(
     found = len(store.records())
     _keep_runs(pool, options, store.name, say)
     known += _compared_with_before(store, identity, found)
-    spent = store.agreed() or store.agree(_spend(task, spaces, options, pool.workers))
+    spent = store.agreed() or store.agree(
+        {**_spend(task, spaces, options, pool.workers), "early_stop": options.early_stop}
+    )
     if spent["bought"]:
         say(spent["bought"])
     fewest = fewest_seeds(len(spaces))
     if spent["seeds"] < fewest:
         say(f"{len(spaces)} optimizers need {fewest} seeds for a verdict, not {spent['seeds']}")
     margin = options.margin or margin_of(workload)
-    # A study that was begun without looks goes on without.
+    # A study that was begun without looks, or without ending trials early, goes on without.
     settings = Settings(
-        spent["trials"], spent["seeds"], margin, options.seed, looks=tuple(spent.get("looks", ()))
+        spent["trials"],
+        spent["seeds"],
+        margin,
+        options.seed,
+        looks=tuple(spent.get("looks", ())),
+        early_stop=spent.get("early_stop", False),
     )
+    pool.early_stop = settings.early_stop
     study = Study(workload, settings, tuple(spaces))
     if found:
         say(f"going on from {found} runs that were made before")
@@ -342,7 +352,8 @@ def _identity(task: Task, spaces: Sequence[Space], options: Options) -> Identity
 
 
 def _asked(options: Options) -> list[Any]:
-    return [options.trials, options.seeds, options.budget, options.seed]
+    whole = [] if options.early_stop else ["no early stop"]
+    return [options.trials, options.seeds, options.budget, options.seed, *whole]
 
 
 def _tried(task: Task, spaces: Sequence[Space], options: Options, pool: Pool) -> tuple[Doubt, ...]:

@@ -9,8 +9,8 @@ from scipy import stats
 
 from thalweg.lab.spaces import Axis, Space
 from thalweg.lab.study.looks import ERROR
+from thalweg.lab.study.protocol import chosen, rate_range
 from thalweg.lab.study.protocol import evidence as evidence_of
-from thalweg.lab.study.protocol import rate_range
 from thalweg.lab.study.record import Record
 from thalweg.lab.study.study import Study
 
@@ -47,6 +47,39 @@ class Reached:
     of: int
     steps: float | None
     seconds: float | None
+
+
+@dataclass(frozen=True)
+class Early:
+    """What ending hopeless trials has saved and cost.
+
+    Attributes:
+        ended: trials that were ended early.
+        finished: hopeless ones that were finished all the same, a tenth drawn at random.
+        good: those of them that came to beat the median trial of their optimizer.
+        chosen: those of them whose settings were chosen.
+    """
+
+    ended: int
+    finished: int
+    good: int
+    chosen: int
+
+
+def early(study: Study) -> Early:
+    """How many trials were hopeless, and what became of the tenth that was finished."""
+    ended = finished = good = taken = 0
+    for space in study.spaces:
+        trials = study.tuning_of(space)
+        scores = _scores(study, [record for record in trials if record.validation is not None])
+        chosen_one = chosen(study, space)
+        for record in trials:
+            ended += record.failure is not None and record.failure.kind == "ended early"
+            finished += record.hopeless is not None
+            if record.hopeless is not None and record.validation is not None:
+                good += study.better(record.validation.metric) > statistics.median(scores)
+                taken += record is chosen_one
+    return Early(ended, finished, good, taken)
 
 
 def best_of_k(study: Study, space: Space) -> list[float]:

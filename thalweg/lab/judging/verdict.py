@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from torch import nn
 
+from thalweg.lab.judging.cautions import cautions
 from thalweg.lab.judging.statistics import Comparison, Row, compare, fewest_seeds, margin, rank
 from thalweg.lab.judging.wording import Numbers, counted, listed
-from thalweg.lab.study.extension import was_all_too_high
-from thalweg.lab.study.protocol import border, evidence, is_complete, rate_range
+from thalweg.lab.study.protocol import evidence, is_complete
 from thalweg.lab.study.study import Study
 
 Kind = Literal["winner", "equivalent", "open", "none"]
@@ -90,7 +90,7 @@ def judge(study: Study) -> Verdict:
         headline=_headline(study, kind, leaders, ranking),
         sentence=_sentence(study, kind, leaders, against, numbers),
         conditions=_conditions(study, ranking),
-        notes=[*_counted_as(ranking), *_cost(kind, leaders), *_cautions(study, ranking, least)],
+        notes=[*_counted_as(ranking), *_cost(kind, leaders), *cautions(study, ranking, least)],
         ranking=ranking,
         comparisons=comparisons,
         margin=least,
@@ -276,49 +276,3 @@ def _cost(kind: Kind, leaders: Sequence[Row]) -> list[str]:
         f"Of these, {fastest.space.title} is the cheapest: {fastest.step_ms:.2g} ms "
         f"a step and {least:,} bytes of state."
     ]
-
-
-def _cautions(study: Study, ranking: Sequence[Row], least: float) -> list[str]:
-    cautions = [*_failed_in_tuning(study, ranking)]
-    cautions += [caution for row in ranking for caution in _cautions_about(study, row)]
-    if not is_complete(study):
-        made = len(study.records)
-        cautions.insert(0, f"Not finished: {made} runs were made. The same command goes on from there.")
-    if least == 0:
-        cautions.append(
-            "The margin is zero: any difference decides that is sure to exist and is more than the luck of "
-            "tuning."
-        )
-    return cautions
-
-
-def _failed_in_tuning(study: Study, ranking: Sequence[Row]) -> list[str]:
-    """Who failed in how many trials; those who did alike in one sentence."""
-    groups: dict[str, list[str]] = {}
-    for row in ranking:
-        tuning = study.tuning_of(row.space)
-        failures = Counter(record.failure.kind for record in tuning if record.failure)
-        if failures:
-            kinds = listed([f"{kind} {count}" for kind, count in failures.items()])
-            said = f"failed in {failures.total()} of {len(tuning)} tuning trials ({kinds})."
-            groups.setdefault(said, []).append(row.space.title)
-    return [f"{listed(names)} {'each ' if len(names) > 1 else ''}{said}" for said, names in groups.items()]
-
-
-def _cautions_about(study: Study, row: Row) -> list[str]:
-    cautions, name = [], row.space.title
-    tuning = study.tuning_of(row.space)
-    if tuning and row.chosen is None:
-        cautions.append(f"{name} has no configuration: it failed in every trial.")
-    first, wide, side = row.space.axes[0], rate_range(study, row.space), border(study, row.space)
-    if (wide.low, wide.high) != (first.low, first.high) and not was_all_too_high(study, row.space):
-        cautions.append(
-            f"{name}'s best {first.name} was on the border of {first.low:g} to {first.high:g}, so the range "
-            f"was extended to {wide.low:.3g} to {wide.high:.3g}."
-        )
-    if side is not None and len(tuning) > 1:
-        end = "highest" if side == "high" else "lowest"
-        cautions.append(
-            f"{name}'s best {first.name} is still the {end} that was tried; a better one may lie beyond."
-        )
-    return cautions

@@ -21,7 +21,7 @@ from multiprocessing import connection
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -47,6 +47,17 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+class _Work(NamedTuple):
+    """What a worker is sent."""
+
+    path: Path
+    trial: Trial
+    logs: Path | None
+    checkpoints: Place | None
+    leave: Leave | None
+    early_stop: bool
 
 
 @dataclass(frozen=True)
@@ -81,8 +92,8 @@ class _Worker:
             self.process.start()
         theirs.close()
 
-    def start(self, work: tuple[Path, Trial, Path | None, Place | None, Leave | None], limit: float) -> None:
-        self.trial, self.limit, self.deadline = work[1], limit, time.monotonic() + limit
+    def start(self, work: _Work, limit: float) -> None:
+        self.trial, self.limit, self.deadline = work.trial, limit, time.monotonic() + limit
         # A process that has died meanwhile is noticed, like any that dies, by who waits for it.
         with suppress(BrokenPipeError):
             self.connection.send(work)
@@ -107,6 +118,7 @@ class Pool:
         logs: the folder in which what a run prints is kept, a file each; None to leave it as it is.
         checkpoints: where runs that last are kept, so that one that is cut off goes on; None for nowhere.
         say: called with what runs have to say to the user.
+        early_stop: whether hopeless trials are ended early.
         every: the least seconds between two checkpoints of a run.
         credits: seconds that the final runs of each optimizer have left to be measured in; None not to
             measure them.
@@ -118,6 +130,7 @@ class Pool:
         self.workers = workers
         self.logs: Path | None = None
         self.checkpoints: Place | None = None
+        self.early_stop = False
         self.say: Callable[[str], Any] = lambda line: None
         self.credits: Mapping[str, float] | None = None
         self._loaded = itertools.count()
@@ -194,7 +207,7 @@ class Pool:
         """Gives a trial to an idle process; past `limit` seconds it is ended as a failure."""
         leave = None if self.credits is None else Leave(self.credits.get(trial.name, 0.0), limit)
         next(worker for worker in self._processes if worker.trial is None).start(
-            (self._path, trial, self.logs, self.checkpoints, leave), limit
+            _Work(self._path, trial, self.logs, self.checkpoints, leave, self.early_stop), limit
         )
 
     def wait(self, timeout: float) -> list[Record]:
@@ -287,9 +300,8 @@ def _serve(end: Connection, index: int, folder: Path) -> None:
         # Who has said that it is ready and ends with any status was ended by a trial.
         end.send(None)
         while True:
-            path, trial, logs, place, leave = end.recv()
-            keeper = place and Keeper(place, trial, device, lambda line: end.send(_Said(line)))
-            answer = runs.run(path, trial, logs, keeper, leave)
+            work: _Work = end.recv()
+            answer = runs.run(work, lambda line: end.send(_Said(line)))
             if os.getpid() != process:
                 # The task has forked, and its child came back here: it must not answer a second time.
                 os._exit(0)
@@ -323,10 +335,10 @@ class _Runs:
         self._path: Path | None = None
         self._parcel: Parcel | None = None
 
-    def run(
-        self, path: Path, trial: Trial, logs: Path | None, keeper: Keeper | None, leave: Leave | None
-    ) -> Record | _Raised:
-        """The record of a trial of the task that lies at `path`."""
+    def run(self, work: _Work, say: Callable[[str], Any]) -> Record | _Raised:
+        """The record of a trial of the task that lies at that path."""
+        path, trial, logs, place, leave, early_stop = work
+        keeper = None if place is None else Keeper(place, trial, self._device, say)
         file = None
         try:
             with printing_to(logs and logs.absolute() / log_name(trial)):
@@ -336,7 +348,8 @@ class _Runs:
                 assert self._parcel is not None
                 file = self._parcel.file
                 run = trials.run_checked if new else trials.run_on
-                return run(trial, partial(self._parcel.unpack, trial.name), self._device, keeper, leave)
+                fresh = partial(self._parcel.unpack, trial.name)
+                return run(trial, fresh, self._device, keeper, leave, early_stop)
         except Exception as error:
             return _Raised(tasks.told(error, file))
 

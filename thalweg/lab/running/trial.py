@@ -5,7 +5,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from thalweg.lab.errors import Doubt, ResumingError
-from thalweg.lab.running import resuming
+from thalweg.lab.running import hopeless, resuming
 from thalweg.lab.running.checkpoints import Keeper
 from thalweg.lab.running.explaining import UNSEEN, Explaining, Leave
 from thalweg.lab.running.faults import divergence, is_divergence, is_out_of_memory, trained_before
@@ -26,7 +26,17 @@ from thalweg.lab.workload import Evaluation, Split, Workload, chance
 from thalweg.lab.workload.contract import option, plain
 from thalweg.lab.workload.lazy import settled
 
-_MEASURED = ("_curve", "_at", "_seconds", "_step_seconds", "_validation", "first", "_losses")
+_MEASURED = (
+    "_curve",
+    "_at",
+    "_seconds",
+    "_step_seconds",
+    "_validation",
+    "first",
+    "_losses",
+    "_hope",
+    "_hopeless",
+)
 """What a run has measured so far, by attribute."""
 
 REPEATED = 3
@@ -41,6 +51,7 @@ def run(
     device: torch.device = CPU,
     space: Space | None = None,
     leave: Leave | None = None,
+    early_stop: bool = False,
 ) -> Record:
     """Trains once and evaluates.
 
@@ -53,11 +64,23 @@ def run(
         space: the trial's, which holds what cannot be written as data, such as a class of a notebook; by
             default the task's of that name.
         leave: to measure, beside a final run, why it ends where it ends; None not to.
+        early_stop: whether it is ended early if it is hopeless.
 
     Raises:
         ValueError: the workload gave fewer batches than the steps it states.
     """
-    return _run(trial, workload, device, space, leave=leave)[0]
+    return _run(trial, workload, device, space, _Way(leave=leave, early_stop=early_stop))[0]
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How a run is made: its first steps alone, with checkpoints, from one, measured, perhaps ended early."""
+
+    steps: int | None = None
+    keeper: Keeper | None = None
+    state: Mapping[str, Any] | None = None
+    leave: Leave | None = None
+    early_stop: bool = False
 
 
 Fresh = Callable[[], tuple[Workload, Space | None]]
@@ -70,6 +93,7 @@ def run_on(
     device: torch.device = CPU,
     keeper: Keeper | None = None,
     leave: Leave | None = None,
+    early_stop: bool = False,
 ) -> Record:
     """The same, from its checkpoint if there is one, and with checkpoints.
 
@@ -78,9 +102,10 @@ def run_on(
         fresh: gives the workload.
         device: where to train.
         keeper: of its checkpoints.
-        leave: see `run`.
+        leave: as in `run`.
+        early_stop: as in `run`.
     """
-    return _run_on(trial, fresh, device, keeper, leave)[0]
+    return _run_on(trial, fresh, device, _Way(keeper=keeper, leave=leave, early_stop=early_stop))[0]
 
 
 def run_checked(
@@ -89,15 +114,17 @@ def run_checked(
     device: torch.device = CPU,
     keeper: Keeper | None = None,
     leave: Leave | None = None,
+    early_stop: bool = False,
 ) -> Record:
     """The same, after its first steps have been made once for the sake of comparison."""
     workload, space = fresh()
     try:
-        before = _run(trial, workload, device, space, REPEATED)[1]
+        before = _run(trial, workload, device, space, _Way(steps=REPEATED))[1]
     except Exception:
         # The run itself tells it, with all that belongs to it.
-        return run_on(trial, fresh, device, keeper, leave)
-    record, losses = _run_on(trial, fresh, device, keeper, leave)
+        return run_on(trial, fresh, device, keeper, leave, early_stop)
+    way = _Way(keeper=keeper, leave=leave, early_stop=early_stop)
+    record, losses = _run_on(trial, fresh, device, way)
     differing = [place for place, pair in enumerate(zip(before, losses, strict=False)) if _differ(*pair)]
     if not differing or record.doubts:
         return record
@@ -113,18 +140,16 @@ def run_checked(
     return replace(record, doubts=(*record.doubts, Doubt("repeat", text)))
 
 
-def _run_on(
-    trial: Trial, fresh: Fresh, device: torch.device, keeper: Keeper | None, leave: Leave | None
-) -> tuple[Record, list[float]]:
+def _run_on(trial: Trial, fresh: Fresh, device: torch.device, way: _Way) -> tuple[Record, list[float]]:
     workload, space = fresh()
-    state = None if keeper is None else keeper.read()
-    if keeper is not None and state is not None:
+    state = None if way.keeper is None else way.keeper.read()
+    if way.keeper is not None and state is not None:
         try:
-            return _run(trial, workload, device, space, keeper=keeper, state=state, leave=leave)
+            return _run(trial, workload, device, space, replace(way, state=state))
         except ResumingError as error:
-            keeper.pass_over(str(error))
+            way.keeper.pass_over(str(error))
         workload, space = fresh()
-    return _run(trial, workload, device, space, keeper=keeper, leave=leave)
+    return _run(trial, workload, device, space, way)
 
 
 def _differ(first: float, second: float) -> bool:
@@ -132,14 +157,7 @@ def _differ(first: float, second: float) -> bool:
 
 
 def _run(
-    trial: Trial,
-    workload: Workload,
-    device: torch.device,
-    space: Space | None,
-    steps: int | None = None,
-    keeper: Keeper | None = None,
-    state: Mapping[str, Any] | None = None,
-    leave: Leave | None = None,
+    trial: Trial, workload: Workload, device: torch.device, space: Space | None, way: _Way
 ) -> tuple[Record, list[float]]:
     """A run, or its first steps, and the losses of these; of a function its first report's metric."""
     started = time.perf_counter()
@@ -151,19 +169,17 @@ def _run(
             chance.seed_all(trial.seed)
             if option(workload, "whole_run") is not None:
                 # Its steps cannot be counted from outside, but its reports can.
-                course = Whole(trial, workload, space, device, reports=None if steps is None else 1)
+                course = Whole(trial, workload, space, device, reports=None if way.steps is None else 1)
                 course.train()
                 record = course.record()
-                is_wanted = leave is not None and record.test is not None
+                is_wanted = way.leave is not None and record.test is not None
                 return replace(record, why=UNSEEN if is_wanted else None), course.first
             model = settled(workload, workload.model(trial.seed), trial.seed).to(device)
             # Seeded again, so that what a model draws while it trains (dropout) does not depend on how
             # many numbers its initialisation drew.
             chance.seed_all(trial.seed)
-            course = _Course(trial, workload, model, space, started, leave)
-            if keeper is not None and state is not None:
-                course.resume(state, keeper)
-            course.train(steps, keeper)
+            course = _Course(trial, workload, model, space, started, way.leave)
+            course.train(way)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -216,9 +232,10 @@ class _Course:
             self._explaining = Explaining(self._training, workload, trial.seed, leave)
         self.first: list[float] = []
         self._losses: list[float] = []
+        self._hope = hopeless.Hope(workload.higher_is_better)
+        self._hopeless: int | None = None
 
-    def resume(self, state: Mapping[str, Any], keeper: Keeper) -> None:
-        """Goes on from a checkpoint."""
+    def _resume(self, state: Mapping[str, Any], keeper: Keeper) -> None:
         for name, value in state["course"].items():
             setattr(self, name, value)
         self._started -= state["elapsed"]
@@ -243,14 +260,16 @@ class _Course:
         training = resuming.state_of(self._training)
         return {"course": course, "elapsed": elapsed, "training": training, "explaining": explaining}
 
-    def train(self, steps: int | None = None, keeper: Keeper | None = None) -> None:
+    def train(self, way: _Way) -> None:
         """All steps, with the evaluations between them and at the end; or the first so many.
 
         What the workload raises over numbers that are not finite is divergence, told in its words.
         """
         training = self._training
+        if way.keeper is not None and way.state is not None:
+            self._resume(way.state, way.keeper)
         try:
-            self._train(steps, keeper)
+            self._train(way)
         except ResumingError:
             raise
         except Exception as error:
@@ -258,7 +277,7 @@ class _Course:
                 raise
             self.fail("diverged", f"{divergence(error)} (step {training.step})")
 
-    def _train(self, steps: int | None, keeper: Keeper | None) -> None:
+    def _train(self, way: _Way) -> None:
         workload, training = self._workload, self._training
         if not self._curve and not self._evaluate(None):
             return
@@ -270,7 +289,7 @@ class _Course:
             self._losses.append(loss)
             if len(self.first) < REPEATED:
                 self.first.append(loss)
-            if training.step == steps:
+            if training.step == way.steps:
                 return
             if not math.isfinite(loss):
                 self.fail("diverged", f"the training loss is {loss} at step {training.step}")
@@ -283,8 +302,10 @@ class _Course:
                 if self._meets():
                     self._met = training.step
                     break
-            if keeper is not None and training.step < workload.steps:
-                self._keep(keeper)
+                if way.early_stop and self._gives_up():
+                    return
+            if way.keeper is not None and training.step < workload.steps:
+                self._keep(way.keeper)
         if training.step < workload.steps and self._met is None:
             raise ValueError(
                 f"workload {workload.name!r} gave {training.step} batches but states {workload.steps} steps"
@@ -308,6 +329,18 @@ class _Course:
         """Records that the run ends here without a result."""
         self._failure = Failure(kind, text, self._training.step)
 
+    def _gives_up(self) -> bool:
+        """Whether the run ends here because it is hopeless; one of the tenth is only known to be."""
+        step, workload = self._training.step, self._workload
+        searched = self._trial.stage in hopeless.STAGES and self._hopeless is None
+        if not searched or not self._hope.is_lost(step, workload.steps):
+            return False
+        if hopeless.is_finished_anyway(self._trial):
+            self._hopeless = step
+            return False
+        self.fail("ended early", self._hope.reason(workload, step))
+        return True
+
     def record(self) -> Record:
         """What has been measured."""
         finished = self._failure is None
@@ -329,6 +362,7 @@ class _Course:
             ),
             doubts=self._doubts,
             why=self._why,
+            hopeless=self._hopeless,
         )
 
     def _evaluate(self, loss: float | None) -> bool:
@@ -343,6 +377,7 @@ class _Course:
             return False
         self._curve.append(Point(step, loss, self._validation.metric))
         self._at.append(sum(self._seconds))
+        self._hope.look(step, self._validation)
         if step:
             self._training.evaluated(self._validation.metric)
         return True

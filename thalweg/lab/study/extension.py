@@ -81,7 +81,7 @@ def refill(study: Study, seed: int) -> list[Trial]:
     return [
         trial_of("extend", space, point, seed)
         for space in study.spaces
-        if was_all_too_high(study, space) and any(r.validation for r in study.tuning_of(space))
+        if was_all_too_high(study, space) and any(map(_worked, study.tuning_of(space)))
         for point in points(
             [_working(study, space), *study.searched(space)[1:]],
             max(0, study.settings.trials - extension(study.settings)),
@@ -97,7 +97,7 @@ def was_all_too_high(study: Study, space: Space) -> bool:
 
 def _working(study: Study, space: Space) -> Axis:
     axis = rate_range(study, space)
-    found = [record.trial.point[axis.name] for record in study.tuning_of(space) if record.validation]
+    found = [record.trial.point[axis.name] for record in study.tuning_of(space) if _worked(record)]
     # The decade in which something worked, and the one below it.
     return replace(axis, low=axis.low / DECADE, high=min(axis.high, _above(max(found), axis.low)))
 
@@ -111,5 +111,8 @@ def _above(rate: float, low: float) -> float:
 
 
 def _only_diverged(records: Sequence[Record]) -> bool:
-    kinds = {record.failure.kind if record.failure else None for record in records}
-    return "diverged" in kinds and None not in kinds
+    return any(record.astray for record in records) and not any(map(_worked, records))
+
+
+def _worked(record: Record) -> bool:
+    return record.validation is not None and not record.astray

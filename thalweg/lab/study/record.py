@@ -15,7 +15,10 @@ from thalweg.lab.workload import Evaluation
 Stage = Literal["tune", "extend", "confirm", "final"]
 """Why a run is made: to search, to search beyond a range, to choose between the best two, to measure."""
 
-FailureKind = Literal["diverged", "out of memory", "time limit", "killed"]
+FailureKind = Literal["diverged", "ended early", "out of memory", "time limit", "killed"]
+
+ASTRAY: frozenset[FailureKind] = frozenset({"diverged", "ended early"})
+"""Failures of training itself, which a lower rate may mend."""
 
 ACCIDENTS: frozenset[FailureKind] = frozenset({"out of memory", "killed"})
 """Failures that say nothing of the optimizer: the machine, or what else ran on it, may be to blame."""
@@ -109,6 +112,7 @@ class Record:
         further: what the task's own `further` gave after the last step, by the part of the data.
         doubts: what was seen of the task while it ran, where that is no good.
         why: what was measured beside it, of final runs.
+        hopeless: the step at which it would have been ended early, of a trial that was finished all the same.
     """
 
     trial: Trial
@@ -122,11 +126,17 @@ class Record:
     further: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     doubts: tuple[Doubt, ...] = field(default=(), compare=False)
     why: Why | None = field(default=None, compare=False)
+    hopeless: int | None = None
 
     @property
     def lost(self) -> bool:
         """Whether an accident took the run: it counts neither for nor against its optimizer."""
         return self.failure is not None and self.failure.kind in ACCIDENTS
+
+    @property
+    def astray(self) -> bool:
+        """Whether training made things worse, to the end or until it was ended."""
+        return self.hopeless is not None or (self.failure is not None and self.failure.kind in ASTRAY)
 
 
 def failed(trial: Trial, failure: Failure) -> Record:
@@ -152,6 +162,7 @@ def to_json(record: Record) -> dict[str, Any]:
         ),
         **({"doubts": [doubt._asdict() for doubt in record.doubts]} if record.doubts else {}),
         **({"why": whys.to_json(record.why)} if record.why is not None else {}),
+        **({} if record.hopeless is None else {"hopeless": record.hopeless}),
     }
 
 
@@ -221,4 +232,5 @@ def from_json(document: Mapping[str, Any]) -> Record:
         further=document.get("further", {}),
         doubts=tuple(Doubt(**doubt) for doubt in document.get("doubts", ())),
         why=whys.from_json(document["why"]) if document.get("why") else None,
+        hopeless=document.get("hopeless"),
     )

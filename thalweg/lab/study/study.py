@@ -50,6 +50,7 @@ class Settings:
         seed: from it come all seeds and the configurations.
         looks: numbers of seeds after which the study ends if it can tell, the last is `seeds`; none for that
             alone.
+        early_stop: whether hopeless trials are ended early.
     """
 
     trials: int = 16
@@ -57,6 +58,7 @@ class Settings:
     margin: Margin = Margin(0.5)
     seed: int = 0
     looks: tuple[int, ...] = ()
+    early_stop: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """What functools caches in a user's file, on its way to worker processes.
 
-Pickle sends a cached function as a name to be imported, which worker processes cannot do. It is sent as an empty
-cache that is then given its function, in two steps because a recursive function refers to its own cache. A cached
-property has a lock in Python 3.11, which cannot be sent at all; it is made anew.
+Pickle sends a cached function as a name to be imported, which worker processes cannot do. It is sent as an
+empty cache that is then given its function, in two steps because a recursive function refers to its own.
+A cached property has a lock in Python 3.11, which cannot be sent at all; it is made anew.
 """
 
 import copyreg
