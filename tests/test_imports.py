@@ -98,7 +98,7 @@ LAB_ORDER = {
     "sweeping": ["rate", "asked"],
     "memory": ["command", "api", "page", "picture", "counted", "optimizers", "footprint"],
     "simulating": ["command", "studies", "families"],
-    "showing": ["result console", "report", "figures results export pages"],
+    "showing": ["result console", "report", "ahead figures results export pages"],
     "judging": [
         "explanation findings",
         "doubts verdict",

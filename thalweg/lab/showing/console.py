@@ -17,6 +17,7 @@ from thalweg.lab.judging import measures
 from thalweg.lab.judging.statistics import Row
 from thalweg.lab.judging.verdict import Verdict
 from thalweg.lab.judging.wording import Numbers
+from thalweg.lab.showing.ahead import Ahead, clock, in_words
 from thalweg.lab.spaces import Space
 from thalweg.lab.study import protocol
 from thalweg.lab.study.record import Stage, Trial
@@ -28,6 +29,9 @@ NARROWEST = 80
 WIDEST = 10_000
 """The width of tables where no terminal cuts them."""
 
+SILENCE_SECONDS = 600.0
+"""Where there is no terminal, after how long a line tells that it goes on."""
+
 _DOING: dict[Stage, str] = {
     "tune": "tuning",
     "extend": "tuning beyond a range's border",
@@ -37,12 +41,13 @@ _DOING: dict[Stage, str] = {
 
 
 class Screen:
-    """Shows a comparison while it runs: a live table on a terminal, else a line at every tenth."""
+    """Shows a comparison while it runs: a live table on a terminal, else a line at times."""
 
     def __init__(self, console: Console | None, live: Live | None) -> None:
         self._console, self._live = console, live
         self._started: float | None = None
-        self._before = self._tenths = 0
+        self._ahead = Ahead()
+        self._tenths, self._spoke = 0, 0.0
 
     def say(self, line: str) -> None:
         """Shows a line that stays."""
@@ -53,23 +58,20 @@ class Screen:
         """Shows how far a study is."""
         if self._console is None:
             return
-        done, total = len(study.records), _expected(study)
+        done, total, now = len(study.records), _expected(study), time.monotonic()
+        self._ahead.look(study, running)
         if self._started is None:
-            self._started, self._before = time.monotonic(), done
+            self._started = self._spoke = now
             if self._live is None:
                 self.say(f"{total - done} runs to go")
-        gone = time.monotonic() - self._started
+        gone, tenths = now - self._started, done * 10 // total
         if self._live is not None:
-            self._live.update(_progress(study, running, total, gone, self._left(gone, done, total)))
-        elif done * 10 // total > self._tenths and running:
-            self._tenths = done * 10 // total
-            left = self._left(gone, done, total)
-            ahead = "" if left is None else f", about {left:.0f} s left"
-            self.say(f"{done}/{total} runs, {gone:.0f} s gone{ahead}")
-
-    def _left(self, gone: float, done: int, total: int) -> float | None:
-        made = done - self._before
-        return gone / made * (total - done) if made else None
+            left = in_words(self._ahead.seconds(study, running))
+            self._live.update(_progress(study, running, total, f"{clock(gone)} gone{left}"))
+        elif running and (tenths > self._tenths or now - self._spoke > SILENCE_SECONDS):
+            self._tenths, self._spoke = tenths, now
+            left = in_words(self._ahead.seconds(study, running))
+            self.say(f"{done}/{total} runs, {clock(gone)} gone{left}")
 
 
 @contextmanager
@@ -124,7 +126,7 @@ def _expected(study: Study) -> int:
     return max(known or least, len(study.records), 1)
 
 
-def _progress(study: Study, running: Sequence[Trial], total: int, gone: float, left: float | None) -> Group:
+def _progress(study: Study, running: Sequence[Trial], total: int, times: str) -> Group:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("optimizer", no_wrap=True)
     for title in ("runs", "failed", f"best val. {study.workload.metric}", "at lr", "now"):
@@ -133,8 +135,7 @@ def _progress(study: Study, running: Sequence[Trial], total: int, gone: float, l
     for space in study.spaces:
         table.add_row(space.title, *_standing(study, space), "●" * at[space.name])
     stage = _DOING[running[0].stage] if running else "done"
-    ahead = "" if left is None else f", about {_clock(left)} left"
-    status = Text(f"{stage}: {len(study.records)}/{total} runs, {_clock(gone)} gone{ahead}", style="dim")
+    status = Text(f"{stage}: {len(study.records)}/{total} runs, {times}", style="dim")
     # A bar does not end its line; a grid does.
     bar = Table.grid()
     bar.add_row(ProgressBar(total=total, completed=len(study.records), width=60))
@@ -152,11 +153,6 @@ def _standing(study: Study, space: Space) -> list[str]:
         "" if metric is None else f"{metric:.4g}",
         f"{best[0].trial.lr:.3g}" if best else "",
     ]
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02}"
 
 
 def _table(study: Study, verdict: Verdict) -> Table:
