@@ -110,6 +110,7 @@ LAB_ORDER = {
         "execution",
         "pool store rehearsal",
         "endings limits parcel processes trial",
+        "course",
         "checkpoints explaining hopeless whole",
         "training logs memory",
         "resuming",
