@@ -18,7 +18,7 @@ unit: .venv/ready
 
 # Every addition with every rule, and with parameters in pieces.
 additions: .venv/ready
-	THALWEG_TEST_ADDITIONS=all $(BIN)/python -m pytest -n 2 tests/test_additions.py $(ARGS)
+	THALWEG_TEST_ADDITIONS=all $(BIN)/python -m pytest -n 2 tests/test_additions.py tests/test_sparse.py $(ARGS)
 
 # All tests of the optimizers again, through the GPU's kernels in Triton's interpreter.
 interpreted: .venv/ready

@@ -116,7 +116,8 @@ class Optimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._stepper = None
-        self._rests = None  # another state: what rows have missed before is not for it
+        if self._rests is not None:
+            self._rests.forget()  # another state: what rows have missed before is not for it
         for group in self.param_groups:
             recipe = self.recipe_of(group)
             for name in self.defaults.keys() - {*storage.DEFAULTS, *recipe.extras, *additions.NAMES}:

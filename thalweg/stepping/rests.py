@@ -178,6 +178,10 @@ class Rests:
             known.catch_up_all(state)
             del self._known[param]
 
+    def forget(self) -> None:
+        """Take all rows for up to date as they are."""
+        self._known.clear()
+
     def flush_all(self, state: State) -> None:
         """Bring all rows of all parameters up to date."""
         for param in list(self._known):
