@@ -133,7 +133,7 @@ def test_compare_reports_progress_in_plain_lines_where_there_is_no_terminal(smal
     lines = done.stderr.splitlines()
     assert lines[0] == "3 optimizers need 7 seeds for a verdict, not 2"
     assert "30 runs to go" in lines
-    assert re.search(r"^\d+/\d+ runs, \d+ s gone, about \d+ s left$", done.stderr, flags=re.MULTILINE)
+    assert re.search(r"^\d+/\d+ runs, \d+:\d\d gone, .*\d:\d\d left$", done.stderr, flags=re.MULTILINE)
     assert "\x1b" not in done.stderr + done.stdout
 
 
