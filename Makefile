@@ -4,7 +4,7 @@ ARGS ?=
 MATRIX := $(addprefix tests/test_, trajectory.py layouts.py contract.py storage.py checkpoint.py additions.py device.py gpu_update.py)
 INTERPRETER := OMP_NUM_THREADS=1 THALWEG_TEST_TRITON=1
 
-.PHONY: compare test check bench unit additions interpreted started gpu integrations clean
+.PHONY: compare test check bench unit additions distributed interpreted started gpu integrations clean
 
 # The main job: tune and compare SGD, RMSprop and AdamW on the embedded digits.
 compare: .venv/ready
@@ -19,6 +19,10 @@ unit: .venv/ready
 # Every addition with every rule, and with parameters in pieces.
 additions: .venv/ready
 	THALWEG_TEST_ADDITIONS=all $(BIN)/python -m pytest -n 2 tests/test_additions.py tests/test_sparse.py $(ARGS)
+
+# Every rule, storage and measure on every mesh, and 10,000 steps that leave nothing behind.
+distributed: .venv/ready
+	THALWEG_TEST_DISTRIBUTED=all THALWEG_TEST_LEAK_STEPS=10000 $(BIN)/python -m pytest tests/distributed $(ARGS)
 
 # All tests of the optimizers again, through the GPU's kernels in Triton's interpreter.
 interpreted: .venv/ready

@@ -31,7 +31,7 @@ def shared_folder() -> str:
     return folder[0]
 
 
-@case()
+@case(4)
 def state_is_made_without_a_step():
     mesh, placements = meshes()[0]
     ways = [
@@ -61,7 +61,7 @@ def state_is_made_without_a_step():
                 assert id(one.optimizer.state[a][key]) in before
 
 
-@case()
+@case(4)
 def torchs_priming_is_no_step():
     for options in STORED:
         nets = [sharded(), sharded()]
@@ -169,7 +169,7 @@ def load(net: nn.Module, optimizer: tw.Optimizer, path: str, mesh: DeviceMesh | 
     set_optimizer_state_dict(net, optimizer, state["o"])
 
 
-@case()
+@case(4)
 def checkpoints_of_torch_load_and_ours_into_torch():
     nets = [sharded(torch.float64) for _ in range(4)]
     theirs, ours, mine, back = (
@@ -196,7 +196,7 @@ def copied(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return optimizer
 
 
-@case()
+@case(4)
 def state_of_whole_parameters_is_cut():
     for (mesh, placements), options in itertools.product(meshes(), STORED):
         pair = Pair(
@@ -233,7 +233,7 @@ def codes_whose_blocks_are_cut_here_are_read_once():
     assert_same(loaded.state[param]["exp_avg"], expected.bfloat16(), "read once")
 
 
-@case()
+@case(4)
 def full_precision_is_of_dtensors_too():
     mesh, placements = meshes()[0]
     for bits in (16, 24, 32):
@@ -259,7 +259,7 @@ def full_precision_is_of_dtensors_too():
         pair.assert_alike(bits)
 
 
-@case()
+@case(4)
 def averages_of_dtensors():
     mesh, placements = meshes()[0]
     for options in (

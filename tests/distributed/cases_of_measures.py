@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 import torch.distributed as dist
-from cases_of_dtensors import Pair, assert_replicas_agree, draw, meshes, placed, whole
+from cases_of_dtensors import Pair, assert_replicas_agree, draw, meshes, on_meshes, placed, whole
 from processes import case
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -30,7 +30,7 @@ MEASURING = (
 @case()
 def measures_are_of_whole_tensors():
     shapes = ((130, 64), (7, 3), (3,), (1, 128), (5, 4, 3, 3))
-    for (mesh, placements), (name, options) in itertools.product(meshes(), MEASURING):
+    for (mesh, placements), (name, options) in on_meshes(MEASURING):
         if "state" in options and any(not p.is_replicate() and p.dim for p in placements):
             continue
         pair = Pair(
@@ -56,7 +56,7 @@ def one_collective_takes_all_measures_of_a_stage():
     assert len(found) == 1, {event.name for event in profile.events()}
 
 
-@case()
+@case(4)
 def statistics_are_of_whole_tensors():
     for mesh, placements in meshes():
         pair = Pair(lambda params: tw.AdamW(params, lr=0.01, statistics=True), mesh, placements)
@@ -113,7 +113,7 @@ def gradscaler_skips_in_all_processes():
         pair.assert_alike(fused)
 
 
-@case()
+@case(4)
 def several_meshes_in_one_optimizer():
     count = dist.get_world_size()
     line = init_device_mesh("cpu", (count,))
@@ -134,7 +134,7 @@ def several_meshes_in_one_optimizer():
         torch.testing.assert_close(whole(a), b.detach(), rtol=2e-6, atol=2e-7)
 
 
-@case()
+@case(4)
 def clipping_is_that_of_torch():
     mesh, placements = meshes()[0]
     pair = Pair(lambda params: tw.SGD(params, lr=1.0, max_norm=0.5), mesh, placements)
