@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from thalweg.cli import app
 from thalweg.lab.lesson import experiments, keeping, known
-from thalweg.lab.lesson.claim import Claim, Counted, Line
+from thalweg.lab.lesson.claim import Claim, Counted, Line, told
 from thalweg.lab.lesson.claims import catalogue
 from thalweg.lab.lesson.judging import Verdict
 from thalweg.lab.lesson.known import look
@@ -257,6 +257,13 @@ def test_where_less_is_in_favour_the_axis_is_turned(folder):
     assert mean.x[0] + mean.error_x.array[0] == pytest.approx(math.log(1.3), rel=1e-4)
     assert figure.title.startswith("1.26 times")
     assert "margin of 2.00" in figure.caption
+
+
+def test_a_turned_interval_is_said_from_low_to_high():
+    scale = replace(FACTOR, margin=-math.log(2), turned=True)
+    text = told("early", {seed: -math.log(1.5 + seed / 50) for seed in range(12)}, scale).text
+    low, high = map(float, re.search(r"\((.*) to (.*)\)", text).groups())
+    assert 1.5 <= low < high <= 1.72
 
 
 def swept(trial):

@@ -70,7 +70,7 @@ def test_adam_reads_as_in_its_paper():
     lines = [text(line) for line in typeset(formula(adam.RULE)).split("</div>") if line]
     assert lines[0] == "mt=&beta;1mt-1+(1-&beta;1)gt"
     assert lines[1] == "vt=&beta;2vt-1+(1-&beta;2)gt2"
-    assert lines[2].startswith("pt=pt-1-&gamma;mt1-&beta;1t")
+    assert lines[2:] == ["m^t=mt1-&beta;1t", "v^t=vt1-&beta;2t", "pt=pt-1-&gamma;m^tv^t+&epsi;"]
 
 
 def test_a_sum_in_a_product_has_brackets_and_a_slot_its_step():

@@ -32,7 +32,7 @@ def told(name: str, values: Scores, scale: Scale) -> Line:
     if verdict.kind == "not run":
         return Line(name, "not run")
     ends = (
-        f" ({scale.number(verdict.low)} to {scale.number(verdict.high)})"
+        f" ({' to '.join(map(scale.number, scale.ordered(verdict.low, verdict.high)))})"
         if verdict.low == verdict.low
         else ""
     )

@@ -13,7 +13,7 @@ from thalweg.lowering.files import write_atomically
 SCHEMA = 1
 """The version of the layout."""
 
-DIGITS = 3
+DIGITS = 4
 """That count of what is kept: more could not be seen."""
 
 

@@ -1,11 +1,12 @@
 """The picture of the lines between the ends of runs: barriers, and how sharp the ends are."""
 
+import math
 from collections.abc import Mapping
 
 import plotly.graph_objects as go
 
 from thalweg.lab.lesson.landscape.file import Between, Landscape
-from thalweg.lab.lesson.landscape.names import SIZE, brief
+from thalweg.lab.lesson.landscape.names import SIZE, brief, round_losses
 from thalweg.lab.showing.figures.figure import Figure
 from thalweg.lab.showing.figures.look import COLOURS, DASHES, MARKERS, plot, short, tint
 
@@ -16,7 +17,11 @@ def lines(landscape: Landscape) -> Figure:
     for place, between in enumerate(landscape.lines):
         _line(figure, place, between)
     figure.update_xaxes(title_text="place between the ends", tickvals=[0, 0.5, 1])
-    figure.update_yaxes(title_text="training loss", type="log", dtick="D1", nticks=6)
+    seen = [loss for between in landscape.lines for loss in between.losses if loss > 0]
+    ticks = round_losses(math.log10(min(seen)) - 0.1, math.log10(max(seen)) + 0.1)
+    figure.update_yaxes(
+        title_text="training loss", type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks]
+    )
     return Figure(f"lines-{landscape.workload}", _barriers(landscape), _sharpness(landscape), {"": figure})
 
 

@@ -10,12 +10,12 @@ from html import escape
 import plotly.graph_objects as go
 
 from thalweg.lab.lesson.landscape.file import Course, Landscape, View
-from thalweg.lab.lesson.landscape.names import NAMES, SIZE, brief, place
+from thalweg.lab.lesson.landscape.names import NAMES, SIZE, brief, place, round_losses
 from thalweg.lab.showing.figures.figure import Figure
 from thalweg.lab.showing.figures.look import COLOURS, DASHES, MARKERS, NEUTRAL, plot, short, tint
 
-BELOW = 96
-"""Pixels for the axis and the slider."""
+ABOVE, BELOW = 52, 96
+"""Pixels for the legend, and for the axis and the slider."""
 
 SCALE = (
     (0.0, "#f7f4ea"),
@@ -52,7 +52,7 @@ def _caption(landscape: Landscape) -> str:
     return (
         f"Measured: the mean training loss over {landscape.batches} batches of {landscape.batch_size} at "
         f"each of {_points(landscape)} points of the plane through the common start and the ends of two "
-        "runs, with the paths of all three. It is not the landscape: a plane has 2 of "
+        "runs, with the paths of all three from the cross. It is not the landscape: a plane has 2 of "
         f"{landscape.parameters:,} dimensions, and between its points nothing was measured. "
         f"{_off(landscape)} Units are those of the weights, and angles are true. Learning rates: {rates}."
     )
@@ -89,7 +89,7 @@ def _percent(share: float) -> str:
 
 
 def _plane(landscape: Landscape, view: View) -> go.Figure:
-    figure = plot(SIZE + BELOW)
+    figure = plot(SIZE + ABOVE + BELOW)
     low, high = _heights(landscape)
     _ground(figure, view, low, high)
     for course in landscape.courses:
@@ -100,11 +100,15 @@ def _plane(landscape: Landscape, view: View) -> go.Figure:
         y=short([start[1]]),
         mode="markers",
         marker={"symbol": "x", "size": 10, "color": "#1c2024", "line": {"width": 1.5, "color": "#ffffff"}},
-        name="start",
+        showlegend=False,
         hovertemplate=f"start: loss {landscape.courses[0].losses[0]:.3g}<extra></extra>",
     )
     places = _walkers(figure, landscape, view)
-    figure.update_layout(sliders=[_slider(landscape, view, places)], margin_b=BELOW)
+    # The legend has a place of its own: beside axes of equal units, Plotly does not make room for it.
+    legend = {"yref": "container", "y": 1, "yanchor": "top"}
+    figure.update_layout(
+        sliders=[_slider(landscape, view, places)], margin={"t": ABOVE, "b": BELOW}, legend=legend
+    )
     figure.update_xaxes(range=short([view.xs[0], view.xs[-1]]), showgrid=False, constrain="domain", nticks=6)
     figure.update_yaxes(
         range=short([view.ys[0], view.ys[-1]]),
@@ -127,7 +131,7 @@ def _heights(landscape: Landscape) -> tuple[float, float]:
 def _ground(figure: go.Figure, view: View, low: float, high: float) -> None:
     logs = [[None if z is None or z <= 0 else round(math.log10(z), 3) for z in row] for row in view.losses]
     step = (high - low) / LEVELS or 1.0
-    ticks = _round_losses(low, high)
+    ticks = round_losses(low, high)
     figure.add_contour(
         x=short(view.xs),
         y=short(view.ys),
@@ -154,14 +158,6 @@ def _ground(figure: go.Figure, view: View, low: float, high: float) -> None:
     )
 
 
-def _round_losses(low: float, high: float) -> list[float]:
-    """Round numbers in a range of decimal logarithms."""
-    powers = range(math.floor(low), math.ceil(high) + 1)
-    factors = (1, 2, 5) if high - low < 1.5 else (1, 3)
-    found = [float(f"{factor * 10.0**power:.3g}") for power in powers for factor in factors]
-    return [value for value in found if low <= math.log10(value) <= high]
-
-
 def _path(figure: go.Figure, view: View, course: Course, *, is_shadow: bool) -> None:
     which = place(course.name)
     xs, ys = (short(point[axis] for point in view.paths[course.name]) for axis in (0, 1))
@@ -180,7 +176,7 @@ def _path(figure: go.Figure, view: View, course: Course, *, is_shadow: bool) -> 
         line={"width": 2.2, "color": COLOURS[which], "dash": DASHES[2] if is_shadow else DASHES[0]},
         marker={"size": 4.5, "color": COLOURS[which], "symbol": MARKERS[which]},
         opacity=0.6 if is_shadow else 1.0,
-        name=f"{NAMES[course.name]}{', from off the plane' if is_shadow else ''}",
+        name=f"{brief(course.name)}{' (shadow)' if is_shadow else ''}",
         customdata=list(
             zip(course.steps, course.losses, course.errors, short(view.shares[course.name]), strict=True)
         ),

@@ -6,6 +6,7 @@ A claim that is inconclusive or was not run says nothing here.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from thalweg.lab.judging.wording import listed
 from thalweg.lab.lesson import wording
 from thalweg.lab.lesson.known import Known
 from thalweg.lab.lesson.page.marks import link
@@ -205,12 +206,14 @@ def _because(text: str, one: Known) -> str:
 
 
 def _remedies(known: Sequence[Known]) -> Iterator[str]:
-    """Those that close some of a gap, with certainty."""
+    """Those that close some of a gap, with certainty, complaint by complaint."""
+    found: dict[str, list[str]] = {}
     for one, remedy in named(known):
         closed = one.closed(remedy)
         if closed is not None and closed.share is not None and closed.low > 0:
-            text = f"{remedy.name} {wording.closing(closed)}, on the endpoint of"
-            yield f"{prose(text[0].upper() + text[1:])} {link(one.claim.name)}."
+            found.setdefault(one.claim.name, []).append(f"{remedy.name} {wording.closing(closed)}")
+    for claim, texts in found.items():
+        yield f"Against {link(claim)}: {prose(listed(texts))}."
 
 
 def _silent(known: Sequence[Known]) -> str:

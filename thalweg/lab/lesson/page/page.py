@@ -20,13 +20,13 @@ def render(known: Sequence[Known], figures: Sequence[Figure] = (), *, quick: boo
 
     Args:
         known: what is known of each claim, in the lesson's order.
-        figures: pictures that stand above all.
+        figures: pictures that stand before all others.
         quick: whether the runs were short ones, which allow no verdict.
     """
     sections = [
-        section("landscape", "The lay of the land", pictures(figures)),
         section("all", "All claims", summary.claims(known)),
         section("advice", "What to use, then", advice.advice(known)),
+        section("landscape", "The lay of the land", pictures(figures)),
         *(optimizer(name, known) for name in OPTIMIZERS),
         section("examples", "Examples", articles(known, "Examples")),
         section("general", "In general", articles(known, "In general")),

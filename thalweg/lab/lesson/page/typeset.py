@@ -29,14 +29,40 @@ BINDS: Mapping[str, int] = {"add": LOOSE, "sub": LOOSE, "neg": LOOSE, "mul": TIG
 
 
 def typeset(formula: Formula) -> str:
-    """A step's formula line by line: the slots, then the parameter p."""
+    """A step's formula line by line: the slots, what they are corrected to, then the parameter p."""
+    slots = {id(one): _at(LETTERS[name][0], now=True) for name, one in formula.slots.items()}
     lines = [
-        f"{_at(LETTERS[name][0], now=True)}<mo>=</mo>{_set(one, _names(formula, but=one))}"
-        for name, one in formula.slots.items()
+        f"{slots[id(one)]}<mo>=</mo>{_set(one, {i: text for i, text in slots.items() if i != id(one)})}"
+        for one in formula.slots.values()
     ]
-    step = _set(formula.step, _names(formula), TIGHT)
+    corrected = {
+        id(one): _at(f"{LETTERS[name][0]}^", now=True)
+        for name, slot in formula.slots.items()
+        for one in _divided(formula.step, slot)
+    }
+    lines += [
+        f"{corrected[id(one)]}<mo>=</mo>{_set(one, slots)}"
+        for slot in formula.slots.values()
+        for one in _divided(formula.step, slot)
+    ]
+    step = _set(formula.step, slots | corrected, TIGHT)
     lines.append(f"{_at('p', now=True)}<mo>=</mo>{_at('p')}{MINUS}{step}")
     return "".join(f'<div class="formula"><math display="block">{line}</math></div>' for line in lines)
+
+
+def _divided(one: Term, slot: Term) -> list[Term]:
+    """The quotients in a formula in which a slot is divided by what depends on the step alone."""
+    if one is slot or one.kind in ("name", "number"):
+        return []
+    if one.kind == "div" and one.of[0] is slot and not _holds_slot(one.of[1]):
+        return [one]
+    return [found for part in one.of for found in _divided(part, slot)]
+
+
+def _holds_slot(one: Term) -> bool:
+    if one.kind in ("name", "number"):
+        return one.kind == "name" and (one.of[0] == GRADIENT or LETTERS.get(one.of[0], ("", ""))[0] in SLOTS)
+    return any(map(_holds_slot, one.of))
 
 
 def symbols(formula: Formula) -> dict[str, str]:
@@ -56,14 +82,9 @@ def _collect(one: Term, found: dict[str, str]) -> None:
             _collect(part, found)
 
 
-def _names(formula: Formula, but: Term | None = None) -> dict[int, str]:
-    """The new slots, which are written by their names wherever they appear but in their own lines."""
-    return {id(one): LETTERS[name][0] for name, one in formula.slots.items() if one is not but}
-
-
 def _set(one: Term, names: Mapping[int, str], outer: int = 0) -> str:
     if id(one) in names:
-        return _at(names[id(one)], now=True)
+        return names[id(one)]
     text = _plain(one, names)
     return f"<mrow>{OPEN}{text}{CLOSE}</mrow>" if BINDS.get(one.kind, 9) < outer else text
 
@@ -124,6 +145,9 @@ def _letter(name: str) -> str:
 
 
 def _at(letter: str, *, now: bool = False) -> str:
-    """A letter with the step that it belongs to: this one, or the one before."""
+    """A letter, hatted where a hat follows it, and the step it belongs to: this one, or the one before."""
     when = "<mi>t</mi>" if now else f"<mrow><mi>t</mi>{MINUS}<mn>1</mn></mrow>"
-    return f"<msub><mi>{letter}</mi>{when}</msub>"
+    base = (
+        f'<mover accent="true"><mi>{letter[0]}</mi><mo>^</mo></mover>' if letter[1:] else f"<mi>{letter}</mi>"
+    )
+    return f"<msub>{base}{when}</msub>"
