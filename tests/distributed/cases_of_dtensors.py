@@ -20,6 +20,8 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.distributed.tensor.placement_types import _StridedShard
 
 import thalweg as tw
+from thalweg.stepping import plan
+from thalweg.stepping.batches import ReferenceBatch
 
 LEAK_STEPS = int(os.environ.get("THALWEG_TEST_LEAK_STEPS", "200"))
 """10,000 were tried."""
@@ -479,3 +481,39 @@ def tensor_parallel_alone():
     for a, b in zip(one.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(whole(a), whole(b), rtol=1e-12, atol=1e-14)
     assert batches(ours) == {"DenseBatch"}
+
+
+@case(4)
+def the_reference_steps_shards_too():
+    """As it does where there is no kernel."""
+    kind = plan._kind
+    plan._kind = lambda sort: ReferenceBatch
+    try:
+        for mesh, placements in meshes():
+            for options in ({"state": "bfloat16"}, {"weight_bits": 16}, {"state": "int8"}, {"max_norm": 0.5}):
+                if "int8" in options.values() and any(not p.is_replicate() and p.dim for p in placements):
+                    continue
+                shapes = [(130, 64), (66, 65)] if "int8" not in options.values() else [(130, 64), (3,)]
+                dtype = torch.bfloat16 if "weight_bits" in options else torch.float32
+                pair = Pair(
+                    lambda params, o=options: tw.AdamW(params, lr=0.01, **o), mesh, placements, shapes, dtype
+                )
+                pair.step(3)
+                assert batches(pair.optimizer) == {"ReferenceBatch"}
+                if "max_norm" in options:
+                    for param, plain in zip(pair.params, pair.plain, strict=True):
+                        torch.testing.assert_close(whole(param), plain.detach(), rtol=2e-6, atol=2e-7)
+                else:
+                    pair.assert_alike(options)
+                assert_replicas_agree(pair.params)
+    finally:
+        plan._kind = kind
+
+
+@case(2)
+def a_first_step_that_is_rounded_away_is_told_of():
+    mesh, placements = meshes()[0]
+    pair = Pair(lambda params: tw.SGD(params, lr=1e-6), mesh, placements, [(130, 64)], torch.bfloat16)
+    pair.give()
+    with pytest.warns(UserWarning, match="rounded away"):
+        pair.optimizer.step()

@@ -172,7 +172,10 @@ class Member:
         """Return the state of that, from the parameter's."""
         if not self.sort.is_shard:
             return tensors
-        return {name: part_of(value) if is_dtensor(value) else value for name, value in tensors.items()}
+        found = {name: part_of(value) if is_dtensor(value) else value for name, value in tensors.items()}
+        # Scales of a DTensor have its dimensions, and those of plain memory lie in a row.
+        scales = [key for name, key in self.sort.side_keys.items() if name != "p"]
+        return {**found, **{key: found[key].view(-1) for key in scales}}
 
 
 def packed(sort: Sort, param: Tensor, own: Mapping[str, Any]) -> dict[str, Packed]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from thalweg.distributed.parts import part_of
 from thalweg.lowering.gpu import tables as cuda
 from thalweg.storage.codecs.plain import dtype_name
 from thalweg.storage.layout import has_memory
@@ -91,9 +92,10 @@ def _any_is_captured(groups: Sequence[Mapping[str, Any]]) -> bool:
 
 def _look(params: Sequence[Tensor]) -> list[_Seen]:
     found = []
-    for param in params:
-        grad = param.grad
-        if not _is_half(param) or grad is None or not (param.is_contiguous() and _is_dense(grad)):
+    for whole in params:
+        param: Tensor = part_of(whole)
+        grad = None if whole.grad is None else part_of(whole.grad)
+        if not _is_half(whole) or grad is None or not (param.is_contiguous() and _is_dense(grad)):
             continue
         pulled = _sample(grad) != 0
         if pulled.any():
@@ -102,7 +104,7 @@ def _look(params: Sequence[Tensor]) -> list[_Seen]:
 
 
 def _is_half(param: Tensor) -> bool:
-    return param.dtype in (torch.bfloat16, torch.float16) and has_memory(param)
+    return param.dtype in (torch.bfloat16, torch.float16) and has_memory(part_of(param))
 
 
 def _is_dense(grad: Tensor) -> bool:
