@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from thalweg.lab import spaces
+from thalweg.lab.running.trial import run
 from thalweg.lab.spaces import Space
 from thalweg.lab.study import protocol
-from thalweg.lab.study.record import Failure, Point, Record, Timing, Trial
+from thalweg.lab.study.record import Failure, Point, Record, Stage, Timing, Trial
 from thalweg.lab.study.study import Margin, Settings, Study
 from thalweg.lab.workload import Evaluation, Split, Workload
 
@@ -60,6 +62,17 @@ class Scores(Line):
     difference_unit = "points"
     higher_is_better = True
     margin = 0.5
+
+
+def trained(
+    workload: Workload,
+    optimizer: str = "thalweg.Adam",
+    stage: Stage = "final",
+    seed: int = 3,
+    **settings: Any,
+) -> Record:
+    """A run of any workload with these arguments of an optimizer."""
+    return run(Trial(stage, "a run", optimizer, settings, settings, seed), workload)
 
 
 DIVERGED = Failure("diverged", "the training loss is nan at step 3", 3)

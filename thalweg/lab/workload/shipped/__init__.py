@@ -17,10 +17,13 @@ WORKLOADS = {
     "zipf": "thalweg.lab.workload.shipped.zipf:Zipf",
     "zipf-factors": "thalweg.lab.workload.shipped.zipf:ZipfFactors",
     "stream": "thalweg.lab.workload.shipped.stream:Stream",
+    "series": "thalweg.lab.workload.shipped.series:Series",
+    "ratings": "thalweg.lab.workload.shipped.ratings:Ratings",
+    "rl": "thalweg.lab.workload.shipped.rl:CartPole",
 }
 """Name to ``module:class``; a module is imported only when its workload is asked for."""
 
-TAKES_DATA = ("fashion-mnist", "cifar10", "speech")
+TAKES_DATA = ("fashion-mnist", "cifar10", "speech", "ratings")
 """The workloads whose data the user may point at."""
 
 

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from thalweg.lab.workload import data
 from thalweg.lab.workload.data import MissingDataError, Remote
+from thalweg.lab.workload.shipped import options
 from thalweg.lab.workload.shipped.classification import Batch, Classification, shuffled
 
 ARCHIVE = Remote(
@@ -51,6 +52,7 @@ class Cifar10(Classification):
     Args:
         path: the archive or its unpacked folder, of which only the form is checked; by default the
             cache, into which the official archive is downloaded.
+        given: options, those of `thalweg.lab.workload.shipped.options`.
 
     Raises:
         MissingDataError: the data are not there or damaged.
@@ -62,7 +64,8 @@ class Cifar10(Classification):
     steps = 400
     evaluate_every = 100
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, **given: Any) -> None:
+        options.take(self, (), given)
         archive = data.fetch(ARCHIVE, data.cache_folder("cifar10"), ADVICE) if path is None else path
         self._source = "the official archive, checked by SHA-256" if path is None else f"read from {path}"
         self._images, self._classes, train = load(archive)
@@ -113,6 +116,7 @@ class Cifar10(Classification):
             "Training": f"batches of {self.batch_size}, {self.steps} steps "
             f"({self.steps * self.batch_size / train:.1f} epochs), mean cross-entropy; images padded by "
             f"{PADDING} pixels, cropped and mirrored at random",
+            **options.facts(self, ()),
         }
 
 

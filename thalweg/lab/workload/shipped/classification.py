@@ -18,7 +18,7 @@ EVALUATION_BATCH = 500
 Batch = tuple[Any, Tensor]
 """What the model is called with, and the classes: int64 of shape (n,)."""
 
-OPTIONS = ("examples", "label_noise", "outliers")
+OPTIONS = ("examples", "label_noise", "outliers", "outlier_scale")
 """What every workload of this kind can be given; see `Classification`."""
 
 LABEL_SEED = 1

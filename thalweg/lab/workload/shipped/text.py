@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from thalweg.lab.workload.contract import Evaluation, Split, Workload, device_of
 from thalweg.lab.workload.data import MissingDataError
+from thalweg.lab.workload.shipped import options
 
 WORD = re.compile(r"[^\W\d]\w*|\d+|\n\s*|[^\w\s]")
 VOCABULARY = 5000
@@ -69,7 +70,11 @@ class Corpus(NamedTuple):
 
 
 class Text(Workload):
-    """The standard library as text; see `thalweg.lab.workload.Workload`."""
+    """The standard library as text; see `thalweg.lab.workload.Workload`.
+
+    Args:
+        given: options, those of `thalweg.lab.workload.shipped.options`.
+    """
 
     name = "text"
     title = "a transformer language model on the source text of Python's standard library"
@@ -80,7 +85,8 @@ class Text(Workload):
     evaluate_every = 125
     clip_norm = 1.0
 
-    def __init__(self) -> None:
+    def __init__(self, **given: Any) -> None:
+        options.take(self, (), given)
         self._corpus = corpus()
 
     def model(self, seed: int) -> nn.Module:
@@ -126,7 +132,8 @@ class Text(Workload):
             f"context {CONTEXT}, pre-norm, no dropout: 1,186,944 parameters, float32",
             "Training": f"batches of {self.batch_size} windows, {self.steps} steps "
             f"({self.steps * self.batch_size * CONTEXT:,} words), mean cross-entropy, "
-            f"gradients clipped to norm {self.clip_norm:g}",
+            + (f"gradients clipped to norm {self.clip_norm:g}" if self.clip_norm else "no clipping"),
+            **options.facts(self, ()),
         }
 
 
