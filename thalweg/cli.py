@@ -252,6 +252,102 @@ def rate(
 
 
 @app.command()
+def sensitivity(
+    task: Annotated[str, typer.Argument(help="What to train, as for compare.", metavar="TASK")],
+    of: Annotated[
+        list[str],
+        typer.Option(
+            help="A hyperparameter of the optimizer, as beta2 or eps; once or twice.", metavar="NAME"
+        ),
+    ],
+    optimizer: Annotated[
+        str, typer.Option(help="An optimizer that compare takes; a dotted path too.")
+    ] = "adamw",
+    values: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Values in place of the range that compare searches: 0.9,0.99 or, of two, eps=1e-8,1e-4.",
+            metavar="V,V",
+        ),
+    ] = None,
+    points: Annotated[
+        int, typer.Option(help="Values of each, where none are given.", parser=whole, metavar="N")
+    ] = 4,
+    trials: Annotated[
+        int, typer.Option(help="Learning rates tried at each point.", parser=whole, metavar="N")
+    ] = 8,
+    seeds: Annotated[
+        int,
+        typer.Option(help="Fresh seeds on which the best of them is measured.", parser=whole, metavar="N"),
+    ] = 6,
+    margin: Annotated[
+        str | None,
+        typer.Option(
+            help="Smallest difference worth having, in the metric's unit or as 2%; by default the task's.",
+            metavar="X",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Fixes all that is random.", parser=whole, metavar="N")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the page and the results; by default sensitivity-TASK."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Processes to train in; by default one for each core.", parser=whole, metavar="N"),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="File or postgresql:// address that keeps the runs, as for compare.", metavar="PLACE"
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Where the data of a built-in task lie, if not in the usual place.")
+    ] = None,
+    limit: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds after which a run is ended as hung; by default ten times the slowest so far.",
+            parser=number,
+            metavar="S",
+        ),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget what an earlier run of the same question measured.")
+    ] = False,
+) -> None:
+    """See how much one or two hyperparameters matter, with the learning rate tuned anew at each value.
+
+    Every point gets as many trials of the rate, the best of them runs on fresh seeds that all share, and is
+    measured on validation. Stopped at any moment, the same command goes on from what there is.
+    """
+    need_lab()
+    from thalweg.lab.sweeping.sensitivity import command
+
+    request = command.Request(
+        task=task,
+        of=of,
+        optimizer=optimizer,
+        values=values or [],
+        points=points,
+        trials=trials,
+        seeds=seeds,
+        margin=margin,
+        seed=seed,
+        out=out,
+        workers=workers,
+        storage=storage,
+        data=data,
+        limit=limit,
+        fresh=fresh,
+    )
+    with failures(), terminable():
+        if not command.run(request):
+            raise KeyboardInterrupt("; the same command goes on from here")
+
+
+@app.command()
 def trial(
     results: Annotated[Path, typer.Argument(help="The results.json of a comparison, or its folder.")],
     number: Annotated[

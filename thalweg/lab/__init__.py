@@ -11,7 +11,8 @@ Read the rooms in this order:
 - `memory`: bytes of training, counted and shown, from Python and from the command line.
 - `simulating`: the protocol on made-up results, to see how often it says what is false.
 - `comparing`: a whole comparison, from Python and from the command line; what a time budget buys.
-- `sweeping`: what becomes of training as a hyperparameter is moved: the learning rate within a run.
+- `sweeping`: what becomes of training as a hyperparameter is moved: the learning rate within a
+  run, others from run to run.
 
 `landscape` is how the loss lies around weights: functions of parameters and a loss, which stand alone.
 `errors` is what may go wrong through no fault of the lab's. Nothing here is imported by `import thalweg`.
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from thalweg.lab.spaces import Axis, Recipe, Space, Together
     from thalweg.lab.sweeping.rate.api import rate
     from thalweg.lab.sweeping.rate.own import find_rate
+    from thalweg.lab.sweeping.sensitivity.api import sensitivity
     from thalweg.lab.workload import Evaluation, Run, Split, Workload, device_of, tasks
 
 _PUBLIC = {
@@ -42,6 +44,7 @@ _PUBLIC = {
     "device_of": "workload",
     "find_rate": "sweeping.rate.own",
     "rate": "sweeping.rate.api",
+    "sensitivity": "sweeping.sensitivity.api",
     "tasks": "workload.tasks",
 }
 """Where each name lies; `tasks` is the module itself."""
@@ -60,6 +63,7 @@ __all__ = [
     "device_of",
     "find_rate",
     "rate",
+    "sensitivity",
     "tasks",
 ]
 

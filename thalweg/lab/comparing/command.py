@@ -48,7 +48,7 @@ def run(request: Request) -> bool:
         thalweg.lab.errors.WorkerDiedError: a training process could not start.
         thalweg.lab.errors.StoreError: the storage failed.
     """
-    folder = _folder(request)
+    folder = folder_of(request.out, f"compare-{Path(request.task.partition(':')[0]).stem}")
     if request.workers is not None and request.workers < 1:
         raise ValueError(f"--workers must be a whole number of at least 1, not {request.workers}")
     pool = Pool(request.workers or min(available_cores(), MOST_BY_DEFAULT))
@@ -171,9 +171,13 @@ def _differing(again: object, record: object) -> str:
     )
 
 
-def _folder(request: Request) -> Path:
-    name = Path(request.task.partition(":")[0]).stem
-    folder = Path(f"compare-{name}") if request.out is None else request.out
+def folder_of(out: Path | None, usual: str) -> Path:
+    """The folder that is written to, made if need be.
+
+    Raises:
+        ValueError: it cannot be written in; the message is for the user.
+    """
+    folder = Path(usual) if out is None else out
     try:
         files.prepare_folder(folder)
     except OSError as error:

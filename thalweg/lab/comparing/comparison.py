@@ -26,6 +26,7 @@ from thalweg.lab.showing import results
 from thalweg.lab.showing.result import Result
 from thalweg.lab.showing.results import Provenance
 from thalweg.lab.spaces import Recipe, Space
+from thalweg.lab.study import protocol
 from thalweg.lab.study.looks import looks_up_to
 from thalweg.lab.study.record import Trial
 from thalweg.lab.study.study import Margin, Settings, Study, margin_of
@@ -228,20 +229,8 @@ def compare(
     """
     started, clock = datetime.now().astimezone(), time.monotonic()
     workload = task.workload
-    identity = _identity(task, spaces, options)
-    known = list(_tried(task, spaces, options, pool))
-    former_name = former.fingerprint(workload, task.file, spaces, _asked(options))
-    store = Store(
-        options.storage,
-        f"{workload.name}-{identity.digest}",
-        higher_is_better=workload.higher_is_better,
-        fresh=options.fresh,
-        former=f"{workload.name}-{former_name}",
-    )
-    found = len(store.records())
-    _keep_runs(pool, options, store.name, say)
-    known += _compared_with_before(store, identity, found)
-    spent = store.agreed() or store.agree(
+    begun = begin(task, spaces, options, pool, say=say)
+    spent = begun.store.agreed() or begun.store.agree(
         {**_spend(task, spaces, options, pool.workers), "early_stop": options.early_stop}
     )
     if spent["bought"]:
@@ -261,26 +250,15 @@ def compare(
     )
     pool.early_stop = settings.early_stop
     study = Study(workload, settings, tuple(spaces))
-    if found:
-        say(f"going on from {found} runs that were made before")
-    warnings = Warnings(known, say, spent.get("seconds", 0.0))
 
     def watched(study: Study, running: list[Trial]) -> None:
         pool.credits = credits(study, pool.workers) if options.why else None
-        warnings.look(study)
         watch(study, running)
 
-    interrupted = False
     pool.credits = {} if options.why else None
-    try:
-        study = execution.execute(study, store, pool, limit=options.limit, watch=watched)
-    except KeyboardInterrupt:
-        interrupted = True
-        study, _ = execution.gather(study, store)
-    finally:
-        store.close()
-    if not interrupted and not study.lost:
-        pool.forget_all()
+    study, warnings, finished = carry_out(
+        study, begun, options, pool, say=say, watch=watched, planned=spent.get("seconds", 0.0)
+    )
     provenance = Provenance(
         started,
         time.monotonic() - clock,
@@ -290,13 +268,118 @@ def compare(
         task=task.reference,
         data=None if task.data is None else str(task.data),
         bought=spent["bought"],
-        found=found,
-        warnings=warnings.of(study),
+        found=begun.found,
+        warnings=warnings,
     )
     result = Result(study, verdict.judge(study), provenance)
-    if interrupted:
+    if not finished:
         raise Interrupted(result)
     return result
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A study that was begun now or before.
+
+    Attributes:
+        store: its storage, open.
+        known: what is doubtful before the first run.
+        found: runs that were made before.
+    """
+
+    store: Store
+    known: Sequence[Doubt]
+    found: int
+
+
+def begin(
+    task: Task,
+    spaces: Sequence[Space],
+    options: Options,
+    pool: Pool,
+    *,
+    say: Callable[[str], Any],
+    kind: str = "",
+) -> Begun:
+    """Tries task and optimizers, gives them to the processes, and opens the study or finds it again.
+
+    Args:
+        task: what is trained.
+        spaces: what is compared, all different.
+        options: how much is spent.
+        pool: the processes that train.
+        say: called with lines for the user.
+        kind: what tells this study from a comparison of the same spaces.
+
+    Raises:
+        ValueError, thalweg.lab.workload.tasks.TaskError: it cannot work; nothing was written.
+        thalweg.lab.errors.StoreError: the storage failed.
+    """
+    workload, asked = task.workload, [*_asked(options), *([kind] if kind else [])]
+    identity = _identity(task, spaces, asked)
+    known = list(_tried(task, spaces, options, pool))
+    former_name = former.fingerprint(workload, task.file, spaces, asked)
+    store = Store(
+        options.storage,
+        f"{workload.name}-{identity.digest}",
+        higher_is_better=workload.higher_is_better,
+        fresh=options.fresh,
+        former=f"{workload.name}-{former_name}",
+    )
+    found = len(store.records())
+    _keep_runs(pool, options, store.name, say)
+    return Begun(store, known + _compared_with_before(store, identity, found), found)
+
+
+def carry_out(
+    study: Study,
+    begun: Begun,
+    options: Options,
+    pool: Pool,
+    *,
+    say: Callable[[str], Any],
+    watch: Watch,
+    plan: execution.Plan = protocol.due,
+    planned: float = 0.0,
+) -> tuple[Study, list[Doubt], bool]:
+    """Runs what is left of a study, until nothing is or Ctrl-C ends it; closes the storage.
+
+    Args:
+        study: as it was asked for.
+        begun: what `begin` gave.
+        options: how much is spent.
+        pool: the processes that train.
+        say: called with lines for the user.
+        watch: called with the study so far and the trials under way.
+        plan: names the runs; by default those of a comparison.
+        planned: the seconds of a run that a budget was spread with.
+
+    Returns:
+        The study with its records, what is doubtful, and whether it came to its end.
+
+    Raises:
+        thalweg.lab.errors.TrialError: the workload raised an exception.
+        thalweg.lab.errors.StoreError: the storage failed.
+    """
+    if begun.found:
+        say(f"going on from {begun.found} runs that were made before")
+    warnings = Warnings(begun.known, say, planned)
+
+    def watched(study: Study, running: list[Trial]) -> None:
+        warnings.look(study)
+        watch(study, running)
+
+    finished = True
+    try:
+        study = execution.execute(study, begun.store, pool, plan=plan, limit=options.limit, watch=watched)
+    except KeyboardInterrupt:
+        finished = False
+        study, _ = execution.gather(study, begun.store, plan)
+    finally:
+        begun.store.close()
+    if finished and not study.lost:
+        pool.forget_all()
+    return study, warnings.of(study), finished
 
 
 def _keep_runs(pool: Pool, options: Options, study: str, say: Callable[[str], Any]) -> None:
@@ -341,12 +424,12 @@ class Warnings:
 
 def fingerprint(task: Task, spaces: Sequence[Space], options: Options) -> str:
     """Twelve hexadecimal digits that are equal if and only if the records would be."""
-    return _identity(task, spaces, options).digest
+    return _identity(task, spaces, _asked(options)).digest
 
 
-def _identity(task: Task, spaces: Sequence[Space], options: Options) -> Identity:
+def _identity(task: Task, spaces: Sequence[Space], asked: Sequence[Any]) -> Identity:
     try:
-        return identify(task.workload, task.file, spaces, _asked(options))
+        return identify(task.workload, task.file, spaces, asked)
     except Exception as error:
         raise TrialError(tasks.told(error, task.file)) from error
 

@@ -2,12 +2,14 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from thalweg.lab.spaces import Space
 from thalweg.lab.study import protocol
 from thalweg.lab.study.record import Trial
 from thalweg.lab.study.study import Study
+
+Left = Callable[[Study], tuple[list[int], list[int]]]
 
 
 class Ahead:
@@ -16,9 +18,14 @@ class Ahead:
     A run is taken to last as long as the mean of its optimizer's runs that came to their end (of all
     optimizers', while it has none), and as many to be under way at a time as there have been. Ranges that may
     yet grow are not counted.
+
+    Args:
+        left: says how many runs of each of the study's spaces are to be made, at least and at most; by
+            default as the protocol of a comparison does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, left: Left | None = None) -> None:
+        self._left = left or _left
         self._began: float | None = None
         self._before: set[str] = set()
         self._since: dict[str, float] = {}
@@ -41,7 +48,7 @@ class Ahead:
         at_a_time = max(1.0, len(running), self._pace(study, now))
         least, most = (
             sum(means[space.name] * count for space, count in zip(study.spaces, counts, strict=True))
-            for counts in _left(study)
+            for counts in self._left(study)
         )
         slowest = max((means[trial.name] - gone[trial.key] for trial in running), default=0.0)
         ends = [max((total - begun) / at_a_time, slowest, 0.0) for total in (least, most)]

@@ -17,7 +17,7 @@ from thalweg.lab.judging import measures
 from thalweg.lab.judging.statistics import Row
 from thalweg.lab.judging.verdict import Verdict
 from thalweg.lab.judging.wording import Numbers
-from thalweg.lab.showing.ahead import Ahead, clock, in_words
+from thalweg.lab.showing.ahead import Ahead, Left, clock, in_words
 from thalweg.lab.spaces import Space
 from thalweg.lab.study import protocol
 from thalweg.lab.study.record import Stage, Trial
@@ -37,16 +37,21 @@ _DOING: dict[Stage, str] = {
     "extend": "tuning beyond a range's border",
     "confirm": "confirming the best two of each",
     "final": "measuring on fresh seeds",
+    "repeat": "measuring on fresh seeds",
 }
+
+
+MOST_ROWS = 12
+"""Optimizers that the live table shows; a terminal has no room for more."""
 
 
 class Screen:
     """Shows a comparison while it runs: a live table on a terminal, else a line at times."""
 
-    def __init__(self, console: Console | None, live: Live | None) -> None:
-        self._console, self._live = console, live
+    def __init__(self, console: Console | None, live: Live | None, left: Left | None = None) -> None:
+        self._console, self._live, self._left = console, live, left
         self._started: float | None = None
-        self._ahead = Ahead()
+        self._ahead = Ahead(left)
         self._tenths, self._spoke = 0, 0.0
 
     def say(self, line: str) -> None:
@@ -58,7 +63,7 @@ class Screen:
         """Shows how far a study is."""
         if self._console is None:
             return
-        done, total, now = len(study.records), _expected(study), time.monotonic()
+        done, total, now = len(study.records), _expected(study, self._left), time.monotonic()
         self._ahead.look(study, running)
         if self._started is None:
             self._started = self._spoke = now
@@ -75,16 +80,21 @@ class Screen:
 
 
 @contextmanager
-def progress(*, shown: bool = True) -> Iterator[Screen]:
-    """A screen on stderr, cleared in the end; one that stays silent if not `shown`."""
+def progress(*, shown: bool = True, left: Left | None = None) -> Iterator[Screen]:
+    """A screen on stderr, cleared in the end; one that stays silent if not `shown`.
+
+    Args:
+        shown: whether to show anything.
+        left: says how many runs of each of the study's spaces are to be made, where it is no comparison.
+    """
     console = Console(stderr=True, highlight=False)
     if not shown:
         yield Screen(None, None)
     elif not console.is_terminal:
-        yield Screen(console, None)
+        yield Screen(console, None, left)
     else:
         with Live(console=console, transient=True, refresh_per_second=4) as live:
-            yield Screen(console, live)
+            yield Screen(console, live, left)
 
 
 def show(study: Study, verdict: Verdict, warnings: Sequence[Doubt] = ()) -> None:
@@ -118,8 +128,10 @@ def print_line(line: str, *, error: bool = True) -> None:
     Console(stderr=error, highlight=False).print(Text(line), soft_wrap=True)
 
 
-def _expected(study: Study) -> int:
+def _expected(study: Study, left: Left | None) -> int:
     """How many runs the study takes, as far as that is known."""
+    if left is not None:
+        return max(1, len(study.records) + sum(left(study)[1]))
     extended = sum(record.trial.stage == "extend" for record in study.records)
     known = len(protocol.due(study)) if any(r.trial.stage == "final" for r in study.records) else 0
     least = protocol.runs_at_least(len(study.spaces), study.settings) + extended
@@ -132,7 +144,7 @@ def _progress(study: Study, running: Sequence[Trial], total: int, times: str) ->
     for title in ("runs", "failed", f"best val. {study.workload.metric}", "at lr", "now"):
         table.add_column(title, justify="right", no_wrap=True)
     at = Counter(trial.name for trial in running)
-    for space in study.spaces:
+    for space in study.spaces[:MOST_ROWS]:
         table.add_row(space.title, *_standing(study, space), "●" * at[space.name])
     stage = _DOING[running[0].stage] if running else "done"
     status = Text(f"{stage}: {len(study.records)}/{total} runs, {times}", style="dim")

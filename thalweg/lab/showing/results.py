@@ -108,7 +108,7 @@ def to_json(study: Study, verdict: Verdict, provenance: Provenance) -> str:
         "spaces": [_space(study, space) for space in study.spaces],
         "records": [{"id": i, **records.to_json(record)} for i, record in enumerate(study.records)],
     }
-    return json.dumps(_finite(document), indent=1, allow_nan=False) + "\n"
+    return json.dumps(finite(document), indent=1, allow_nan=False) + "\n"
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -201,13 +201,14 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
     return {**asdict(comparison), "first": comparison.first.name, "second": comparison.second.name}
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The same with null for numbers that are not finite, as JSON takes it."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value
 
 

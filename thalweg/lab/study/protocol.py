@@ -18,7 +18,7 @@ what makes a study resumable and lets several machines work on one.
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -49,6 +49,10 @@ EXTENSIONS = 2
 """How often a range may grow."""
 
 
+Step = Callable[[Study, Sequence[Trial]], list[Trial]]
+"""Names the runs of a stage, from the study and the runs of the stages before it."""
+
+
 def seeds(settings: Settings) -> tuple[int, list[int], list[int]]:
     """The tuning seed, the confirmation seeds and the fresh seeds: unrelated 32-bit numbers."""
     count = 1 + CONFIRMATION_SEEDS + settings.seeds
@@ -61,9 +65,14 @@ def due(study: Study) -> list[Trial]:
 
     When every one of them has its record, the study is complete.
     """
+    return follow(study, (*SEARCH, _confirm, _measure))
+
+
+def follow(study: Study, stages: Sequence[Step]) -> list[Trial]:
+    """The runs of these stages, up to the first of which some have no record yet."""
     done = {record.trial.key for record in study.records}
     trials: list[Trial] = []
-    for stage in (_tune, *[_descend] * DESCENTS, _refill, *[_extend] * EXTENSIONS, _confirm, _measure):
+    for stage in stages:
         trials += stage(study, trials)
         if any(trial.key not in done for trial in trials):
             break
@@ -195,6 +204,10 @@ def _extend(study: Study, earlier: Sequence[Trial]) -> list[Trial]:
             for point in points(axes, count, study.settings.seed, skip=tried)
         ]
     return trials
+
+
+SEARCH: tuple[Step, ...] = (_tune, *[_descend] * DESCENTS, _refill, *[_extend] * EXTENSIONS)
+"""The stages in which every optimizer's configurations are searched, all with equal numbers of trials."""
 
 
 def _confirm(study: Study, _earlier: Sequence[Trial]) -> list[Trial]:

@@ -12,8 +12,9 @@ from thalweg.lab.study import why as whys
 from thalweg.lab.study.why import Why
 from thalweg.lab.workload import Evaluation
 
-Stage = Literal["tune", "extend", "confirm", "final"]
-"""Why a run is made: to search, to search beyond a range, to choose between the best two, to measure."""
+Stage = Literal["tune", "extend", "confirm", "final", "repeat"]
+"""Why a run is made: to search, to search beyond a range, to choose between the best two, to measure on test,
+to measure on validation alone."""
 
 FailureKind = Literal["diverged", "ended early", "out of memory", "time limit", "killed"]
 

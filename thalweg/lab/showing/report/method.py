@@ -13,7 +13,7 @@ from thalweg.lab.study.protocol import CANDIDATES, CONFIRMATION_SEEDS, EXTENSION
 from thalweg.lab.study.study import Study
 from thalweg.lab.workload.contract import option
 
-STAGES = ("tune", "extend", "confirm", "final")
+STAGES = ("tune", "extend", "confirm", "final", "repeat")
 
 SPENDING = (
     "The study ends at the first that tells the best mean from every other, as ahead or as equivalent; "

@@ -1,0 +1,104 @@
+"""The `thalweg sensitivity` command behind its options."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from thalweg.lab.comparing import comparison
+from thalweg.lab.comparing.command import command_line, folder_of
+from thalweg.lab.errors import TrialError
+from thalweg.lab.running.pool import MOST_BY_DEFAULT, Pool, available_cores
+from thalweg.lab.showing import console
+from thalweg.lab.study import grid
+from thalweg.lab.sweeping.asked import find_space
+from thalweg.lab.sweeping.sensitivity import api, question
+from thalweg.lab.sweeping.sensitivity.answer import Answer
+
+CALLED = {"optimizer": "--optimizer", "of": "--of", "values": "--values", "points": "--points"}
+"""The options by the names of the arguments in Python."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for on the command line; see `thalweg sensitivity --help`."""
+
+    task: str
+    of: Sequence[str]
+    optimizer: str
+    values: Sequence[str]
+    points: int
+    trials: int
+    seeds: int
+    margin: str | None
+    seed: int
+    out: Path | None
+    workers: int | None
+    storage: str | None
+    data: Path | None
+    limit: float | None
+    fresh: bool
+
+
+def run(request: Request) -> bool:
+    """Measures, writes the files and shows the answer.
+
+    Returns:
+        Whether it came to its end; not after Ctrl-C, which leaves an answer of what there is.
+
+    Raises:
+        ValueError: an option cannot be met; the message is for the user.
+        OSError: a file cannot be written.
+        thalweg.lab.errors.TrialError: the task raised an exception, or accidents took runs.
+        thalweg.lab.errors.WorkerDiedError: a training process could not start.
+        thalweg.lab.errors.StoreError: the storage failed.
+    """
+    workers = comparison.at_least_one("--workers", request.workers)
+    margin = comparison.parse_margin("--margin", request.margin)
+    options = comparison.Options(
+        trials=request.trials,
+        seeds=request.seeds,
+        margin=margin,
+        seed=request.seed,
+        fresh=request.fresh,
+        limit=request.limit,
+        command=command_line(),
+    )
+    comparison.check(options, prefix="--")
+    task = comparison.find(request.task, request.data)
+    space = find_space(request.optimizer, task.workload, CALLED)
+    values = question.parse(request.values, request.of)
+    factors = question.ask(space, request.of, values, request.points, CALLED)
+    folder = folder_of(request.out, f"sensitivity-{Path(request.task.partition(':')[0]).stem}")
+    options = replace(options, storage=request.storage or str(folder / "study.db"))
+    pool = Pool(workers or min(available_cores(), MOST_BY_DEFAULT))
+    pool.logs = folder / "logs"
+    with pool, console.progress(left=grid.left) as screen:
+        answer = api.run(task, space, factors, options, pool, say=screen.say, watch=screen.watch)
+    try:
+        answer.save(folder)
+    finally:
+        show(answer)
+    console.show_written(folder / name for name in ("report.html", "results.json"))
+    if answer.finished and answer.study.lost:
+        raise TrialError(
+            f"{len(answer.study.lost)} runs were lost to accidents; the same command tries them again"
+        )
+    return answer.finished
+
+
+def show(answer: Answer) -> None:
+    """Prints the table and the answer."""
+    screen = Console(highlight=False)
+    head, *lines = answer.table().splitlines()
+    screen.print(Text(head, style="dim"), soft_wrap=True)
+    for line in lines:
+        screen.print(Text(line), soft_wrap=True)
+    screen.print()
+    screen.print(Text(f"{answer.headline}.", style="bold"), soft_wrap=True)
+    screen.print(Text(answer.sentence), soft_wrap=True)
+    for doubt in answer.provenance.warnings:
+        screen.print(Text(f"! {doubt.text}", style="yellow"), soft_wrap=True)
+    screen.print(Text(answer.conditions, style="dim"), soft_wrap=True)
