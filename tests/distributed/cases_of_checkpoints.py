@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from cases_of_dtensors import Pair, assert_same, draw, meshes, placed, sharded, train, whole
+from pairs import Pair, assert_same, draw, meshes, placed, sharded, train, whole
 from processes import case
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict

@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 import torch.distributed as dist
-from cases_of_dtensors import Pair, assert_replicas_agree, draw, meshes, on_meshes, placed, whole
+from pairs import Pair, assert_replicas_agree, draw, meshes, on_meshes, placed, whole
 from processes import case
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
