@@ -17,6 +17,7 @@ from thalweg.lab.lesson import arms, experiments, keeping, landscape
 from thalweg.lab.lesson.experiment import SEED
 from thalweg.lab.lesson.landscape import file, measuring
 from thalweg.lab.lesson.landscape.lines import lines
+from thalweg.lab.lesson.landscape.names import round_losses
 from thalweg.lab.lesson.landscape.planes import planes
 from thalweg.lab.lesson.landscape.rates import DEFAULTS, rate_of
 from thalweg.lab.running.training import Training
@@ -157,6 +158,12 @@ def test_lines_show_barriers_and_sharpness(small):
     figure = lines(small)
     assert "SGD to Adam 0 ± 0" in figure.title
     assert f"start {small.start:.3g}, SGD {small.courses[0].sharpness:.3g}" in figure.caption
+
+
+def test_an_axis_has_round_numbers_however_narrow_it_is():
+    assert round_losses(math.log10(0.06), math.log10(3.3)) == [0.1, 0.3, 1.0, 3.0]
+    assert round_losses(math.log10(4.4), math.log10(23)) == [5.0, 10.0, 20.0]
+    assert round_losses(math.log10(4.44), math.log10(4.85)) == [4.6, 4.8]
 
 
 def test_rates_are_the_best_of_the_records(tmp_path):

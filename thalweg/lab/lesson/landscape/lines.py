@@ -18,7 +18,7 @@ def lines(landscape: Landscape) -> Figure:
         _line(figure, place, between)
     figure.update_xaxes(title_text="place between the ends", tickvals=[0, 0.5, 1])
     seen = [loss for between in landscape.lines for loss in between.losses if loss > 0]
-    ticks = round_losses(math.log10(min(seen)) - 0.1, math.log10(max(seen)) + 0.1)
+    ticks = round_losses(math.log10(min(seen)), math.log10(max(seen)))
     figure.update_yaxes(
         title_text="training loss", type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks]
     )

@@ -21,10 +21,19 @@ def place(name: str) -> int:
     return [space.name for space in ARMS].index(name)
 
 
+FACTORS = ((1, 3), (1, 2, 5), range(1, 10), [1 + fifth / 5 for fifth in range(45)])
+"""What round numbers begin with, from few to many."""
+
+FEWEST = 3
+"""Round numbers that an axis needs."""
+
+
 def round_losses(low: float, high: float) -> list[float]:
-    """Round numbers in a range of decimal logarithms."""
-    powers = range(math.floor(low), math.ceil(high) + 1)
-    span = high - low
-    factors = range(1, 10) if span < 0.5 else (1, 2, 5) if span < 1.5 else (1, 3)
-    found = [float(f"{factor * 10.0**power:.3g}") for power in powers for factor in factors]
-    return [value for value in found if low <= math.log10(value) <= high]
+    """Round numbers in a range of decimal logarithms, as few as will do."""
+    powers, found = range(math.floor(low), math.ceil(high) + 1), list[float]()
+    for factors in FACTORS:
+        every = [float(f"{factor * 10.0**power:.3g}") for power in powers for factor in factors]
+        found = [value for value in every if low <= math.log10(value) <= high]
+        if len(found) >= FEWEST:
+            break
+    return found

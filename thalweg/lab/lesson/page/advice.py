@@ -110,8 +110,8 @@ RULES = (
     Rule(
         "Layers of different scale",
         "S-2",
-        "Take Adam, or a remedy: SGD with momentum falls behind where scales differ.",
-        "Scales that differ are no reason to leave SGD with momentum.",
+        "Prefer Adam to SGD with momentum where scales differ: its lead grows there.",
+        "Scales that differ do not widen Adam's lead over SGD with momentum by more than the margin.",
     ),
     Rule(
         "Tuning",
@@ -130,19 +130,19 @@ RULES = (
         "Tuning",
         "A-3",
         "Tune Adam's betas and eps too.",
-        "Leave Adam's betas and eps alone, and tune its rate.",
+        "Leave Adam's betas and eps alone: the best tried is less than the margin above the worst.",
     ),
     Rule(
         "Tuning",
         "R-1",
         "Tune the decay rate of RMSprop too.",
-        "Leave the decay rate of RMSprop alone, and tune its learning rate.",
+        "Leave RMSprop's decay rate alone: the best tried is less than the margin above the worst.",
     ),
     Rule(
         "Tuning",
         "G1",
-        "Choose the optimizer first: much of what separates runs is its doing.",
-        "Tune the rate before another optimizer is tried: less than said depends on the choice.",
+        "Choose the optimizer first: more than half of what separates runs is its doing.",
+        "Rate and schedule matter too: less than half of what separates runs is the optimizer's.",
     ),
     Rule(
         "Momentum",
@@ -159,8 +159,8 @@ RULES = (
     Rule(
         "First steps",
         "R+1",
-        "RMSprop's first steps need no warm-up.",
-        "Warm RMSprop up, or correct its bias.",
+        "RMSprop's first steps are under control: at most twice its later ones.",
+        "Do not count on small first steps with RMSprop: they are more than twice its later ones.",
     ),
     Rule("Memory", "S+1", "Where memory is short, SGD keeps the least.", "Memory is no reason for SGD."),
     Rule(
