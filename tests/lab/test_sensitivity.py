@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -169,7 +170,7 @@ def noisy(by, spread=1.0, salt=0):
     """Costs by value of beta2, with noise that depends on the run."""
 
     def metric(trial):
-        noise = np.random.default_rng([salt, abs(hash(trial.key)) % 2**32]).normal()
+        noise = np.random.default_rng([salt, zlib.crc32(trial.key.encode())]).normal()
         return hill(trial, by=by) + (spread * noise if trial.stage == "repeat" else 0.0)
 
     return metric
