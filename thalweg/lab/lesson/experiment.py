@@ -78,6 +78,7 @@ class Experiment:
         trials: rates that each arm is tried at.
         seeds: fresh seeds.
         reading: what is read of a run in place of the workload's metric.
+        why: whether to measure sharpness and noise beside the final runs; see `docs/why.md`.
         quick: whether this is the short form, which shows that the machinery works and nothing else.
     """
 
@@ -88,6 +89,7 @@ class Experiment:
     trials: int = TRIALS
     seeds: int = SEEDS
     reading: Reading | None = None
+    why: bool = False
     quick: bool = False
 
     def workload(self) -> Workload:

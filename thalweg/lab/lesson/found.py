@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from thalweg.lab.lesson.plans import best_rate, ends_of
 from thalweg.lab.spaces import Space
@@ -229,6 +230,15 @@ def outcomes(
 def further(name: str) -> Outcome:
     """Reads one of the further figures of the test split."""
     return lambda record: record.further["test"][name]
+
+
+def sharpness(
+    study: Study, arm: str, part: Literal["sharpness", "adaptive"] = "sharpness"
+) -> dict[int, float]:
+    """The sharpness at the end of an arm's runs, of those in which it was measured; see `docs/why.md`."""
+    whys = {seed: record.why for seed, record in finals(study, arm).items()}
+    measured = {seed: getattr(why, part) for seed, why in whys.items() if why is not None}
+    return {seed: found.value for seed, found in measured.items() if found is not None and found.value > 0}
 
 
 def test_metric(record: Record) -> float:

@@ -11,6 +11,7 @@ from thalweg.lab.lesson import keeping
 from thalweg.lab.lesson.experiment import Experiment
 from thalweg.lab.lesson.keeping import Kept
 from thalweg.lab.running import execution
+from thalweg.lab.running.explaining import credits
 from thalweg.lab.running.pool import Pool
 from thalweg.lab.running.store import Store
 from thalweg.lab.showing.results import environment
@@ -95,9 +96,11 @@ def make(
     held = [] if kept is None else [record for record in kept.records if not record.lost]
     store.known = {record.trial.key: record for record in held}
     pool.load(workload, None, experiment.arms)
+    pool.credits = {} if experiment.why else None
     begun = experiment.study(workload)
 
     def watched(study: Study, running: list[Trial]) -> None:
+        pool.credits = credits(study, pool.workers) if experiment.why else None
         watch(study, running)
         if running and time.monotonic() > deadline:
             raise OutOfTimeError

@@ -61,3 +61,6 @@ DECADES = Scale(0.3, "decades")
 
 MARGINS = Scale(1.0, "margins")
 """Differences of several workloads, each divided by the margin of its own."""
+
+TIMES = Scale(math.log(1.5), "times", logarithmic=True)
+"""A ratio of two sharpnesses."""

@@ -75,7 +75,7 @@ def fashion_to_loss(batch_size: int, steps: int, evaluate_every: int) -> Workloa
 
 def fashion_to_loss_64() -> Workload:
     """In batches of 64."""
-    return fashion_to_loss(64, 1500, 50)
+    return fashion_to_loss(64, 3000, 50)
 
 
 def fashion_to_loss_16() -> Workload:
@@ -85,7 +85,7 @@ def fashion_to_loss_16() -> Workload:
 
 def fashion_to_loss_full() -> Workload:
     """All images in every batch."""
-    return fashion_to_loss(2000, 500, 10)
+    return fashion_to_loss(2000, 1000, 20)
 
 
 def text() -> Workload:
@@ -167,6 +167,16 @@ uniform_16, uniform_512 = partial(ids, 0.0, 16), partial(ids, 0.0, 512)
 def stream() -> Workload:
     """Digits whose labels change every 200 steps, as `thalweg compare stream` trains it."""
     return shipped.find("stream")
+
+
+def series() -> Workload:
+    """The recurrent forecaster, as `thalweg compare series` trains it."""
+    return shipped.find("series")
+
+
+def rl() -> Workload:
+    """The policy gradient on CartPole, as `thalweg compare rl` trains it."""
+    return shipped.find("rl")
 
 
 def digits_to_loss() -> Workload:

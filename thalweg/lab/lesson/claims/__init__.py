@@ -19,6 +19,7 @@ FILES = (
     "a_minus_2",
     "a_minus_3",
     "r_plus_1",
+    "r_plus_2",
     "r_plus_3",
     "r_minus_1",
     "r_minus_2",

@@ -1,15 +1,20 @@
 """Adam may find sharp minima and generalise worse on images."""
 
 from collections.abc import Callable
+from typing import Literal
 
 from thalweg.lab.lesson import arms, workloads
-from thalweg.lab.lesson.claim import Claim, Remedy, Trio
+from thalweg.lab.lesson.claim import Claim, Line, Remedy, Trio, told
 from thalweg.lab.lesson.experiment import ACCURACY_AT_LOSS, Experiment
-from thalweg.lab.lesson.found import Found, Scores, ahead, scores
-from thalweg.lab.lesson.scale import POINTS
+from thalweg.lab.lesson.found import Found, Scores, ahead, log_ratio, scores, sharpness
+from thalweg.lab.lesson.scale import POINTS, TIMES
 
 PLAIN = Experiment(
-    "fashion-to-loss", workloads.fashion_to_loss_64, (arms.SGD_MOMENTUM, arms.ADAM), reading=ACCURACY_AT_LOSS
+    "fashion-to-loss",
+    workloads.fashion_to_loss_64,
+    (arms.SGD_MOMENTUM, arms.ADAM),
+    reading=ACCURACY_AT_LOSS,
+    why=True,
 )
 
 DECAYED = arms.arm("adamw-decay", "AdamW", 1e-5, weight_decay=0.1)
@@ -26,6 +31,19 @@ REMEDIED = Experiment(
 def values(found: Found) -> Scores:
     """Points by which SGD with momentum is ahead of Adam at the same training loss."""
     return ahead(found[PLAIN.name], "sgd-momentum", "adam")
+
+
+def secondary(found: Found) -> list[Line]:
+    """Whether its minima are sharper."""
+    study = found[PLAIN.name]
+
+    def over(part: Literal["sharpness", "adaptive"]) -> Scores:
+        return log_ratio(sharpness(study, "adam", part), sharpness(study, "sgd-momentum", part))
+
+    return [
+        told("lambda_max at Adam's ends over that at SGD's", over("sharpness"), TIMES),
+        told("adaptive sharpness, likewise", over("adaptive"), TIMES),
+    ]
 
 
 def remedied(arm: str) -> Callable[[Found], Trio | None]:
@@ -50,6 +68,7 @@ CLAIM = Claim(
     values=values,
     reads="of accuracy by which SGD with momentum is ahead of Adam at equal training loss",
     conditions="A small network, few images, no augmentation, no weight decay; not tested at scale.",
+    secondary=secondary,
     remedies=tuple(
         Remedy(name, what, "SGD with momentum", (REMEDIED,), remedied(arm))
         for name, what, arm in (

@@ -1,22 +1,36 @@
 """Noise helps SGD to generalise, by flatter minima."""
 
 from thalweg.lab.lesson import arms, workloads
-from thalweg.lab.lesson.claim import Claim
+from thalweg.lab.lesson.claim import Claim, Line, told
 from thalweg.lab.lesson.experiment import ACCURACY_AT_LOSS, Experiment
-from thalweg.lab.lesson.found import Found, Scores, minus, scores
-from thalweg.lab.lesson.scale import POINTS
+from thalweg.lab.lesson.found import Found, Scores, log_ratio, minus, scores, sharpness
+from thalweg.lab.lesson.scale import POINTS, TIMES
 
 SMALL = Experiment(
-    "fashion-to-loss-16", workloads.fashion_to_loss_16, (arms.SGD_MOMENTUM,), reading=ACCURACY_AT_LOSS
+    "fashion-to-loss-16",
+    workloads.fashion_to_loss_16,
+    (arms.SGD_MOMENTUM,),
+    reading=ACCURACY_AT_LOSS,
+    why=True,
 )
 FULL = Experiment(
-    "fashion-to-loss-full", workloads.fashion_to_loss_full, (arms.SGD_MOMENTUM,), reading=ACCURACY_AT_LOSS
+    "fashion-to-loss-full",
+    workloads.fashion_to_loss_full,
+    (arms.SGD_MOMENTUM,),
+    reading=ACCURACY_AT_LOSS,
+    why=True,
 )
 
 
 def values(found: Found) -> Scores:
     """Points by which batches of 16 are ahead of the full batch at the same training loss."""
     return minus(scores(found[SMALL.name], "sgd-momentum"), scores(found[FULL.name], "sgd-momentum"))
+
+
+def secondary(found: Found) -> list[Line]:
+    """Whether small batches end where it is flatter."""
+    ends = [sharpness(found[e.name], "sgd-momentum") for e in (FULL, SMALL)]
+    return [told("lambda_max at the full batch's ends over that of batches of 16", log_ratio(*ends), TIMES)]
 
 
 CLAIM = Claim(
@@ -31,4 +45,5 @@ CLAIM = Claim(
     values=values,
     reads="of accuracy by which batches of 16 are ahead of the full batch at equal training loss",
     conditions="It says whether noise helps here, not whether flatness is the reason.",
+    secondary=secondary,
 )
