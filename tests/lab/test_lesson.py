@@ -2,6 +2,7 @@ import gzip
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from lessons import ACCURACY, made, write
@@ -12,6 +13,7 @@ from thalweg.lab.lesson.claims import catalogue, chosen
 from thalweg.lab.lesson.experiment import SEEDS, STEPS_TO_LOSS
 from thalweg.lab.lesson.found import expected_best, swept, width
 from thalweg.lab.lesson.making import missing
+from thalweg.lab.lesson.page.markdown import tables
 from thalweg.lab.lesson.plans import FACTORS, RATES, ends_of, factorial_cells, sweep
 from thalweg.lab.study import protocol
 
@@ -106,7 +108,7 @@ def test_a_claim_with_half_its_runs_is_not_run(tmp_path):
 
 def test_exact_claims_are_counted():
     for name in ("S+1", "A-2"):
-        (found,) = known.look(keeping.Path("nowhere"), [CLAIMS[name]])
+        (found,) = known.look(Path("nowhere"), [CLAIMS[name]])
         assert found.verdict.kind == "supported"
     assert "Adam keeps 8.00 bytes a parameter, 2.00 times" in found.counted.text
 
@@ -245,3 +247,24 @@ def test_shares_of_a_factorial_are_those_of_its_construction():
         assert optimizer == pytest.approx(1.0, abs=1e-3)
         assert rate == pytest.approx(0.0, abs=1e-6)
         assert schedule == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_tables_are_those_of_the_records():
+    folder = Path(__file__).parents[2] / "docs/lesson"
+    told = known.look(folder)
+    written = (folder / "README.md").read_text(encoding="utf-8")
+    assert written == tables(told), "thalweg lesson report writes them anew"
+    assert all(wording.finding(one) in written for one in told if one.verdict.kind != "not run")
+
+
+@pytest.mark.parametrize(("times", "kind"), [(3.0, "supported"), (1.0, "refuted")])
+def test_the_tables_change_with_the_records(times, kind, tmp_path):
+    for experiment in CLAIMS["R-2"].needed.values():
+        write(
+            tmp_path,
+            experiment,
+            lambda trial: (300.0 + trial.seed % 9) * (times if trial.name == "rmsprop" else 1),
+            change=read_as_steps,
+        )
+    lines = tables(known.look(tmp_path)).splitlines()
+    assert kind in next(line for line in lines if line.startswith("| R-2 | RMSprop lacks"))

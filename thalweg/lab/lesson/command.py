@@ -22,6 +22,9 @@ IN_CHECKOUT = Path("docs/lesson")
 
 PAGE = "index.html"
 
+TABLES = "README.md"
+"""The tables as text, which is what a repository shows of a folder."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -128,7 +131,7 @@ def _make(
 
 
 def report(request: Request, say: Callable[[str], Any]) -> Path:
-    """Writes the page into the folder, from what its records tell.
+    """Writes the page, and its tables as text, into the folder, from what its records tell.
 
     Raises:
         ValueError: a file of records is damaged.
@@ -136,6 +139,7 @@ def report(request: Request, say: Callable[[str], Any]) -> Path:
     """
     from thalweg.lab.lesson import landscape
     from thalweg.lab.lesson.page import render
+    from thalweg.lab.lesson.page.markdown import tables
 
     folder = folder_of(request.out)
     known = look(folder, quick=request.quick)
@@ -144,6 +148,9 @@ def report(request: Request, say: Callable[[str], Any]) -> Path:
     path = folder / ("quick.html" if request.quick else PAGE)
     files.write_atomically(path, render(known, pictures, quick=request.quick).encode())
     say(f"wrote {path}")
+    if not request.quick:
+        files.write_atomically(folder / TABLES, tables(known).encode())
+        say(f"wrote {folder / TABLES}")
     return path
 
 

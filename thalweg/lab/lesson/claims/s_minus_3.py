@@ -1,5 +1,6 @@
 """SGD struggles with sparse gradients."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -54,12 +55,12 @@ def secondary(found: Found) -> list[Line]:
 
 
 def remedied(arm: str) -> Callable[[Found], Trio | None]:
-    """Losses on the rarest tenth, turned so that less is more."""
+    """Logarithms of losses on the rarest tenth, turned so that less is more."""
 
     def trio(found: Found) -> Trio | None:
         study, other = found[ZIPF.name], found[REMEDIED.name]
         losses = rarest(study, "sgd-momentum"), rarest(other, arm), rarest(study, "adam")
-        return Trio(*({seed: -loss for seed, loss in each.items()} for each in losses))
+        return Trio(*({seed: -math.log(loss) for seed, loss in each.items()} for each in losses))
 
     return trio
 
