@@ -116,3 +116,13 @@ def test_how_numbers_are_said():
 
 def test_the_verdicts_levels_are_the_labs():
     assert judging.ERROR == 0.05
+
+
+@pytest.mark.parametrize("share", [-30.0, -3.4, 0.0, 0.05, 1.0, 12.0])
+def test_ends_of_a_share_are_where_zero_stops_being_held(share):
+    rng = np.random.default_rng(3)
+    without, gap = rng.normal(0, 1, 12), rng.normal(3, 0.3, 12)
+    found = closed(without, without + share * gap + rng.normal(0, 0.2, 12), without + gap)
+    assert found.low < found.share < found.high
+    assert found.share == pytest.approx(share, abs=0.3)
+    assert found.high - found.low < 0.5 + 0.3 * abs(share)

@@ -147,8 +147,8 @@ def percent(value: float) -> str:
     return f"{100 * value:.0f} %"
 
 
-SHARES = np.arange(-300, 501) / 100
-"""Shares that are tried; an interval that goes beyond is said to be open."""
+FARTHEST = 64.0
+"""How far from the share an end of its interval is looked for; one that is not found is said to be open."""
 
 
 def closed(without: Sequence[float], remedied: Sequence[float], rival: Sequence[float]) -> Closed:
@@ -166,16 +166,26 @@ def closed(without: Sequence[float], remedied: Sequence[float], rival: Sequence[
     apart = guarded(tuple(map(float, gaps)), ERROR)
     if apart is None or apart[0] <= 0 <= apart[1]:
         return Closed(*means, None, -math.inf, math.inf, len(gains))
-    within = [float(r) for r in SHARES if _holds_zero(gains - r * gaps)]
-    low = min(within, default=math.nan)
-    high = max(within, default=math.nan)
-    return Closed(
-        *means,
-        float(gains.mean() / gaps.mean()),
-        -math.inf if low == SHARES[0] else low,
-        math.inf if high == SHARES[-1] else high,
-        len(gains),
-    )
+    share = float(gains.mean() / gaps.mean())
+    ends = (_end(gains, gaps, share, direction) for direction in (-1.0, 1.0))
+    return Closed(*means, share, *ends, len(gains))
+
+
+def _end(gains: np.ndarray, gaps: np.ndarray, share: float, direction: float) -> float:
+    """The last share in one direction that is not told from what was found, which itself never is."""
+    reach = 1 / 64
+    while _holds_zero(gains - (share + direction * reach) * gaps):
+        reach *= 2
+        if reach > FARTHEST:
+            return direction * math.inf
+    inside, outside = reach / 2 if reach > 1 / 64 else 0.0, reach
+    for _ in range(12):
+        middle = (inside + outside) / 2
+        if _holds_zero(gains - (share + direction * middle) * gaps):
+            inside = middle
+        else:
+            outside = middle
+    return share + direction * inside
 
 
 def _holds_zero(values: np.ndarray) -> bool:
