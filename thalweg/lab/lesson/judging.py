@@ -167,8 +167,8 @@ def closed(without: Sequence[float], remedied: Sequence[float], rival: Sequence[
     if apart is None or apart[0] <= 0 <= apart[1]:
         return Closed(*means, None, -math.inf, math.inf, len(gains))
     share = float(gains.mean() / gaps.mean())
-    ends = (_end(gains, gaps, share, direction) for direction in (-1.0, 1.0))
-    return Closed(*means, share, *ends, len(gains))
+    low, high = (_end(gains, gaps, share, direction) for direction in (-1.0, 1.0))
+    return Closed(*means, share, low, high, len(gains))
 
 
 def _end(gains: np.ndarray, gaps: np.ndarray, share: float, direction: float) -> float:
