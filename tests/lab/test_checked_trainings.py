@@ -1,5 +1,6 @@
 """What the lab checks of trainings of one's own: divergence in their words, repeats, accidents, identity."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,13 +10,14 @@ from samples import Line
 from test_evidence import GOOD, SPACES, evidence, study
 from torch import nn
 
-from thalweg.lab import Axis, Recipe, Space
+from thalweg.lab import Axis, Evaluation, Recipe, Space
 from thalweg.lab.comparing.identity import changed, identify
 from thalweg.lab.running.parcel import Parcel, pack
 from thalweg.lab.running.trial import run, run_checked
 from thalweg.lab.study.record import Failure, Trial
 from thalweg.lab.workload import tasks
 from thalweg.lab.workload.adapters.function import FunctionTask
+from thalweg.lab.workload.tasks import TaskError
 
 TRIAL = Trial("tune", "sgd", "torch.optim.SGD", {"lr": 0.01}, {"lr": 0.01}, 3)
 
@@ -61,6 +63,73 @@ def test_what_a_training_of_ones_own_raises_over_divergence_is_divergence(task):
     assert record.failure.kind == "diverged"
     assert "ValueError: " in record.failure.text
     assert run(TRIAL, task).failure is None
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        lambda: math.exp(1e4),
+        lambda: np.linalg.eigvals(np.full((2, 2), np.nan)),
+        lambda: int(float("inf")),
+        lambda: np.float64(1) / np.float64(0),
+    ],
+)
+def test_what_programs_say_of_overflow_is_divergence(raised):
+    class Perplexity(Line):
+        def evaluate(self, model, split):
+            if model.weight.grad is not None:
+                with np.errstate(all="raise"):
+                    raised()
+            return super().evaluate(model, split)
+
+    record = run(TRIAL, Perplexity())
+    assert record.failure.kind == "diverged"
+    assert "the task could make nothing of what training made" in record.failure.text
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        (None, "None (NoneType)"),
+        ("0.5", "'0.5' (str)"),
+        (1 + 2j, "(1+2j) (complex)"),
+        (True, "True (bool)"),
+        (torch.tensor(True), "tensor(True) (Tensor)"),
+        (torch.tensor(1 + 2j), "tensor(1.+2.j) (Tensor)"),
+        (np.ones(2), "array([1., 1.]) (ndarray)"),
+    ],
+)
+def test_a_metric_that_is_no_number_after_training_is_told_as_before(metric, words):
+    class Late(Line):
+        def evaluate(self, model, split):
+            found = super().evaluate(model, split)
+            return found if model.weight.grad is None else found._replace(metric=metric)
+
+    with pytest.raises(TaskError) as error:
+        run(TRIAL, Late())
+    assert str(error.value).endswith(f"in evaluate on validation: metric is {words}, not a number")
+    whole = Late()
+    whole.evaluate = lambda model, split: Evaluation(metric, 1.0)
+    with pytest.raises(TaskError, match="not a number"):
+        tasks.smoke(tasks.check(whole))
+
+
+@pytest.mark.parametrize("metric", [np.array([0.5]), np.float16(0.5), torch.tensor([[0.5]]), np.array(0.5)])
+def test_arrays_of_one_number_are_metrics(metric):
+    class One(Line):
+        def evaluate(self, model, split):
+            return Evaluation(metric, 1.0)
+
+    tasks.smoke(tasks.check(One()))
+    assert run(TRIAL, One()).validation == Evaluation(0.5, 1.0)
+
+
+def test_a_number_that_no_float_holds_is_infinite():
+    class Huge(Line):
+        def evaluate(self, model, split):
+            return Evaluation(1.0 if model.weight.grad is None else -(10**400), 1.0)
+
+    assert run(TRIAL, Huge()).failure.text == "the validation error is -inf after step 8"
 
 
 def test_before_the_first_step_it_is_a_mistake():

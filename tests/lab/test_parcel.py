@@ -1,5 +1,9 @@
 """A task on its way to the processes: fresh for each run, its big data shared while they are unchanged."""
 
+import os
+import random
+import subprocess
+import sys
 import tempfile
 from functools import cached_property
 from pathlib import Path
@@ -10,8 +14,8 @@ import torch
 from samples import Line
 
 from thalweg.lab.running.parcel import SHARED_BYTES, Parcel, pack
-from thalweg.lab.running.processes import ending, new_folder
-from thalweg.lab.workload import tasks
+from thalweg.lab.running.processes import ending, hashes_fixed, new_folder
+from thalweg.lab.workload import chance, tasks
 
 BIG = SHARED_BYTES
 
@@ -33,6 +37,37 @@ class Holder(Line):
     @cached_property
     def replay(self):
         return [object()]
+
+
+class Drawing(Line):
+    """Reads data that are drawn from the seed of the run that asks first."""
+
+    @cached_property
+    def drawn(self):
+        return torch.randn(3)
+
+    @cached_property
+    def numbers(self):
+        return np.random.rand(2), random.random()
+
+    @cached_property
+    def fixed(self):
+        return torch.arange(3)
+
+
+def test_what_is_computed_from_a_runs_seed_is_computed_for_each(tmp_path):
+    pack(Drawing(), None, tmp_path / "workload.pickle")
+    parcel, found = Parcel(tmp_path / "workload.pickle"), []
+    for seed in (1, 2, 2):
+        chance.seed_all(seed)
+        task = parcel.unpack()[0]
+        found.append((task.drawn.tolist(), task.numbers[0].tolist(), task.numbers[1], task.fixed))
+        parcel.settle()
+    first, second, third = found
+    assert second[:3] == third[:3]
+    for one, other in zip(first[:3], second[:3], strict=True):
+        assert one != other
+    assert first[3] is second[3], "what needs no seed is computed once"
 
 
 @pytest.fixture
@@ -111,3 +146,17 @@ def test_folders_of_programs_that_were_killed_are_removed():
     assert mine.exists(), "that of a program that runs is left alone"
     for folder in (mine, other):
         folder.rmdir()
+
+
+def test_texts_have_the_same_hashes_in_all_processes(monkeypatch):
+    def order():
+        program = "print([*{'ab', 'cd', 'ef', 'gh', 'ij', 'kl', 'mn', 'op'}])"
+        return subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout
+
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
+    with hashes_fixed():
+        assert order() == order()
+    assert "PYTHONHASHSEED" not in os.environ
+    monkeypatch.setenv("PYTHONHASHSEED", "7")
+    with hashes_fixed():
+        assert os.environ["PYTHONHASHSEED"] == "7", "the user knows better"

@@ -411,6 +411,38 @@ def test_what_no_seed_fixes_is_told():
     assert "at step 1 the loss was" in doubt.text
 
 
+class Remembered(Line):
+    """Draws once in a process, as a cache of a module does, and by the seed of whichever run comes first."""
+
+    memory: ClassVar[dict[str, float]] = {}
+
+    def noise(self):
+        if "noise" not in self.memory:
+            self.memory["noise"] = random.random()
+        return self.memory["noise"]
+
+
+class InModel(Remembered):
+    def model(self, seed):
+        model = super().model(seed)
+        nn.init.constant_(model.weight, self.noise())
+        return model
+
+
+class InLoss(Remembered):
+    def loss(self, model, batch):
+        return super().loss(model, batch) * self.noise()
+
+
+@pytest.mark.parametrize("task", [InModel, InLoss])
+def test_what_the_first_run_draws_for_all_is_told(task, monkeypatch):
+    monkeypatch.setattr(Remembered, "memory", {})
+    [doubt] = run_checked(ADAMW, lambda: (task(), None)).doubts
+    assert doubt.kind == "repeat"
+    assert "drew other random numbers when they were made again" in doubt.text
+    assert run_checked(ADAMW, lambda: (task(), None)).doubts == ()
+
+
 def test_a_model_that_was_trained_before_is_told():
     shared = nn.Linear(2, 1)
 

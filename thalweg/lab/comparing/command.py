@@ -109,27 +109,23 @@ def repeat(results_at: Path, number: int) -> bool:
         ValueError: the results, the record or its task cannot be found.
         thalweg.lab.errors.TrialError: the task raised an exception.
     """
-    import torch
-
     from thalweg.lab.comparing import comparison
-    from thalweg.lab.errors import TrialError
-    from thalweg.lab.running import trial
-    from thalweg.lab.running.pool import device_for
     from thalweg.lab.showing import results
     from thalweg.lab.showing.console import print_line
-    from thalweg.lab.workload.tasks import told
 
     document = results.load(results_at)
     record = results.record(document, number)
     if not document["task"]:
         raise ValueError("these results are of an object passed from Python, which cannot be found again")
     task = comparison.find(document["task"], document["data"] and Path(document["data"]))
-    torch.set_num_threads(1)
-    try:
-        early_stop = bool(document["settings"].get("early_stop"))
-        again = trial.run(record.trial, task.workload, device_for(0), early_stop=early_stop)
-    except Exception as error:
-        raise TrialError(told(error, task.file)) from error
+    # In a process like those of a comparison.
+    with Pool(1) as pool:
+        pool.early_stop = bool(document["settings"].get("early_stop"))
+        pool.load(task.workload, task.file)
+        pool.start(record.trial)
+        while not (records := pool.wait(60.0)):
+            pass
+    [again] = records
     settings = ", ".join(f"{key}={value!r}" for key, value in record.trial.settings.items())
     print_line(
         f"{record.trial.optimizer}({settings}), seed {record.trial.seed}, stage {record.trial.stage}",

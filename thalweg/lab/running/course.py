@@ -20,8 +20,8 @@ from thalweg.lab.running.training import Training
 from thalweg.lab.spaces import Space
 from thalweg.lab.study.record import Failure, Point, Record, Timing, Trial
 from thalweg.lab.study.why import Why
-from thalweg.lab.workload import Evaluation, Split, Workload
-from thalweg.lab.workload.contract import option, plain
+from thalweg.lab.workload import Evaluation, Split, Workload, chance, tasks
+from thalweg.lab.workload.contract import option
 
 _MEASURED = (
     "_curve",
@@ -30,6 +30,7 @@ _MEASURED = (
     "_step_seconds",
     "_validation",
     "first",
+    "places",
     "_losses",
     "_hope",
     "_hopeless",
@@ -80,6 +81,7 @@ class Course:
         if leave is not None and trial.stage == "final":
             self._explaining = Explaining(self._training, workload, trial.seed, leave)
         self.first: list[float] = []
+        self.places: list[str] = []
         self._losses: list[float] = []
         self._hope = hopeless.Hope(workload.higher_is_better)
         self._hopeless: int | None = None
@@ -119,7 +121,7 @@ class Course:
             self._resume(way.state, way.keeper)
         try:
             self._train(way)
-        except ResumingError:
+        except (ResumingError, tasks.TaskError):
             raise
         except Exception as error:
             if training.step == 0 or not is_divergence(error, training.model.parameters()):
@@ -138,6 +140,7 @@ class Course:
             self._losses.append(loss)
             if len(self.first) < REPEATED:
                 self.first.append(loss)
+                self.places.append(chance.digest(training.device))
             if training.step == way.steps:
                 return
             if not math.isfinite(loss):
@@ -245,4 +248,4 @@ class Course:
 
     def _evaluation(self, split: Split) -> Evaluation:
         with self._training.evaluating() as model:
-            return plain(self._workload.evaluate(model, split))
+            return tasks.measured(self._workload, split, self._workload.evaluate(model, split))

@@ -10,7 +10,7 @@ from torch import Tensor
 from thalweg.lab.errors import Doubt
 from thalweg.lab.workload.tasks.errors import brief_error
 
-_NOT_FINITE = re.compile(r"\b(nan|inf|infinity|infinite|finite|overflow\w*)\b", re.IGNORECASE)
+_NOT_FINITE = re.compile(r"\b(nans?|infs?|infinity|infinities|infinite|finite|overflow\w*)\b", re.IGNORECASE)
 """What an error says that infinite numbers have caused."""
 
 _last: list[weakref.ref[Tensor]] = []
@@ -34,7 +34,8 @@ def is_divergence(error: BaseException, parameters: Iterable[Tensor]) -> bool:
     """
     if is_out_of_memory(error):
         return False
-    if _NOT_FINITE.search(str(error)):
+    # "math range error" is what `math.exp` says of too large a loss.
+    if isinstance(error, OverflowError | FloatingPointError) or _NOT_FINITE.search(str(error)):
         return True
     return not all(bool(parameter.isfinite().all()) for parameter in parameters)
 

@@ -4,10 +4,11 @@ Nothing that a run leaves on the task, or in the globals of its file, reaches th
 tensors are shared by the runs of a process and looked at after each: if one was changed, all are read again.
 """
 
+import functools
 import io
 import pickle
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from thalweg.lab.spaces import Space
-from thalweg.lab.workload import Workload, tasks
+from thalweg.lab.workload import Workload, chance, tasks
 from thalweg.lab.workload.contract import option
 
 SHARED_BYTES = 1 << 20
@@ -82,6 +83,7 @@ class Parcel:
         if recipe:
             workload = spaces[recipe].applied(workload)
             spaces[recipe] = replace(spaces[recipe], changes={})
+        _watch_properties(type(workload))
         # What is computed when it is first asked for is often a data set that takes long to read.
         if kept := {name: value for (of, name), value in self._kept.items() if of == recipe}:
             vars(workload).update(kept)
@@ -94,7 +96,8 @@ class Parcel:
             self._kept.clear()
         workload = self._open[self._last][0] if self._last in self._open else None
         for name, value in getattr(workload, "__dict__", {}).items():
-            if isinstance(getattr(type(workload), name, None), cached_property):
+            kind = getattr(type(workload), name, None)
+            if isinstance(kind, cached_property) and not getattr(kind, _HAS_DRAWN, False):
                 self._keep((self._last, name), value)
 
     def _keep(self, name: tuple[str, str], value: Any) -> None:
@@ -109,6 +112,33 @@ class Parcel:
     def _read(self) -> None:
         self._big = pickle.loads(self._data.read_bytes())
         self._big_marks = _marks(self._big)
+
+
+_HAS_DRAWN = "_thalweg_has_drawn"
+
+
+def _watch_properties(kind: type) -> None:
+    """Has the cached properties of a class say whether they have drawn from the global generators.
+
+    What is computed from the seed of the run that asks first must not be kept for the next.
+    """
+    for cls in kind.__mro__:
+        for value in vars(cls).values():
+            if isinstance(value, cached_property) and not hasattr(value, _HAS_DRAWN):
+                vars(value)[_HAS_DRAWN] = False
+                value.func = _watched(value, value.func)
+
+
+def _watched(value: Any, compute: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    @functools.wraps(compute)
+    def computed(task: Any) -> Any:
+        before = chance.states()
+        found = compute(task)
+        if chance.states() != before:
+            vars(value)[_HAS_DRAWN] = True
+        return found
+
+    return computed
 
 
 class _Packer(cloudpickle.Pickler):

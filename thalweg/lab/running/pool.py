@@ -33,7 +33,13 @@ from thalweg.lab.running.checkpoints import EVERY_SECONDS, Keeper, Place
 from thalweg.lab.running.explaining import Leave
 from thalweg.lab.running.logs import log_name, printing_to
 from thalweg.lab.running.parcel import Parcel, pack
-from thalweg.lab.running.processes import ending, new_folder, own_modules_last, take_off_safe_path
+from thalweg.lab.running.processes import (
+    ending,
+    hashes_fixed,
+    new_folder,
+    own_modules_last,
+    take_off_safe_path,
+)
 from thalweg.lab.spaces import Space
 from thalweg.lab.study.record import Failure, Record, Trial, failed
 from thalweg.lab.workload import Workload, tasks
@@ -85,7 +91,7 @@ class _Worker:
         self.limit = float("inf")
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        with endings.blocked(), _main_module_hidden(), own_modules_last():
+        with endings.blocked(), _main_module_hidden(), own_modules_last(), hashes_fixed():
             arguments = (theirs, index, folder)
             # Not daemonic: a task's DataLoader may start processes of its own.
             self.process = context.Process(target=_serve, args=arguments, daemon=False)
@@ -340,6 +346,8 @@ class _Runs:
         path, trial, logs, place, leave, early_stop = work
         keeper = None if place is None else Keeper(place, trial, self._device, say)
         file = None
+        # Whatever the run before has set.
+        torch.set_num_threads(1)
         try:
             with printing_to(logs and logs.absolute() / log_name(trial)):
                 new = path != self._path

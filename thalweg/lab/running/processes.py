@@ -76,6 +76,25 @@ def own_modules_last() -> Iterator[None]:
         os.environ.pop(_SAFE_PATH) if safe is None else os.environ.update({_SAFE_PATH: safe})
 
 
+_HASH_SEED = "PYTHONHASHSEED"
+
+
+@contextmanager
+def hashes_fixed() -> Iterator[None]:
+    """Processes started meanwhile have the same hashes of texts, unless the user has chosen some.
+
+    Else the order of a set of words, and what is made of it, would depend on the process that has the run.
+    """
+    if _HASH_SEED in os.environ:
+        yield
+        return
+    os.environ[_HASH_SEED] = "0"
+    try:
+        yield
+    finally:
+        os.environ.pop(_HASH_SEED, None)
+
+
 def _shadows(folder: Path) -> bool:
     """Whether a folder that is not Python's own has files that are called like Python's modules."""
     pythons = {Path(path).resolve() for path in sysconfig.get_paths().values()}

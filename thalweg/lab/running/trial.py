@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 
@@ -49,6 +50,13 @@ def run(
     return _run(trial, workload, device, space, Way(leave=leave, early_stop=early_stop))[0]
 
 
+class Beginning(NamedTuple):
+    """The first losses of a run (of a function its first report's metric), and where generators were then."""
+
+    losses: list[float]
+    places: list[str]
+
+
 Fresh = Callable[[], tuple[Workload, Space | None]]
 """Gives a copy of the workload to which nothing has been done, and the trial's space."""
 
@@ -90,23 +98,36 @@ def run_checked(
         # The run itself tells it, with all that belongs to it.
         return run_on(trial, fresh, device, keeper, leave, early_stop)
     way = Way(keeper=keeper, leave=leave, early_stop=early_stop)
-    record, losses = _run_on(trial, fresh, device, way)
-    differing = [place for place, pair in enumerate(zip(before, losses, strict=False)) if _differ(*pair)]
-    if not differing or record.doubts:
+    record, beginning = _run_on(trial, fresh, device, way)
+    text = _difference(before, beginning, workload)
+    if not text or record.doubts:
         return record
-    place = differing[0]
-    whole = option(workload, "whole_run") is not None
-    where = f"the first report's {workload.metric}" if whole else f"at step {place + 1} the loss"
-    text = (
-        f"The same seed does not give the same training: {where} was "
-        f"{before[place]:.6g} once and {losses[place]:.6g} then. Something random does not come "
-        "from the seed (torch's, NumPy's and Python's global generators are seeded), so runs are not "
-        "compared exactly pair by pair."
-    )
     return replace(record, doubts=(*record.doubts, Doubt("repeat", text)))
 
 
-def _run_on(trial: Trial, fresh: Fresh, device: torch.device, way: Way) -> tuple[Record, list[float]]:
+def _difference(first: Beginning, second: Beginning, workload: Workload) -> str:
+    """In what the first steps differed when they were made again, in words; empty if in nothing."""
+    pairs = zip(first.losses, second.losses, strict=False)
+    if differing := [place for place, pair in enumerate(pairs) if _differ(*pair)]:
+        place = differing[0]
+        whole = option(workload, "whole_run") is not None
+        where = f"the first report's {workload.metric}" if whole else f"at step {place + 1} the loss"
+        return (
+            f"The same seed does not give the same training: {where} was "
+            f"{first.losses[place]:.6g} once and {second.losses[place]:.6g} then. Something random does not "
+            "come from the seed (torch's, NumPy's and Python's global generators are seeded), so runs are "
+            "not compared exactly pair by pair."
+        )
+    if any(one != other for one, other in zip(first.places, second.places, strict=False)):
+        return (
+            "The first steps of a run drew other random numbers when they were made again with the same "
+            "seed: something that is drawn once, as by a cache or a global of a module beside the task, is "
+            "kept for the runs after it, so what a run gives depends on the runs before it."
+        )
+    return ""
+
+
+def _run_on(trial: Trial, fresh: Fresh, device: torch.device, way: Way) -> tuple[Record, Beginning]:
     workload, space = fresh()
     state = None if way.keeper is None else way.keeper.read()
     if way.keeper is not None and state is not None:
@@ -124,8 +145,8 @@ def _differ(first: float, second: float) -> bool:
 
 def _run(
     trial: Trial, workload: Workload, device: torch.device, space: Space | None, way: Way
-) -> tuple[Record, list[float]]:
-    """A run, or its first steps, and the losses of these; of a function its first report's metric."""
+) -> tuple[Record, Beginning]:
+    """A run, or its first steps, and what is to be the same when they are made again."""
     started = time.perf_counter()
     course: Course | Whole | None = None
     space = space or space_of(trial, workload)
@@ -139,21 +160,23 @@ def _run(
                 course.train()
                 record = course.record()
                 is_wanted = way.leave is not None and record.test is not None
-                return replace(record, why=UNSEEN if is_wanted else None), course.first
+                return replace(record, why=UNSEEN if is_wanted else None), Beginning(course.first, [])
             model = settled(workload, workload.model(trial.seed), trial.seed).to(device)
+            places = [chance.digest(device)]
             # Seeded again, so that what a model draws while it trains (dropout) does not depend on how
             # many numbers its initialisation drew.
             chance.seed_all(trial.seed)
             course = Course(trial, workload, model, space, started, way.leave)
+            course.places = places
             course.train(way)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             reason = str(error).splitlines()[0] if str(error) else "out of memory"
             if course is None:
-                return failed(trial, Failure("out of memory", reason, 0)), []
+                return failed(trial, Failure("out of memory", reason, 0)), Beginning([], [])
             course.fail("out of memory", reason)
-        return course.record(), course.first
+        return course.record(), Beginning(course.first, getattr(course, "places", []))
 
 
 def space_of(trial: Trial, workload: Workload) -> Space:

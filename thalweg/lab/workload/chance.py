@@ -1,5 +1,6 @@
 """All that is random in a process, seeded for a run."""
 
+import hashlib
 import pickle
 import random
 from collections.abc import Collection, Iterator, Mapping
@@ -44,6 +45,12 @@ def states(names: Collection[str] = GLOBAL, device: torch.device | None = None) 
     if device is not None and device.type == "cuda":
         found["cuda"] = torch.cuda.get_rng_state(device).numpy().tobytes()
     return found
+
+
+def digest(device: torch.device | None = None) -> str:
+    """Twelve digits of where all of them are."""
+    found = states(device=device)
+    return hashlib.sha256(b"".join(found[name] for name in sorted(found))).hexdigest()[:12]
 
 
 def restore(found: Mapping[str, bytes], device: torch.device | None = None) -> None:

@@ -137,11 +137,6 @@ OPTIONS: Mapping[str, Any] = {
 """What an object need not have, derived from `Workload` or not, with the defaults."""
 
 
-def plain(evaluation: Evaluation) -> Evaluation:
-    """The same with floats for tensors and numpy's numbers of one element."""
-    return Evaluation(*(float(value) for value in evaluation))
-
-
 def option(workload: Workload, name: str) -> Any:
     """One of `OPTIONS` of a workload."""
     return getattr(workload, name, OPTIONS[name])

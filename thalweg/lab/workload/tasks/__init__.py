@@ -7,7 +7,7 @@ user's file an error arose, `told` the same of any workload.
 from thalweg.lab.workload.tasks.checking import check
 from thalweg.lab.workload.tasks.errors import TaskError, explain, shown, told
 from thalweg.lab.workload.tasks.finding import imported, is_file, listed_modules, load, make_importable, parse
-from thalweg.lab.workload.tasks.trying import smoke
+from thalweg.lab.workload.tasks.trying import measured, smoke
 
 __all__ = [
     "TaskError",
@@ -18,6 +18,7 @@ __all__ = [
     "listed_modules",
     "load",
     "make_importable",
+    "measured",
     "parse",
     "shown",
     "smoke",

@@ -21,6 +21,8 @@ def explain(error: BaseException, file: Path) -> str:
     For example ``my_task.py:42, in loss: RuntimeError: ...``. An error that did not go through the file is
     placed where it arose.
     """
+    if isinstance(error, TaskError):
+        return str(error)
     text = brief_error(error)
     if isinstance(error, SyntaxError) and error.filename and is_of(error.filename, file):
         return f"{shown(file)}:{error.lineno}: {type(error).__name__}: {error.msg}"
@@ -36,8 +38,8 @@ def explain(error: BaseException, file: Path) -> str:
 
 def told(error: BaseException, file: Path | None) -> str:
     """An exception of a workload, for its author: its place in their file, without one the traceback."""
-    if file:
-        return explain(error, file)
+    if file or isinstance(error, TaskError):
+        return explain(error, file or Path())
     text = "".join(traceback.format_exception(error))
     return text if len(text) <= MOST_TRACEBACK else f"{text[:MOST_TRACEBACK]}\n... ({len(text):,} characters)"
 

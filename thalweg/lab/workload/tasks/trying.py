@@ -158,11 +158,7 @@ def _evaluate(workload: Workload, model: nn.Module, split: Split) -> None:
     with torch.no_grad():
         evaluation = workload.evaluate(model.eval(), split)
     place = f"{place_of(workload, 'evaluate')} on {split}"
-    if not isinstance(evaluation, Evaluation):
-        raise TaskError(f"{place}: it returned {brief(evaluation)}; return Evaluation(metric=..., loss=...)")
-    for name, value in evaluation._asdict().items():
-        if not _is_number(value):
-            raise TaskError(f"{place}: {name} is {brief(value)}, not a number")
+    for name, value in measured(workload, split, evaluation)._asdict().items():
         if not math.isfinite(value):
             raise TaskError(f"{place}: {name} is {value} before training")
     if split != "train" and option(workload, "further") is not None:
@@ -176,6 +172,29 @@ def _further(workload: Workload, model: nn.Module, split: Split) -> None:
     if not good or not all(map(_is_number, found.values())):
         place = f"{place_of(workload, 'further')} on {split}"
         raise TaskError(f"{place}: it returned {brief(found)}, not a dictionary of numbers by name")
+
+
+def measured(workload: Workload, split: Split, evaluation: Any) -> Evaluation:
+    """What `evaluate` returned, with floats for tensors and NumPy's numbers.
+
+    Raises:
+        TaskError: it is no evaluation, or one of its two is not a number.
+    """
+    place = f"{place_of(workload, 'evaluate')} on {split}"
+    if not isinstance(evaluation, Evaluation):
+        raise TaskError(f"{place}: it returned {brief(evaluation)}; return Evaluation(metric=..., loss=...)")
+    for name, value in evaluation._asdict().items():
+        if not _is_number(value):
+            raise TaskError(f"{place}: {name} is {brief(value)}, not a number")
+    return Evaluation(*map(_float, evaluation))
+
+
+def _float(value: Any) -> float:
+    number = value.item() if isinstance(value, Tensor | np.ndarray) else value
+    try:
+        return float(number)
+    except OverflowError:  # a whole number beyond all floats
+        return math.inf if number > 0 else -math.inf
 
 
 def _count(workload: Workload) -> None:
@@ -213,7 +232,7 @@ def _seeded(function: Callable[[int], Any]) -> Any:
 def _is_number(value: Any) -> bool:
     """Whether it is one number: Python's, numpy's, or a tensor of one element."""
     if isinstance(value, Tensor):
-        return value.numel() == 1 and not value.is_complex()
+        return value.numel() == 1 and not value.is_complex() and value.dtype != torch.bool
     if isinstance(value, np.ndarray):
         return value.size == 1 and value.dtype.kind in "iuf"
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
