@@ -18,6 +18,9 @@ def moved(value: Any, device: torch.device) -> Any:
     """
     if isinstance(value, Tensor):
         return value.to(device)
+    # What batches mostly are, without torch's search for trees.
+    if type(value) in (tuple, list):
+        return type(value)(moved(part, device) for part in value)
     if is_dataclass(value) and not isinstance(value, type):
         return _changed(value, {name: moved(part, device) for name, part in _parts(value).items()})
     if callable(to := getattr(value, "to", None)) and not isinstance(value, type):
