@@ -126,7 +126,9 @@ def test_files_come_back_bit_for_bit(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"no gzip", gzip.compress(b"[1]"), gzip.compress(json.dumps({"schema": 9}).encode())]
+    "content",
+    [b"", b"no gzip", gzip.compress(b"[1]"), gzip.compress(json.dumps({"schema": 9}).encode())],
+    ids=["empty", "not packed", "no object", "another schema"],
 )
 def test_a_damaged_file_is_named(tmp_path, content):
     experiment = CLAIMS["R-2"].experiments[0]
