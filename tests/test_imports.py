@@ -85,7 +85,8 @@ LAB_ORDER = {
         "arms workloads",
         "claim keeping probes",
         "found judging",
-        "experiment plans",
+        "experiment",
+        "plans",
         "scale",
     ],
     "comparing": [

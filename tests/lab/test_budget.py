@@ -135,7 +135,7 @@ class Timed(Line):
 )
 def test_the_cost_of_a_run_is_estimated_from_a_short_one(monkeypatch, steps, evaluate_every, cost):
     timed = Timed(steps, evaluate_every)
-    for module in ("trial", "training"):
+    for module in ("trial", "course", "training"):
         clock = SimpleNamespace(perf_counter=lambda: timed.now)
         monkeypatch.setattr(f"thalweg.lab.running.{module}.time", clock)
     assert budget._cost(timed, spaces.find("sgd")) == pytest.approx(cost)

@@ -103,7 +103,7 @@ def test_final_runs_are_measured_where_there_is_credit_and_are_the_same(pool, al
     finally:
         pool.credits = None
     assert found == {seed: alone[seed] for seed in (1, 2)}
-    assert all(record.why is not None and record.why.missing == {} for record in found.values())
+    assert {seed: record.why and record.why.missing for seed, record in found.items()} == {1: {}, 2: {}}
     assert all(record.why is None for record in alone.values())
 
 

@@ -44,7 +44,8 @@ def test_results_hold_every_run_and_what_it_ran_on(tmp_path):
     assert document["started"] == "2026-01-02T03:04:05+00:00"
     assert {"thalweg", "torch", "python", "processor"} <= set(document["environment"])
     margin = {"value": 0.5, "relative": False, "spread": 0.0}
-    assert document["settings"] == {"trials": 3, "seeds": 6, "margin": margin, "seed": 0, "looks": []}
+    spent = {"trials": 3, "seeds": 6, "margin": margin, "seed": 0, "looks": [], "early_stop": False}
+    assert document["settings"] == spent
     assert [axis["name"] for axis in document["spaces"][0]["searched"]] == ["lr / (1 - momentum)"]
 
 

@@ -45,7 +45,12 @@ def sign(x: Scalar) -> Scalar:
 
 
 def row_mean(x: Scalar) -> Scalar:
-    """Return the means of a tensor over all dimensions but the first, which stay with a size of 1."""
+    """Return the means of a tensor over all dimensions but the first, which stay with a size of 1.
+
+    A Python float is a row of one. Traces, which know one element, have none.
+    """
+    if isinstance(x, (int, float)):
+        return x
     return x.mean(dim=tuple(range(1, x.dim())), keepdim=True) if x.dim() > 1 else x
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from thalweg.lab.lesson.plans import extremes
 from thalweg.lab.running.execution import Plan
 from thalweg.lab.spaces import Space
 from thalweg.lab.study import protocol
@@ -21,7 +22,7 @@ SEEDS = 12
 SEED = 2026
 """From it come the rates that are tried and all seeds."""
 
-QUICK_TRIALS, QUICK_SEEDS, QUICK_STEPS = 2, 2, 12
+QUICK_TRIALS, QUICK_SEEDS, QUICK_STEPS, QUICK_ARMS = 2, 2, 6, 3
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,9 @@ class Experiment:
         return self.plan(self.read(study))
 
     def shortened(self) -> "Experiment":
-        """The same with two seeds, two rates and a few steps."""
-        return replace(self, trials=QUICK_TRIALS, seeds=QUICK_SEEDS, quick=True)
+        """The same with two seeds, two rates, a few steps, and the first arms of a grid."""
+        arms = self.arms[:QUICK_ARMS] if self.plan is extremes else self.arms
+        return replace(self, arms=arms, trials=QUICK_TRIALS, seeds=QUICK_SEEDS, quick=True)
 
 
 class Read:
@@ -154,5 +156,5 @@ def shortened(workload: Workload) -> Workload:
     """A copy of a workload that takes a few steps only."""
     short = copy.copy(workload)
     short.steps = min(workload.steps, QUICK_STEPS)
-    short.evaluate_every = max(1, short.steps // 3)
+    short.evaluate_every = short.steps
     return short
