@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -298,3 +301,12 @@ def test_buffers_are_moved_back():
     model.train()
     losses = [lambda b=b: task.loss(model, b) for b in task.batches(1)]
     assert Hessian(list(model.parameters()), losses[:2]).size == flat(list(model.parameters())).numel()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux")
+def test_memory_that_a_parent_held_is_not_a_childs():
+    asks = "from thalweg.lab.running.memory import peak; print(peak())"
+    runs = f"subprocess.run([sys.executable, '-c', {asks!r}], check=True)"
+    code = f"import subprocess, sys; held = b'1' * (2 << 30); {runs}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 10e6 < int(done.stdout) < 1.5e9

@@ -166,7 +166,7 @@ def expected_best(study: Study, arm: str, count: int) -> dict[int, float]:
     """What the best of `count` rates drawn from a sweep is expected to score, by seed, larger is better.
 
     Of each set of rates the one that is best on validation counts with its test metric. A set in which all
-    failed counts as the worst run of the sweep that came to its end.
+    failed counts as the worst run of the sweep that came to its end. Of fewer rates all are drawn.
     """
     ended = [study.better(r.test.metric) for s in study.spaces for r in study.of(s, "final") if r.test]
     return {
@@ -178,6 +178,7 @@ def _expected(study: Study, runs: Sequence[Record], count: int, worst: float) ->
     def validated(record: Record) -> float:
         return -math.inf if record.validation is None else study.better(record.validation.metric)
 
+    count = min(count, len(runs))
     total, order = 0.0, sorted(runs, key=validated, reverse=True)
     for place, record in enumerate(order):
         # The sets in which this one is the best: the others are all further down.

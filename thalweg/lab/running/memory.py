@@ -1,6 +1,5 @@
 """Whether there is memory for more than a run has needed."""
 
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,12 +12,24 @@ def is_tight(times: float) -> bool:
 
     Where that cannot be found out there is room.
     """
-    with suppress(ImportError, OSError, ValueError, StopIteration):
-        import resource
-
-        unit = 1 if sys.platform == "darwin" else 1024
-        needed = max(0.0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - BASE_BYTES)
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-        return times * needed > free / 2
+    with suppress(OSError, ValueError, StopIteration):
+        needed = max(0.0, peak() - BASE_BYTES)
+        return times * needed > _kibibytes("/proc/meminfo", "MemAvailable:") / 2
     return False
+
+
+def peak() -> int:
+    """The most bytes that this process has held, on Linux.
+
+    Not `resource.getrusage`, whose number begins with that of the parent: it outlives fork and exec.
+
+    Raises:
+        OSError: another system.
+    """
+    return _kibibytes("/proc/self/status", "VmHWM:")
+
+
+def _kibibytes(file: str, name: str) -> int:
+    """A line of one of Linux's files, in bytes."""
+    lines = Path(file).read_text(encoding="utf-8").splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
