@@ -38,6 +38,32 @@ LAB = ("cloudpickle", "optuna", "plotly", "rich", "scipy", "sklearn")
 INTERRUPTED, TERMINATED = 130, 143
 """The statuses that a shell gives to what Ctrl-C or SIGTERM ended: 128 and the signal's number."""
 
+# What several commands are given.
+Workers = Annotated[
+    int | None,
+    typer.Option(help="Processes to train in; by default one for each core.", parser=whole, metavar="N"),
+]
+Data = Annotated[
+    Path | None, typer.Option(help="Where the data of a built-in task lie, if not in the usual place.")
+]
+SmallestDifference = Annotated[
+    str | None,
+    typer.Option(
+        help="Smallest difference worth having, in the metric's unit or as 2%; by default the task's.",
+        metavar="X",
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Fixes all that is random.", parser=whole, metavar="N")]
+Limit = Annotated[
+    float | None,
+    typer.Option(
+        help="Seconds after which a run is ended as hung; by default ten times the slowest so far.",
+        parser=number,
+        metavar="S",
+    ),
+]
+Results = Annotated[Path, typer.Argument(help="The results.json of a comparison, or its folder.")]
+
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -104,10 +130,7 @@ def compare(
         Path | None,
         typer.Option(help="Folder for the report and the results; by default compare-TASK."),
     ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(help="Processes to train in; by default one for each core.", parser=whole, metavar="N"),
-    ] = None,
+    workers: Workers = None,
     storage: Annotated[
         str | None,
         typer.Option(
@@ -116,25 +139,10 @@ def compare(
             metavar="PLACE",
         ),
     ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Where the data of a built-in task lie, if not in the usual place.")
-    ] = None,
-    margin: Annotated[
-        str | None,
-        typer.Option(
-            help="Smallest difference worth having, in the metric's unit or as 2%; by default the task's.",
-            metavar="X",
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Fixes all that is random.", parser=whole, metavar="N")] = 0,
-    limit: Annotated[
-        float | None,
-        typer.Option(
-            help="Seconds after which a run is ended as hung; by default ten times the slowest so far.",
-            parser=number,
-            metavar="S",
-        ),
-    ] = None,
+    data: Data = None,
+    margin: SmallestDifference = None,
+    seed: Seed = 0,
+    limit: Limit = None,
     checkpoints: Annotated[
         Path | None,
         typer.Option(
@@ -226,10 +234,8 @@ def rate(
             metavar="N",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Fixes all that is random.", parser=whole, metavar="N")] = 0,
-    data: Annotated[
-        Path | None, typer.Option(help="Where the data of a built-in task lie, if not in the usual place.")
-    ] = None,
+    seed: Seed = 0,
+    data: Data = None,
     out: Annotated[
         Path | None, typer.Option(help="A file for the picture and the table, such as rate.html.")
     ] = None,
@@ -280,39 +286,21 @@ def sensitivity(
         int,
         typer.Option(help="Fresh seeds on which the best of them is measured.", parser=whole, metavar="N"),
     ] = 6,
-    margin: Annotated[
-        str | None,
-        typer.Option(
-            help="Smallest difference worth having, in the metric's unit or as 2%; by default the task's.",
-            metavar="X",
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Fixes all that is random.", parser=whole, metavar="N")] = 0,
+    margin: SmallestDifference = None,
+    seed: Seed = 0,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for the page and the results; by default sensitivity-TASK."),
     ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(help="Processes to train in; by default one for each core.", parser=whole, metavar="N"),
-    ] = None,
+    workers: Workers = None,
     storage: Annotated[
         str | None,
         typer.Option(
             help="File or postgresql:// address that keeps the runs, as for compare.", metavar="PLACE"
         ),
     ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Where the data of a built-in task lie, if not in the usual place.")
-    ] = None,
-    limit: Annotated[
-        float | None,
-        typer.Option(
-            help="Seconds after which a run is ended as hung; by default ten times the slowest so far.",
-            parser=number,
-            metavar="S",
-        ),
-    ] = None,
+    data: Data = None,
+    limit: Limit = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget what an earlier run of the same question measured.")
     ] = False,
@@ -349,7 +337,7 @@ def sensitivity(
 
 @app.command()
 def trial(
-    results: Annotated[Path, typer.Argument(help="The results.json of a comparison, or its folder.")],
+    results: Results,
     number: Annotated[
         int, typer.Option("--id", help="Which of its runs, as numbered in the report.", parser=whole)
     ],
@@ -365,7 +353,7 @@ def trial(
 
 @app.command()
 def export(
-    results: Annotated[Path, typer.Argument(help="The results.json of a comparison, or its folder.")],
+    results: Results,
     to: Annotated[
         str, typer.Option(help="csv, tensorboard, mlflow or wandb, each by its own client.", metavar="WHAT")
     ] = "csv",
@@ -546,7 +534,7 @@ def simulate(
         int, typer.Option(help="Studies of each of four cases.", parser=whole, metavar="N")
     ] = 200,
     workers: Annotated[int, typer.Option(help="Processes.", parser=whole, metavar="N")] = 1,
-    seed: Annotated[int, typer.Option(help="Fixes all that is random.", parser=whole, metavar="N")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """See how often the protocol of `compare` says what is false, on made-up results with a known truth.
 

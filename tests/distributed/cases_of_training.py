@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -123,6 +124,17 @@ def fsdp2_trains_as_torch_does():
         assert len(ours._stepper._plans) == 1
 
 
+def steps_as_torchs_does(made: Callable[[], nn.Module]) -> None:
+    """Train two of a module, with our AdamW by the kernels and with torch's, and see them end alike."""
+    one, other = made(), made()
+    ours, theirs = tw.AdamW(one.parameters(), lr=0.01), torch.optim.AdamW(other.parameters(), lr=0.01)
+    train(one, ours, 5)
+    train(other, theirs, 5)
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(whole(a), whole(b), rtol=1e-12, atol=1e-14)
+    assert batches(ours) == {"DenseBatch"}
+
+
 @case(4)
 def fsdp2_on_tensor_parallel_layers():
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
@@ -135,13 +147,7 @@ def fsdp2_on_tensor_parallel_layers():
         parallelize_module(net, mesh["tp"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
         return fully_shard(net, mesh=mesh["dp"])
 
-    one, other = made(), made()
-    ours, theirs = tw.AdamW(one.parameters(), lr=0.01), torch.optim.AdamW(other.parameters(), lr=0.01)
-    train(one, ours, 5)
-    train(other, theirs, 5)
-    for a, b in zip(one.parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(whole(a), whole(b), rtol=1e-12, atol=1e-14)
-    assert batches(ours) == {"DenseBatch"}
+    steps_as_torchs_does(made)
 
 
 @case(4)
@@ -155,13 +161,7 @@ def tensor_parallel_alone():
         net = nn.Sequential(nn.Linear(7, 64), nn.Tanh(), nn.Linear(64, 3)).double()
         return parallelize_module(net, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
 
-    one, other = made(), made()
-    ours, theirs = tw.AdamW(one.parameters(), lr=0.01), torch.optim.AdamW(other.parameters(), lr=0.01)
-    train(one, ours, 5)
-    train(other, theirs, 5)
-    for a, b in zip(one.parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(whole(a), whole(b), rtol=1e-12, atol=1e-14)
-    assert batches(ours) == {"DenseBatch"}
+    steps_as_torchs_does(made)
 
 
 @case(4)

@@ -104,18 +104,15 @@ def _prepare(
     for slot in recipe.slots_on(on):
         codec = codecs[slot.name]
         before = stored_of(slot, state)
-        if before is None and slot.by_row:
-            first |= slot.begins
-            fill = float(group[slot.initial]) if slot.initial else 0.0
-            state[slot.name] = torch.full(param.shape[:1], fill, dtype=codec.dtype, device=param.device)
-            continue
         if before is None:
             first |= slot.begins
-            if slot.copies:
+            fill = float(group[slot.initial]) if slot.initial else 0.0
+            if slot.by_row:
+                state[slot.name] = torch.full(param.shape[:1], fill, dtype=codec.dtype, device=param.device)
+            elif slot.copies:
                 weights = _weights(param, state, codecs["p"], _dtype(codec, param))
                 state.update(_packed(slot, codec, weights))
             else:
-                fill = float(group[slot.initial]) if slot.initial else 0.0
                 state.update(_new_slot(slot, codec, param, fill))
             continue
         entries = in_form(slot, codec, state, param)

@@ -9,6 +9,7 @@ from thalweg.lab.lesson.found import Found, Scores
 from thalweg.lab.lesson.judging import measured
 from thalweg.lab.lesson.scale import Scale
 from thalweg.lab.showing.figures.figure import Figure
+from thalweg.lab.study.study import Study
 
 Subject = Literal["SGD", "Adam", "RMSprop", "Examples", "In general"]
 
@@ -63,6 +64,28 @@ class Trio:
     without: Scores
     remedied: Scores
     rival: Scores
+
+
+def trio_of(
+    read: Callable[[Study, str], Scores],
+    complaint: Experiment,
+    remedy: Experiment,
+    arms: tuple[str, str, str],
+) -> Callable[[Found], Trio]:
+    """What reads a trio off two experiments.
+
+    Args:
+        read: an arm of a study as numbers, larger is better.
+        complaint: where the arm without the remedy was run, and the rival.
+        remedy: where the arm with the remedy was run.
+        arms: the arm without, with, and the rival.
+    """
+    without, remedied, rival = arms
+    return lambda found: Trio(
+        read(found[complaint.name], without),
+        read(found[remedy.name], remedied),
+        read(found[complaint.name], rival),
+    )
 
 
 @dataclass(frozen=True)

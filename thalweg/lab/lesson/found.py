@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from thalweg.lab.lesson.plans import best_rate, ends_of
+from thalweg.lab.lesson.plans import ends_of
 from thalweg.lab.spaces import Space
 from thalweg.lab.study import protocol
 from thalweg.lab.study.evidence import Evidence
@@ -13,7 +13,7 @@ from thalweg.lab.study.record import Record
 from thalweg.lab.study.study import Study
 
 Outcome = Callable[[Record], float]
-"""Reads a number off a final run that came to its end; larger or smaller may be better."""
+"""Reads a number off a final run that came to its end."""
 
 Scores = Mapping[int, float]
 """A number for each seed."""
@@ -69,7 +69,7 @@ def log_steps(study: Study, arm: str) -> dict[int, float]:
 
 def negative_loss(study: Study, arm: str) -> dict[int, float]:
     """Logarithms of the test loss of an arm, turned so that less is more."""
-    return {seed: -math.log(loss) for seed, loss in outcomes(study, arm, test_metric, max).items()}
+    return {seed: -math.log(loss) for seed, loss in outcomes(study, arm, test_metric).items()}
 
 
 def range_of(study: Study) -> dict[int, float]:
@@ -80,7 +80,7 @@ def range_of(study: Study) -> dict[int, float]:
 
 def rates_of(study: Study) -> str:
     """How far the first arm's metric ranges in tuning over rates within a decade of its best, in words."""
-    best = best_rate(study, study.spaces[0].name)
+    best = protocol.chosen(study, study.spaces[0])
     if best is None:
         return "not run"
     near = [
@@ -94,10 +94,9 @@ def rates_of(study: Study) -> str:
     return f"{max(ended) - min(ended):.3g} {unit} on validation, one seed{failed}"
 
 
-def lower_loss(study: Study, worse: str, better: str, read: "Outcome | None" = None) -> dict[int, float]:
-    """The logarithm of one arm's loss over that of another; a failed run counts as the worst that ended."""
-    read = read or test_metric
-    return log_ratio(outcomes(study, worse, read, max), outcomes(study, better, read, max))
+def lower_loss(study: Study, worse: str, better: str) -> dict[int, float]:
+    """The logarithm of one arm's loss over that of another."""
+    return log_ratio(outcomes(study, worse, test_metric), outcomes(study, better, test_metric))
 
 
 def ahead(study: Study, first: str, second: str) -> dict[int, float]:
@@ -209,20 +208,14 @@ def in_margins(study: Study, values: Scores) -> dict[int, float]:
     return {seed: value / margin for seed, value in values.items()} if margin else {}
 
 
-def outcomes(
-    study: Study, arm: str, outcome: Outcome, worst: Callable[[Sequence[float]], float]
-) -> dict[int, float]:
-    """Another number of the final runs of an arm, by seed.
+def outcomes(study: Study, arm: str, outcome: Outcome) -> dict[int, float]:
+    """Another number of the final runs of an arm, by seed, of which less is better.
 
-    Args:
-        study: the runs.
-        arm: whose.
-        outcome: reads it off a run that came to its end.
-        worst: what a run counts for that failed, from the numbers of all that did not.
+    A run that failed counts as the worst of the study's that did not.
     """
     ended = [outcome(r) for s in study.spaces for r in study.final_of(s) if r.test is not None]
     return {
-        seed: outcome(record) if record.test is not None else worst(ended)
+        seed: outcome(record) if record.test is not None else max(ended)
         for seed, record in finals(study, arm).items()
         if ended
     }

@@ -1,7 +1,7 @@
 """What is known of the claims: from the files of records to verdicts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from thalweg.lab.lesson import judging, keeping
@@ -57,24 +57,27 @@ def look(folder: Path, claims: Sequence[Claim] | None = None, *, quick: bool = F
         ValueError: a file of records is damaged.
     """
     every = list(catalogue().values())
+    wanted = every if claims is None else claims
     files: dict[str, Kept | None] = {}
-    known = {claim.name: _gathered(folder, claim, files, quick) for claim in every}
-    measured = [claim for claim in every if claim.exact is None]
+    # What is counted has no p, so it is counted only where it is asked for.
+    found = [
+        _gathered(folder, claim, files, quick) for claim in every if claim.exact is None or claim in wanted
+    ]
+    measured = [(one.claim, one.claim.scale) for one in found if one.claim.scale is not None]
+    values = {one.claim.name: list(one.values.values()) for one in found}
     verdicts = judging.together(
-        {claim.name: list(known[claim.name].values.values()) for claim in measured},
-        {claim.name: claim.scale.margin for claim in measured if claim.scale},
+        {claim.name: values[claim.name] for claim, _ in measured},
+        {claim.name: scale.margin for claim, scale in measured},
     )
-    wanted = {claim.name for claim in every if claims is None or claim in claims}
-    return [_judged(one, verdicts.get(name, one.verdict)) for name, one in known.items() if name in wanted]
+    return [
+        replace(one, verdict=verdicts.get(one.claim.name, one.verdict))
+        for one in found
+        if one.claim in wanted
+    ]
 
 
 def _gathered(folder: Path, claim: Claim, files: dict[str, Kept | None], quick: bool) -> Known:
-    if claim.exact is not None:
-        counted = claim.exact()
-        kind = judging.Verdict("supported" if counted.holds else "refuted")
-        exact = Known(claim, kind, counted, Found({}), {}, {}, ())
-        if not claim.needed:
-            return exact
+    """What is known before p is adjusted."""
     experiments = {n: e.shortened() if quick else e for n, e in claim.needed.items()}
     for name, experiment in experiments.items():
         if name not in files:
@@ -83,11 +86,9 @@ def _gathered(folder: Path, claim: Claim, files: dict[str, Kept | None], quick: 
     open_ = tuple(claim.needed[name] for name, e in experiments.items() if missing(e, kept.get(name)) != [])
     studies = Found({name: keeping.study_of(experiments[name], kept[name]) for name in kept})
     if claim.exact is not None:
-        return Known(claim, kind, counted, studies, kept, {}, open_)
+        counted = claim.exact()
+        verdict = Verdict("supported" if counted.holds else "refuted")
+        return Known(claim, verdict, counted, studies, kept, {}, open_)
     whole = not any(experiment in open_ for experiment in claim.experiments)
     values = dict(claim.values(studies)) if whole else {}
     return Known(claim, NOT_RUN, None, studies, kept, values, open_)
-
-
-def _judged(known: Known, verdict: Verdict) -> Known:
-    return Known(known.claim, verdict, known.counted, known.found, known.kept, known.values, known.open)

@@ -4,12 +4,14 @@ As `thalweg.lab.study.protocol.due` does: pure functions, so that to go on is to
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from thalweg.lab.spaces import Axis, Space
 from thalweg.lab.study import protocol
 from thalweg.lab.study.extension import trial_of
-from thalweg.lab.study.record import Record, Trial
+from thalweg.lab.study.grid import tuned
+from thalweg.lab.study.record import Trial
 from thalweg.lab.study.study import Study
 
 RATES, FEW_RATES = 13, 3
@@ -36,21 +38,29 @@ def factorial(study: Study) -> list[Trial]:
 
     The arms are some optimizers under several schedules, those of the first schedule first.
     """
-    count = len({space.optimizer for space in study.spaces})
-    tuned = replace(study, spaces=study.spaces[:count])
-    trials = protocol.due(tuned)
-    done = {record.trial.key for record in study.records}
-    if any(trial.key not in done for trial in trials):
-        return trials
+    return protocol.follow(study, (_tuning(_optimizers(study)), _at_factors))
+
+
+def _optimizers(study: Study) -> int:
+    return len({space.optimizer for space in study.spaces})
+
+
+def _tuning(count: int) -> protocol.Step:
+    """The first arms alone, tuned and measured as in a comparison."""
+    return lambda study, _: protocol.due(replace(study, spaces=study.spaces[:count]))
+
+
+def _at_factors(study: Study, _earlier: Sequence[Trial]) -> list[Trial]:
     _, _, fresh = protocol.seeds(study.settings)
-    rates = {space.optimizer: chosen_rate(tuned, space) for space in tuned.spaces}
-    return trials + [
+    first = study.spaces[: _optimizers(study)]
+    rates = {space.optimizer: chosen_rate(study, space) for space in first}
+    return [
         trial_of("final", space, {space.axes[0].name: float(f"{factor * rate:.4g}")}, seed)
         for seed in fresh
         for space in study.spaces
         if (rate := rates[space.optimizer]) is not None
         for factor in FACTORS
-        if not (factor == 1.0 and space in tuned.spaces)
+        if not (factor == 1.0 and space in first)
     ]
 
 
@@ -62,8 +72,7 @@ def chosen_rate(study: Study, space: Space) -> float | None:
 
 def factorial_cells(study: Study) -> dict[int, dict[tuple[str, float], float]]:
     """What the final runs of a factorial gave, by seed, arm and factor; failed runs as twice the worst."""
-    count = len({space.optimizer for space in study.spaces})
-    rates = {space.optimizer: chosen_rate(study, space) for space in study.spaces[:count]}
+    rates = {space.optimizer: chosen_rate(study, space) for space in study.spaces[: _optimizers(study)]}
     finals = [record for record in study.records if record.trial.stage == "final"]
     ended = [record.test.metric for record in finals if record.test is not None]
     found: dict[int, dict[tuple[str, float], float]] = {}
@@ -77,19 +86,17 @@ def factorial_cells(study: Study) -> dict[int, dict[tuple[str, float], float]]:
 
 def transferred(study: Study) -> list[Trial]:
     """The first arm is tuned; then every arm runs at the rate that was chosen for it, on fresh seeds."""
-    first = replace(study, spaces=study.spaces[:1])
-    trials = protocol.due(first)
-    done = {record.trial.key for record in study.records}
-    if any(trial.key not in done for trial in trials):
-        return trials
-    rate = chosen_rate(first, study.spaces[0])
-    if rate is None:
-        return trials
+    return protocol.follow(study, (_tuning(1), _at_the_first_ones_rate))
+
+
+def _at_the_first_ones_rate(study: Study, _earlier: Sequence[Trial]) -> list[Trial]:
+    rate = chosen_rate(study, study.spaces[0])
     _, _, fresh = protocol.seeds(study.settings)
-    return trials + [
+    return [
         trial_of("final", space, {space.axes[0].name: rate}, seed)
         for seed in fresh
         for space in study.spaces[1:]
+        if rate is not None
     ]
 
 
@@ -99,45 +106,38 @@ def extremes(study: Study) -> list[Trial]:
     How far a metric ranges over the arms is so measured on seeds that had no part in naming the ends. The
     first arm stands for the defaults.
     """
-    first, _, fresh = protocol.seeds(study.settings)
-    tuning = [
+    return protocol.follow(study, (_each_tuned, _first_and_ends))
+
+
+def _each_tuned(study: Study, _earlier: Sequence[Trial]) -> list[Trial]:
+    first, _, _ = protocol.seeds(study.settings)
+    return [
         trial_of("tune", space, {space.axes[0].name: rate}, first)
         for space in study.spaces
         for rate in sweep(space.axes[0], study.settings.trials)
     ]
-    done = {record.trial.key for record in study.records}
-    if any(trial.key not in done for trial in tuning):
-        return tuning
-    ends = dict.fromkeys([study.spaces[0].name, *ends_of(study)])
-    best = {name: best_rate(study, name) for name in ends}
-    return tuning + [
+
+
+def _first_and_ends(study: Study, _earlier: Sequence[Trial]) -> list[Trial]:
+    _, _, fresh = protocol.seeds(study.settings)
+    named = {study.spaces[0].name, *ends_of(study)}
+    best = [protocol.chosen(study, space) for space in study.spaces if space.name in named]
+    return [
         replace(record.trial, stage="final", seed=seed)
         for seed in fresh
-        for record in best.values()
+        for record in best
         if record is not None
     ]
 
 
 def ends_of(study: Study) -> tuple[str, str]:
-    """The arms that are best and worst in tuning, each at its best rate; where all rates failed, worst."""
+    """The arms that are best and worst in tuning, each at its best rate; those of which all failed are none.
 
-    def quality(name: str) -> float:
-        record = best_rate(study, name)
-        return (
-            -math.inf
-            if record is None or record.validation is None
-            else study.better(record.validation.metric)
-        )
-
-    order = sorted((space.name for space in study.spaces), key=quality)
-    ended = [name for name in order if quality(name) > -math.inf] or order
-    return ended[-1], ended[0]
-
-
-def best_rate(study: Study, arm: str) -> Record | None:
-    """The best run of an arm in tuning; None if none came to its end."""
-    tried = [r for r in study.records if r.trial.name == arm and r.trial.stage == "tune" and r.validation]
-    return max(tried, key=lambda r: study.better(r.validation.metric), default=None)  # type: ignore[union-attr]
+    Where all did, they are any.
+    """
+    order = sorted(study.spaces, key=lambda space: tuned(study, space))
+    ended = [space for space in order if tuned(study, space) > -math.inf] or order
+    return ended[-1].name, ended[0].name
 
 
 def sweep(axis: Axis, count: int) -> list[float]:

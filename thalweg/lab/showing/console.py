@@ -117,6 +117,23 @@ def show(study: Study, verdict: Verdict, warnings: Sequence[Doubt] = ()) -> None
     print_line("", error=False)
 
 
+def show_answer(
+    table: str, headline: str, sentence: str, conditions: str, warnings: Sequence[Doubt] = ()
+) -> None:
+    """Prints a table, whose first line is its head, and what it says."""
+    console = Console(highlight=False)
+    head, *lines = table.splitlines()
+    console.print(Text(head, style="dim"), soft_wrap=True)
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
+    console.print()
+    console.print(Text(f"{headline}.", style="bold"), soft_wrap=True)
+    console.print(Text(sentence), soft_wrap=True)
+    for doubt in warnings:
+        console.print(Text(f"! {doubt.text}", style="yellow"), soft_wrap=True)
+    console.print(Text(conditions, style="dim"), soft_wrap=True)
+
+
 def show_written(paths: Iterable[Path]) -> None:
     """Prints where the files are."""
     for path in paths:

@@ -1,7 +1,7 @@
 """RMSprop lacks momentum."""
 
 from thalweg.lab.lesson import arms, workloads
-from thalweg.lab.lesson.claim import Claim, Remedy, Trio
+from thalweg.lab.lesson.claim import Claim, Remedy, trio_of
 from thalweg.lab.lesson.experiment import STEPS_TO_LOSS, Experiment
 from thalweg.lab.lesson.experiments import DEEP_512
 from thalweg.lab.lesson.found import Found, Scores, faster, log_steps
@@ -15,16 +15,6 @@ REMEDY = Experiment("deep-512-rmsprop-averaged", workloads.deep_512, (AVERAGED,)
 def values(found: Found) -> Scores:
     """The logarithm of RMSprop's steps over those with momentum."""
     return faster(found[DEEP_512.name], "rmsprop", "rmsprop-momentum")
-
-
-def trio(found: Found) -> Trio | None:
-    """Logarithms of steps, turned so that fewer are more: without, as an average, with torch's momentum."""
-    study = found[DEEP_512.name]
-    return Trio(
-        log_steps(study, "rmsprop"),
-        log_steps(found[REMEDY.name], AVERAGED.name),
-        log_steps(study, "rmsprop-momentum"),
-    )
 
 
 CLAIM = Claim(
@@ -45,7 +35,7 @@ CLAIM = Claim(
             "stays",
             "RMSprop with torch's momentum, tuned",
             (REMEDY,),
-            trio,
+            trio_of(log_steps, DEEP_512, REMEDY, ("rmsprop", AVERAGED.name, "rmsprop-momentum")),
         ),
     ),
 )

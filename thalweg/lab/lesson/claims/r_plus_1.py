@@ -22,7 +22,7 @@ PROBES = tuple(
 
 def early(found: Found, arm: str) -> Scores:
     """Negative logarithms of the largest early step over the steady size, mean of the workloads."""
-    ratios = [outcomes(found[e.name], arm, test_metric, max) for e in PROBES]
+    ratios = [outcomes(found[e.name], arm, test_metric) for e in PROBES]
     return mean_of([{seed: -math.log(ratio) for seed, ratio in one.items()} for one in ratios])
 
 

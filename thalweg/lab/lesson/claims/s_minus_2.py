@@ -1,9 +1,7 @@
 """SGD is slow where gradients differ in scale."""
 
-from collections.abc import Callable
-
 from thalweg.lab.lesson import arms, workloads
-from thalweg.lab.lesson.claim import Claim, Line, Remedy, Trio, told
+from thalweg.lab.lesson.claim import Claim, Line, Remedy, told, trio_of
 from thalweg.lab.lesson.experiment import STEPS_TO_LOSS, Experiment
 from thalweg.lab.lesson.experiments import DEEP_64
 from thalweg.lab.lesson.found import Found, Scores, faster, log_steps, minus
@@ -48,17 +46,6 @@ def secondary(found: Found) -> list[Line]:
     ]
 
 
-def remedied(arm: str) -> Callable[[Found], Trio | None]:
-    """Logarithms of steps with scales, turned so that fewer are more."""
-
-    def trio(found: Found) -> Trio | None:
-        study = found[SCALED.name]
-        remedy = log_steps(found[REMEDIED.name], arm)
-        return Trio(log_steps(study, "sgd-momentum"), remedy, log_steps(study, "adam"))
-
-    return trio
-
-
 CLAIM = Claim(
     name="S-2",
     subject="SGD",
@@ -74,7 +61,13 @@ CLAIM = Claim(
     "differ.",
     secondary=secondary,
     remedies=tuple(
-        Remedy(name, what, "Adam", (REMEDIED,), remedied(arm))
+        Remedy(
+            name,
+            what,
+            "Adam",
+            (REMEDIED,),
+            trio_of(log_steps, SCALED, REMEDIED, ("sgd-momentum", arm, "adam")),
+        )
         for name, what, arm in (
             ("routing", "Mixed: Adam for the ends and biases, SGD with momentum between", ROUTED.name),
             (

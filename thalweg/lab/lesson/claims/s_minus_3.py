@@ -1,11 +1,10 @@
 """SGD struggles with sparse gradients."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from thalweg.lab.lesson import arms, workloads
-from thalweg.lab.lesson.claim import Claim, Line, Remedy, Trio
+from thalweg.lab.lesson.claim import Claim, Line, Remedy, trio_of
 from thalweg.lab.lesson.counting import rows_moved
 from thalweg.lab.lesson.experiment import Experiment
 from thalweg.lab.lesson.found import Found, Scores, further, log_ratio, outcomes
@@ -34,7 +33,12 @@ MOVERS: tuple[tuple[str, dict[str, Any], bool], ...] = (
 
 def rarest(study: Study, arm: str) -> Scores:
     """The loss of an arm on the rarest tenth of the ids."""
-    return outcomes(study, arm, further("rarest"), max)
+    return outcomes(study, arm, further("rarest"))
+
+
+def learned(study: Study, arm: str) -> Scores:
+    """Logarithms of the same, turned so that less is more."""
+    return {seed: -math.log(loss) for seed, loss in rarest(study, arm).items()}
 
 
 def values(found: Found) -> Scores:
@@ -54,17 +58,6 @@ def secondary(found: Found) -> list[Line]:
     ]
 
 
-def remedied(arm: str) -> Callable[[Found], Trio | None]:
-    """Logarithms of losses on the rarest tenth, turned so that less is more."""
-
-    def trio(found: Found) -> Trio | None:
-        study, other = found[ZIPF.name], found[REMEDIED.name]
-        losses = rarest(study, "sgd-momentum"), rarest(other, arm), rarest(study, "adam")
-        return Trio(*({seed: -math.log(loss) for seed, loss in each.items()} for each in losses))
-
-    return trio
-
-
 CLAIM = Claim(
     name="S-3",
     subject="SGD",
@@ -78,7 +71,9 @@ CLAIM = Claim(
     conditions="Rates are chosen for the loss of all examples, of which rare ids are few.",
     secondary=secondary,
     remedies=tuple(
-        Remedy(name, what, "Adam", (REMEDIED,), remedied(arm))
+        Remedy(
+            name, what, "Adam", (REMEDIED,), trio_of(learned, ZIPF, REMEDIED, ("sgd-momentum", arm, "adam"))
+        )
         for name, what, arm in (
             (
                 "row-sparse steps",

@@ -4,9 +4,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.text import Text
-
 from thalweg.lab.comparing import comparison
 from thalweg.lab.comparing.command import command_line
 from thalweg.lab.showing import console, pages
@@ -82,12 +79,4 @@ def run(request: Request) -> bool:
 
 def show(found: Found) -> None:
     """Prints the table and the answer."""
-    screen = Console(highlight=False)
-    head, *lines = found.table().splitlines()
-    screen.print(Text(head, style="dim"), soft_wrap=True)
-    for line in lines:
-        screen.print(Text(line), soft_wrap=True)
-    screen.print()
-    screen.print(Text(f"{found.headline}.", style="bold"), soft_wrap=True)
-    screen.print(Text(found.sentence), soft_wrap=True)
-    screen.print(Text(found.conditions, style="dim"), soft_wrap=True)
+    console.show_answer(found.table(), found.headline, found.sentence, found.conditions)

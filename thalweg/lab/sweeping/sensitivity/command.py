@@ -4,9 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
-from rich.text import Text
-
 from thalweg.lab.comparing import comparison
 from thalweg.lab.comparing.command import command_line, folder_of
 from thalweg.lab.errors import TrialError
@@ -91,14 +88,6 @@ def run(request: Request) -> bool:
 
 def show(answer: Answer) -> None:
     """Prints the table and the answer."""
-    screen = Console(highlight=False)
-    head, *lines = answer.table().splitlines()
-    screen.print(Text(head, style="dim"), soft_wrap=True)
-    for line in lines:
-        screen.print(Text(line), soft_wrap=True)
-    screen.print()
-    screen.print(Text(f"{answer.headline}.", style="bold"), soft_wrap=True)
-    screen.print(Text(answer.sentence), soft_wrap=True)
-    for doubt in answer.provenance.warnings:
-        screen.print(Text(f"! {doubt.text}", style="yellow"), soft_wrap=True)
-    screen.print(Text(answer.conditions, style="dim"), soft_wrap=True)
+    console.show_answer(
+        answer.table(), answer.headline, answer.sentence, answer.conditions, answer.provenance.warnings
+    )
