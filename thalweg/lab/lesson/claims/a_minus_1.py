@@ -1,10 +1,9 @@
 """Adam may find sharp minima and generalise worse on images."""
 
-from collections.abc import Callable
 from typing import Literal
 
 from thalweg.lab.lesson import arms, workloads
-from thalweg.lab.lesson.claim import Claim, Line, Remedy, Trio, told
+from thalweg.lab.lesson.claim import Claim, Line, Remedy, told, trio_of
 from thalweg.lab.lesson.experiment import ACCURACY_AT_LOSS, Experiment
 from thalweg.lab.lesson.found import Found, Scores, ahead, log_ratio, scores, sharpness
 from thalweg.lab.lesson.scale import POINTS, TIMES
@@ -46,16 +45,6 @@ def secondary(found: Found) -> list[Line]:
     ]
 
 
-def remedied(arm: str) -> Callable[[Found], Trio | None]:
-    """Accuracy at the training loss: of Adam, of Adam with the remedy, of SGD with momentum."""
-
-    def trio(found: Found) -> Trio | None:
-        study = found[PLAIN.name]
-        return Trio(scores(study, "adam"), scores(found[REMEDIED.name], arm), scores(study, "sgd-momentum"))
-
-    return trio
-
-
 CLAIM = Claim(
     name="A-1",
     subject="Adam",
@@ -69,8 +58,16 @@ CLAIM = Claim(
     reads="of accuracy by which SGD with momentum is ahead of Adam at equal training loss",
     conditions="A small network, few images, no augmentation, no weight decay; not tested at scale.",
     secondary=secondary,
+    changed="The cap of steps, after runs at single learning rates, made to see how long a run takes, had "
+    "not come to the loss of 0.01 within it: from 1,500 to 3,000. No arms had been compared on it.",
     remedies=tuple(
-        Remedy(name, what, "SGD with momentum", (REMEDIED,), remedied(arm))
+        Remedy(
+            name,
+            what,
+            "SGD with momentum",
+            (REMEDIED,),
+            trio_of(scores, PLAIN, REMEDIED, ("adam", arm, "sgd-momentum")),
+        )
         for name, what, arm in (
             ("decoupled decay", "AdamW(weight_decay=0.1), no cost", DECAYED.name),
             ("average of the weights", "Adam(average=0.99), one more slot", AVERAGED.name),
