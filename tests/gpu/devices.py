@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from thalweg.lowering.gpu import tables as cuda
 from thalweg.stepping import stepper
+from thalweg.stepping.pool import POOL
 
 
 @contextmanager
@@ -20,9 +21,11 @@ def host_kernels() -> Iterator[torch.device]:
     """Step tensors on the CPU by the CPU's kernels, also where the interpreter has taken them over."""
     served = set(cuda.SERVED)
     cuda.SERVED.discard("cpu")
+    POOL._plans.clear()
     try:
         yield torch.device("cpu")
     finally:
+        POOL._plans.clear()  # the interpreter is not to be handed plans of the host's kernels
         cuda.SERVED.update(served)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from support import follow, gradients, leaf, ours, rand
+from support import assert_close, follow, gradients, leaf, ours, rand
 from torch import Tensor
 
 import thalweg as tw
@@ -30,6 +30,26 @@ def run(configuration, device, steps=3, dtype=torch.float32, shapes=SHAPES, **st
     optimizer = ours(with_storage(configuration, **storage), params)
     follow(optimizer, params, gradients(params, steps))
     return params, optimizer
+
+
+def several(configuration, device, dtype=torch.float32, shapes=SHAPES, steps=4):
+    """Return parameters and optimizer after some steps, each with a smaller learning rate."""
+    params = start(device, dtype, shapes)
+    optimizer = ours(configuration, params)
+    for i, grads in enumerate(gradients(params, steps)):
+        optimizer.param_groups[0]["lr"] = configuration[1]["lr"] / (1 + i)
+        follow(optimizer, params, [[g.to(device) for g in grads]])
+    return params, optimizer
+
+
+def assert_alike(a, b, rtol: float) -> None:
+    """Compare two runs, wherever they lie."""
+    (params, one), (others, other) = a, b
+    for p, q in zip(params, others, strict=True):
+        assert_close(p, q, rtol)
+        assert one.state[p].keys() == other.state[q].keys()
+        for name, value in other.state[q].items():
+            assert_close(one.state[p][name].cpu(), value.cpu(), rtol)
 
 
 def assert_equal(a, b) -> None:

@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 from devices import beside, capture, host_kernels, no_waiting
-from runs import assert_equal, everything, start
+from runs import assert_alike, assert_equal, everything, several, start
 from support import assert_close, follow, give, gradients, ours, rand
 
 import thalweg as tw
@@ -29,28 +29,15 @@ RUNS = [
 runs = pytest.mark.parametrize("configuration", RUNS, ids=lambda one: "-".join([one[0], *one[1]]))
 
 
-def several(configuration, device, dtype, shapes=SHAPES, steps=4):
-    params = start(device, dtype, shapes)
-    optimizer = ours(configuration, params)
-    for i, grads in enumerate(gradients(params, steps)):
-        optimizer.param_groups[0]["lr"] = configuration[1]["lr"] / (1 + i)
-        follow(optimizer, params, [[g.to(device) for g in grads]])
-    return params, optimizer
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @runs
 def test_the_devices_kernels_are_the_hosts(configuration, dtype, device):
     with host_kernels() as host:
-        others, other = several(configuration, host, dtype)
-    params, one = several(configuration, device, dtype)
+        others, other = several(configuration, host, dtype, SHAPES)
+    params, one = several(configuration, device, dtype, SHAPES)
     # A step in float32 is another one where a mask falls otherwise.
     rtol = 1e-6 if dtype == torch.float64 else 1e-4
-    for p, q in zip(params, others, strict=True):
-        assert_close(p, q, rtol)
-        assert one.state[p].keys() == other.state[q].keys()
-        for name, value in other.state[q].items():
-            assert_close(one.state[p][name].cpu(), value, rtol)
+    assert_alike((params, one), (others, other), rtol)
     for mine, theirs in zip(one.statistics(), other.statistics(), strict=True):
         assert mine.keys() == theirs.keys()
         for name, value in theirs.items():
@@ -145,6 +132,30 @@ def test_replays_are_steps_also_where_they_are_skipped(storage, device):
     assert a.skipped_steps == b.skipped_steps == 2
     for name, value in b.statistics()[0].items():
         assert torch.equal(a.statistics()[0][name], value), name
+
+
+@runs
+def test_gradients_in_memory_of_the_graphs_own(configuration, device):
+    # A step with measures reads the addresses of gradients several times.
+    mine, theirs = (start(device, shapes=FEW) for _ in range(2))
+    a, b = ours(configuration, mine), ours(configuration, theirs)
+    steps = [[g.to(device) for g in grads] for grads in gradients(mine, 6)]
+    static = [torch.zeros_like(p) for p in mine]
+    graph = None
+    for i, grads in enumerate(steps):
+        give(theirs, grads)
+        b.step()
+        if i < 2:
+            give(mine, grads)
+            a.step()
+            continue
+        if graph is None:
+            for p, held in zip(mine, static, strict=True):
+                p.grad = held
+            graph = capture(device, a.step)
+        torch._foreach_copy_(static, grads)
+        graph.replay()
+    assert_equal((mine, a), (theirs, b))
 
 
 # --- nothing is waited for ---

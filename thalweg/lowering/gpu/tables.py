@@ -147,7 +147,8 @@ class Table:
     """An array of the host's on a device, sent when it has changed, to memory that nobody reads yet.
 
     A captured graph goes on reading what it was captured with. What is sent while one is captured is sent
-    again by each replay, from memory that was set aside for it before: none can be had then.
+    again by each replay, from memory that was set aside for it before: none can be had then. It serves the
+    whole step that is captured, of which each stage asks for it.
 
     Args:
         device: where to.
@@ -157,8 +158,13 @@ class Table:
         self._device = device
         self._known: bytes | None = None
         self._spare: tuple[Tensor, Tensor] | None = None
+        self._captured: tuple[bytes, Tensor] | None = None
         self.replayed: list[Tensor] = []
         self.tensor = torch.empty(0, device=device)
+
+    def begin(self) -> None:
+        """Begin another step: what was sent while one before was captured need not be there for it."""
+        self._captured = None
 
     def send(self, array: np.ndarray, capturing: bool = False) -> Tensor:
         """Return the array, always of the same shape, on the device.
@@ -168,7 +174,7 @@ class Table:
         """
         content = array.tobytes()
         if capturing:
-            return self.tensor if content == self._known else self._send_spare(array)
+            return self.tensor if content == self._known else self._send_spare(array, content)
         if content != self._known:
             self._known = content
             self.tensor = to_device(array, self._device)
@@ -176,13 +182,16 @@ class Table:
             self._spare = _on_host(array, self._device), torch.empty_like(self.tensor)
         return self.tensor
 
-    def _send_spare(self, array: np.ndarray) -> Tensor:
+    def _send_spare(self, array: np.ndarray, content: bytes) -> Tensor:
+        if self._captured is not None and self._captured[0] == content:
+            return self._captured[1]
         if self._spare is None:
             raise RuntimeError("take a step outside of the capture first: a graph cannot allocate its tables")
         host, tensor = self._spare
         self._spare = None
         host.numpy()[...] = array
         self.replayed += [host, tensor]
+        self._captured = content, tensor
         return tensor.copy_(host, non_blocking=True)
 
 

@@ -86,6 +86,8 @@ class DeviceEngine:
         if not (self._addresses[1] != 0).any():
             self.measures[:, taking.first : taking.first + taking.count] = 0.0
             return
+        if stage == self._recipe.stages[0]:
+            self._begin()
         with cuda.on(self._device):
             capturing = cuda.is_capturing(self._device)
             table, _ = self._prepare(settings, scaling, capturing, keeps=True)
@@ -120,10 +122,16 @@ class DeviceEngine:
         self._make_rows(table, self._here(scaling.scale), found_inf, capturing, keeps)
         return table, found_inf
 
+    def _begin(self) -> None:
+        for table in self._tables.values():
+            table.begin()
+
     def launch(self, chunks: Chunks, settings: AllSettings, scaling: Scaling) -> None:  # noqa: D102
         is_present = self._addresses[1] != 0
         if not is_present.any():
             return
+        if not self._recipe.stages:
+            self._begin()
         with cuda.on(self._device):
             capturing = cuda.is_capturing(self._device)
             table, found_inf = self._prepare(settings, scaling, capturing, keeps=False)
