@@ -243,9 +243,8 @@ class InBackward:
             return
         if self._complete:
             self._step([one for one in self._before if id(one) not in self._complete])
-        sums = self._parts.sums
         self._close()
-        self._parts = Parts(sums)
+        self._parts = self._parts.next()
 
     def settle(self) -> None:
         """End a backward pass that was broken off: what was stepped has been, and other gradients stay."""

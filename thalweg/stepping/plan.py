@@ -392,4 +392,4 @@ def _kind(sort: Sort) -> type[Batch]:
 
 def _has_kernel_of_shards(sort: Sort) -> bool:
     """Say whether parts of DTensors are stepped by kernels; random words ask for neighbours in the whole."""
-    return sort.device.type == "cpu" and (sort.is_contiguous or not sort.draws)
+    return engine_for(sort.device) is CpuEngine and (sort.is_contiguous or not sort.draws)

@@ -78,6 +78,10 @@ class Stepper:
                 changed then.
         """
         groups = groups if type(groups) is list else list(groups)
+        self._shared.sendings = 1
+        if parts is not None:
+            parts.taken += 1
+            self._shared.sendings = parts.taken
         if self._repeats and scaling is NO_SCALING and self._repeat(groups, state, parts):
             return
         unscale = scaling.scale is not None

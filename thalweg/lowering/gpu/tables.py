@@ -157,7 +157,7 @@ class Table:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._known: bytes | None = None
-        self._spare: tuple[Tensor, Tensor] | None = None
+        self._spares: list[tuple[Tensor, Tensor]] = []
         self._captured: tuple[bytes, Tensor] | None = None
         self.replayed: list[Tensor] = []
         self.tensor = torch.empty(0, device=device)
@@ -166,8 +166,13 @@ class Table:
         """Begin another step: what was sent while one before was captured need not be there for it."""
         self._captured = None
 
-    def send(self, array: np.ndarray, capturing: bool = False) -> Tensor:
+    def send(self, array: np.ndarray, capturing: bool = False, spares: int = 1) -> Tensor:
         """Return the array, always of the same shape, on the device.
+
+        Args:
+            array: what is sent.
+            capturing: whether a graph is being captured.
+            spares: for how many sendings in one capture memory is to be set aside, if none is captured now.
 
         Raises:
             RuntimeError: if a graph is being captured and nothing was set aside.
@@ -178,17 +183,16 @@ class Table:
         if content != self._known:
             self._known = content
             self.tensor = to_device(array, self._device)
-        if self._spare is None:
-            self._spare = _on_host(array, self._device), torch.empty_like(self.tensor)
+        while len(self._spares) < spares:
+            self._spares.append((_on_host(array, self._device), torch.empty_like(self.tensor)))
         return self.tensor
 
     def _send_spare(self, array: np.ndarray, content: bytes) -> Tensor:
         if self._captured is not None and self._captured[0] == content:
             return self._captured[1]
-        if self._spare is None:
+        if not self._spares:
             raise RuntimeError("take a step outside of the capture first: a graph cannot allocate its tables")
-        host, tensor = self._spare
-        self._spare = None
+        host, tensor = self._spares.pop()
         host.numpy()[...] = array
         self.replayed += [host, tensor]
         self._captured = content, tensor
@@ -240,9 +244,14 @@ def is_capturing(device: torch.device) -> bool:
 
 
 class Shared:
-    """What the batches of an optimizer share on their devices."""
+    """What the batches of an optimizer share on their devices.
+
+    Attributes:
+        sendings: how often a table may have been sent since the step began, which may be taken in parts.
+    """
 
     def __init__(self) -> None:
+        self.sendings = 1
         self._count = 0
         self._firsts: dict[torch.device, Tensor] = {}
         self._kept: dict[int, Tensor] = {}

@@ -118,9 +118,12 @@ class DeviceEngine:
         if settings is not self._known:
             self._notice(settings, capturing)
         found_inf = self._here(scaling.found_inf)
-        table = self._tables["addresses"].send(self._addresses, capturing)
+        table = self._send("addresses", self._addresses, capturing)
         self._make_rows(table, self._here(scaling.scale), found_inf, capturing, keeps)
         return table, found_inf
+
+    def _send(self, table: str, array: np.ndarray, capturing: bool) -> Tensor:
+        return self._tables[table].send(array, capturing, self._shared.sendings)
 
     def _begin(self) -> None:
         for table in self._tables.values():
@@ -208,7 +211,7 @@ class DeviceEngine:
             self._fixed["groups"],
             self._firsts,
             self._hypers(capturing),
-            self._tables["draws"].send(self._seeds_and_counts, capturing),
+            self._send("draws", self._seeds_and_counts, capturing),
             self._fixed["ordinals"],
             self._rows,
             self._keys,
@@ -222,7 +225,7 @@ class DeviceEngine:
 
     def _hypers(self, capturing: bool) -> Tensor:
         """Return the hyperparameters on the device, a row for each group; those that are there are copied."""
-        table = self._tables["hypers"].send(self._numbers, capturing)
+        table = self._send("hypers", self._numbers, capturing)
         for i, j, tensor in self._on_device:
             table[i, j].copy_(tensor.reshape(()), non_blocking=True)
         return table
