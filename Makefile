@@ -4,13 +4,13 @@ ARGS ?=
 MATRIX := $(addprefix tests/test_, trajectory.py layouts.py contract.py storage.py checkpoint.py additions.py device.py gpu_update.py)
 INTERPRETER := OMP_NUM_THREADS=1 THALWEG_TEST_TRITON=1
 
-.PHONY: compare test check bench unit additions distributed interpreted started gpu integrations clean
+.PHONY: compare test check bench unit additions distributed interpreted started gpu integrations site docs clean
 
 # The main job: tune and compare SGD, RMSprop and AdamW on the embedded digits.
 compare: .venv/ready
 	$(BIN)/thalweg compare digits $(ARGS)
 
-test: check unit integrations interpreted
+test: check site unit integrations interpreted
 
 # Two at a time: more would disturb the tests that start processes of their own.
 unit: .venv/ready
@@ -45,6 +45,14 @@ check: .venv/ready
 integrations: .venv/integrations
 	$(BIN)/python -m pytest -n 2 tests/integrations $(ARGS)
 
+# The documentation as a site, in build/site, and all examples of its pages.
+docs: site
+	$(BIN)/python -m pytest -n 2 tests/test_docs.py tests/test_site.py tests/integrations/test_pages.py $(ARGS)
+
+# The site alone: strict, so that a dead link, a page in no menu and an undocumented name end it; without a network.
+site: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 bench: .venv/ready
 	$(BIN)/thalweg bench $(ARGS)
 
@@ -57,6 +65,10 @@ bench: .venv/ready
 
 .venv/integrations: .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[integrations]'
+	touch $@
+
+.venv/docs: .venv/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@
 
 clean:

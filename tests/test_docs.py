@@ -1,21 +1,63 @@
-"""The examples of the documentation run as they stand there."""
+"""The documentation: examples run as they stand there, and every page is in the site's menu."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
+from pages import ROOT, examples, run
 
-ROOT = Path(__file__).parent.parent
-EXAMPLE = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
-PAGES = ("README.md", "docs/additions.md", "docs/in-backward.md", "docs/rate.md", "docs/sparse.md")
+JOINED = ("docs/adding-an-optimizer.md", "docs/adding-an-addition.md", "docs/adding-a-claim.md")
+"""Pages whose examples are pieces of one."""
+
+FRAGMENTS = (
+    "docs/architecture.md",
+    "docs/gpu.md",
+    "docs/lightning.md",
+    "docs/storage.md",
+    "docs/train-function.md",
+    "docs/training.md",
+    "docs/transformers.md",
+    "docs/your-own-task.md",
+)
+"""Pages that show pieces of what stands whole elsewhere, in `examples` or a template, or needs a GPU."""
+
+ELSEWHERE = (
+    "docs/coming-from-bitsandbytes.md",
+    "docs/coming-from-schedule-free.md",
+    "docs/coming-from-timm.md",
+    "docs/compatibility.md",
+)
+"""Pages that need other packages: `tests/integrations/test_pages.py`."""
+
+PAGES = [path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]]
 BLOCKS = [
-    (page, i, block) for page in PAGES for i, block in enumerate(EXAMPLE.findall((ROOT / page).read_text()))
+    (page, place, block)
+    for page in PAGES
+    if page not in {*JOINED, *FRAGMENTS, *ELSEWHERE}
+    for place, block in enumerate(examples(page))
 ]
 
 
 @pytest.mark.parametrize(("page", "place", "block"), BLOCKS, ids=[f"{page}-{i}" for page, i, _ in BLOCKS])
 def test_an_example_runs(page, place, block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, f"{page}, example {place}", "exec"), {"__name__": "example"})
+    run(block, f"{page}, example {place}")
+
+
+@pytest.mark.parametrize("page", JOINED)
+def test_examples_that_are_put_together_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("".join(examples(page)), page)
+
+
+def test_pages_that_are_left_out_are_there():
+    assert set(PAGES) >= {*JOINED, *FRAGMENTS, *ELSEWHERE}
+
+
+def test_every_page_is_in_the_menu_of_the_site():
+    menu = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
+    named = set(re.findall(r"[\w/-]+\.md", menu))
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in ROOT.glob("docs/**/*.md")}
+    assert pages - named == set(), "a page that is in no menu is found by nobody: see nav in mkdocs.yml"
+    assert {name for name in named - pages if not name.startswith("repository/")} == set()

@@ -56,7 +56,7 @@ def rmsprop_for_vision(
 
     Raises:
         ValueError, TypeError: if an argument is not allowed, or both or none of `lr` and `batch_size` are
-        given.
+            given.
     """
     if (lr is None) == (batch_size is None):
         raise ValueError(

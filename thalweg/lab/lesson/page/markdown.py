@@ -8,8 +8,8 @@ from thalweg.lab.lesson.page.remedies import levels, named
 from thalweg.lab.lesson.wording import finding
 
 NOTE = (
-    "Computed from the records by `thalweg lesson report`, which also writes `index.html`; "
-    "[how it is measured](../lesson.md)."
+    "Computed from the records by `thalweg lesson report`, which also writes "
+    "[a page](index.html) with all pictures; [how it is measured](../lesson.md)."
 )
 
 
