@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from devices import host_kernels
+from interpreter import INTERPRETED
 from support import assert_close, gradients, leaf, rand
 from torch import nn
 
@@ -35,7 +36,7 @@ PLACES = pytest.mark.parametrize("placement", [Shard(0), Shard(1), Replicate()],
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory):
-    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
     if kind == "cuda" and not torch.distributed.is_nccl_available():
         pytest.skip("torch was built without NCCL")
     store = f"file://{tmp_path_factory.mktemp('processes')}/store"
