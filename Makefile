@@ -4,13 +4,13 @@ ARGS ?=
 MATRIX := $(addprefix tests/test_, trajectory.py layouts.py contract.py storage.py checkpoint.py additions.py device.py gpu_update.py)
 INTERPRETER := OMP_NUM_THREADS=1 THALWEG_TEST_TRITON=1
 
-.PHONY: compare test check bench unit additions distributed interpreted started gpu integrations site docs clean
+.PHONY: compare test check bench unit additions distributed interpreted started wheel gpu integrations site docs clean
 
 # The main job: tune and compare SGD, RMSprop and AdamW on the embedded digits.
 compare: .venv/ready
 	$(BIN)/thalweg compare digits $(ARGS)
 
-test: check site unit integrations interpreted
+test: check site unit integrations interpreted wheel
 
 # Two at a time: more would disturb the tests that start processes of their own.
 unit: .venv/ready
@@ -31,6 +31,10 @@ interpreted: .venv/ready
 # The tests that depend on how they are started, in awkward ways.
 started: .venv/ready
 	tests/started.sh $(ARGS)
+
+# What is released, in environments that hold what it asks for and no repository.
+wheel: .venv/ready
+	$(BIN)/python tests/wheel.py
 
 # What a GPU's tests say of its kernels without a GPU. With one: .venv/bin/python -m pytest tests/gpu
 gpu: .venv/ready

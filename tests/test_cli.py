@@ -87,6 +87,11 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"thalweg {thalweg.__version__}\n"
 
 
+def test_the_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "thalweg.cli", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"thalweg {thalweg.__version__}\n")
+
+
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
 def test_help_lists_the_commands(capsys, arguments):
     with pytest.raises(SystemExit) as exit_:

@@ -657,3 +657,7 @@ def main(arguments: list[str] | None = None) -> None:
         command = error.ctx.command_path if error.ctx else "thalweg"
         fail(f"{error.format_message().rstrip('.')}; see {command} --help")
     raise SystemExit(status or 0)
+
+
+if __name__ == "__main__":
+    main()

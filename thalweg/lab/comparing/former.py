@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import thalweg
 from thalweg.lab.spaces import Space
 from thalweg.lab.workload import Workload
 
@@ -24,7 +23,7 @@ from thalweg.lab.workload import Workload
 def fingerprint(workload: Workload, file: Path | None, spaces: Sequence[Space], spent: Sequence[Any]) -> str:
     """Twelve hexadecimal digits, in part of a study's name."""
     parts = {
-        "thalweg": thalweg.__version__,
+        "thalweg": "0.1.0",
         "torch": torch.__version__,
         "workload": workload.name,
         "source": [_source(workload, file), dict(workload.facts())],

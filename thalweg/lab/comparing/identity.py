@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import thalweg
 from thalweg.lab.comparing import sources
 from thalweg.lab.comparing.digests import Digests, attributes, files_named
 from thalweg.lab.spaces import Space, located
@@ -29,6 +28,9 @@ ASKED = "asked for"
 
 MOST_NAMED = 4
 """Changes that are told by name."""
+
+NUMBERS_SINCE = "0.1.0"
+"""The version since which a run gives the same numbers: what was begun with it goes on in this one."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def identify(
     """
     digests = Digests()
     found = sources.gather([file] if file else [], _modules(workload, file, spaces))
-    versions = {"thalweg": thalweg.__version__, "torch": torch.__version__, "numpy": np.__version__}
+    versions = {"thalweg": NUMBERS_SINCE, "torch": torch.__version__, "numpy": np.__version__}
     parts = {
         ASKED: digests.of([workload.name, _of(spaces, digests), list(spent)], "what was asked for"),
         **{f"version of {name}": version for name, version in {**found.packages, **versions}.items()},
