@@ -35,8 +35,8 @@ class Quick(Line):
 class Here:
     """Stands in for a pool: it trains in this process, a trial at a time, as soon as it is waited for."""
 
-    def __init__(self, workers: int = 1) -> None:
-        self.workers = workers
+    def __init__(self, workers: int | None = 1) -> None:
+        self.workers = workers or 1
         self.running: list[Trial] = []
         self.limits: list[float] = []
         self.made: list[Trial] = []

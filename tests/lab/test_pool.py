@@ -15,6 +15,7 @@ from samples import Line
 from thalweg.lab.errors import TrialError, WorkerDiedError
 from thalweg.lab.running import pool as pools
 from thalweg.lab.running import trial as trials
+from thalweg.lab.running import worker as workers
 from thalweg.lab.running.pool import Pool
 from thalweg.lab.spaces import Axis, Space
 from thalweg.lab.study.record import Record, Trial
@@ -140,10 +141,10 @@ def test_a_child_that_comes_back_into_the_lab_answers_nothing(pool, alone):
 
 
 def test_a_process_whose_memory_ran_out_is_replaced(pool, alone):
-    before = {worker.process.pid for worker in pool._processes}
+    before = {process.process.pid for process in pool._processes}
     records = collect(pool, [trial(GREEDY)])
     assert records[GREEDY].failure.kind == "out of memory"
-    assert len(before - {worker.process.pid for worker in pool._processes}) == 1
+    assert len(before - {process.process.pid for process in pool._processes}) == 1
     assert collect(pool, [trial(0)]) == {0: alone[0]}
 
 
@@ -165,8 +166,8 @@ def test_a_process_may_be_killed_from_outside(pool, alone):
     pool.start(trial(HANG))
     pool.start(trial(0))
     time.sleep(0.2)
-    victim = next(worker for worker in pool._processes if worker.trial.seed == HANG)
-    os.kill(victim.process.pid, signal.SIGKILL)
+    victim = next(worker for worker in pool._workers if worker.trial.seed == HANG)
+    os.kill(victim.processes[0].process.pid, signal.SIGKILL)
     records = {}
     while pool.running:
         records |= {record.trial.seed: record for record in pool.wait(30)}
@@ -186,9 +187,9 @@ def test_a_run_past_its_limit_is_ended(pool, alone):
 
 def test_a_process_that_dies_when_its_limit_is_over_fails_once(pool, alone):
     pool.start(trial(HANG), limit=0.1)
-    victim = next(worker for worker in pool._processes if worker.trial is not None)
-    os.kill(victim.process.pid, signal.SIGKILL)
-    victim.process.join()
+    victim = next(worker for worker in pool._workers if worker.trial is not None)
+    os.kill(victim.processes[0].process.pid, signal.SIGKILL)
+    victim.processes[0].process.join()
     time.sleep(0.2)
     assert [record.trial.seed for record in pool.wait(30)] == [HANG]
     assert collect(pool, [trial(0)]) == {0: alone[0]}
@@ -261,7 +262,7 @@ def test_what_a_task_has_started_ends_with_its_process(pool, tmp_path):
     pool.load(Forking(str(tmp_path / "pid")))
     pool.start(trial(0), limit=PATIENCE_SECONDS)
     wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "it began")
-    pool._processes[0].deadline = pool._processes[1].deadline = time.monotonic()
+    pool._workers[0].deadline = pool._workers[1].deadline = time.monotonic()
     until_it_raises(pool)
     child = Path("/proc") / (tmp_path / "pid").read_text()
     wait_until(lambda: not child.exists() or "Z" in (child / "stat").read_text().split()[2], "it is left")
@@ -300,13 +301,13 @@ def test_processes_end_in_an_error_too():
 def test_processes_end_too_if_another_cannot_be_started(monkeypatch):
     before = set(multiprocessing.active_children())
 
-    class Scarce(pools._Worker):
+    class Scarce(pools.Process):
         def __init__(self, index, folder):
             if index == 1:
                 raise BlockingIOError("Resource temporarily unavailable")
             super().__init__(index, folder)
 
-    monkeypatch.setattr(pools, "_Worker", Scarce)
+    monkeypatch.setattr(pools, "Process", Scarce)
     with pytest.raises(BlockingIOError), Pool(2):
         pass
     assert set(multiprocessing.active_children()) <= before
@@ -315,7 +316,7 @@ def test_processes_end_too_if_another_cannot_be_started(monkeypatch):
 @pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_while_a_process_starts_is_not_lost(monkeypatch):
     before = set(multiprocessing.active_children())
-    main_module_hidden = pools._main_module_hidden
+    main_module_hidden = workers._main_module_hidden
 
     @contextmanager
     def pressed():
@@ -323,7 +324,7 @@ def test_ctrl_c_while_a_process_starts_is_not_lost(monkeypatch):
             signal.raise_signal(signal.SIGINT)
             yield
 
-    monkeypatch.setattr(pools, "_main_module_hidden", pressed)
+    monkeypatch.setattr(workers, "_main_module_hidden", pressed)
     with pytest.raises(KeyboardInterrupt), Pool(1):
         pass
     assert set(multiprocessing.active_children()) <= before
@@ -331,7 +332,7 @@ def test_ctrl_c_while_a_process_starts_is_not_lost(monkeypatch):
 
 def test_a_process_that_cannot_start_is_an_error(monkeypatch):
     # It reads this module again, to find what it is to do, and fails.
-    monkeypatch.setattr("thalweg.lab.running.pool._serve", _cannot_start)
+    monkeypatch.setattr("thalweg.lab.running.serving.serve", _cannot_start)
     with Pool(1) as pool:
         pool.load(Odd())
         pool.start(trial(0))
@@ -397,7 +398,7 @@ ABANDONED = """
 import time
 from thalweg.lab.running.pool import Pool
 with Pool(2) as pool:
-    print(pool._folder, *[worker.process.pid for worker in pool._processes], flush=True)
+    print(pool._folder, *[process.process.pid for process in pool._processes], flush=True)
     time.sleep(600)
 """
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from thalweg.lab.comparing import comparison
 from thalweg.lab.comparing.budget import seconds
 from thalweg.lab.comparing.comparison import Options, Task
-from thalweg.lab.running.pool import MOST_BY_DEFAULT, Pool, available_cores
+from thalweg.lab.running.pool import Pool
 from thalweg.lab.running.store import IN_MEMORY
 from thalweg.lab.showing import console
 from thalweg.lab.showing.result import Result
@@ -46,7 +46,8 @@ def compare(
         margin: the smallest difference worth having, in the metric's unit, or relative as ``"2%"``;
             by default the task's.
         seed: fixes all that is random.
-        workers: processes of one thread each; by default one for each core.
+        workers: runs side by side, of one thread for each of their processes; by default as many as there are
+            cores for.
         storage: a file or a database address where the study is kept, so that the same call goes on
             from what there is; by default it is kept in memory only.
         limit: seconds after which a run is ended as hung; by default ten times the slowest so far.
@@ -83,8 +84,10 @@ def compare(
     if optimizers is None:
         optimizers = () if recipes else comparison.OPTIMIZERS
     chosen = comparison.choose(optimizers, found.workload, recipes=recipes)
-    count = comparison.at_least_one("workers", workers) or min(available_cores(), MOST_BY_DEFAULT)
-    with Pool(count) as pool, console.progress(shown=progress) as screen:
+    with (
+        Pool(comparison.at_least_one("workers", workers)) as pool,
+        console.progress(shown=progress) as screen,
+    ):
         try:
             return comparison.compare(found, chosen, options, pool, say=screen.say, watch=screen.watch)
         except comparison.Interrupted as interrupted:

@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from thalweg.lab.running.pool import MOST_BY_DEFAULT, Pool, available_cores
+from thalweg.lab.running.pool import Pool
 from thalweg.lowering import files
 
 
@@ -51,7 +51,7 @@ def run(request: Request) -> bool:
     folder = folder_of(request.out, f"compare-{Path(request.task.partition(':')[0]).stem}")
     if request.workers is not None and request.workers < 1:
         raise ValueError(f"--workers must be a whole number of at least 1, not {request.workers}")
-    pool = Pool(request.workers or min(available_cores(), MOST_BY_DEFAULT))
+    pool = Pool(request.workers)
     pool.logs = folder / "logs"
     with pool:
         # Imported here, while the processes of the pool start.

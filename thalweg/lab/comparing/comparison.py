@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from thalweg.lab import spaces as spaces_
-from thalweg.lab.comparing import budget, former, optimizers
+from thalweg.lab.comparing import budget, former, group, optimizers
 from thalweg.lab.comparing.identity import Identity, changed, identify
 from thalweg.lab.errors import Doubt, TrialError
 from thalweg.lab.judging import doubts, verdict
@@ -231,7 +231,7 @@ def compare(
     workload = task.workload
     begun = begin(task, spaces, options, pool, say=say)
     spent = begun.store.agreed() or begun.store.agree(
-        {**_spend(task, spaces, options, pool.workers), "early_stop": options.early_stop}
+        {**_spend(task, spaces, options, pool), "early_stop": options.early_stop}
     )
     if spent["bought"]:
         say(spent["bought"])
@@ -327,7 +327,7 @@ def begin(
         former=f"{workload.name}-{former_name}",
     )
     found = len(store.records())
-    _keep_runs(pool, options, store.name, say)
+    _keep_runs(pool, options, store.name, option(workload, "processes"), say)
     return Begun(store, known + _compared_with_before(store, identity, found), found)
 
 
@@ -382,9 +382,12 @@ def carry_out(
     return study, warnings.of(study), finished
 
 
-def _keep_runs(pool: Pool, options: Options, study: str, say: Callable[[str], Any]) -> None:
+def _keep_runs(pool: Pool, options: Options, study: str, processes: int, say: Callable[[str], Any]) -> None:
     """Has the runs of a study kept while they are under way, and tells what others have left there."""
     pool.say = say
+    if processes > 1:
+        for line in pool.limits():
+            say(line)
     place = pool.keep_in(options.checkpoints, study)
     if options.fresh:
         place.clear()
@@ -448,6 +451,10 @@ def _tried(task: Task, spaces: Sequence[Space], options: Options, pool: Pool) ->
         # Trying it tells in clear words what cannot be sent.
         tasks.smoke(task.workload, task.file)
         raise
+    if option(task.workload, "processes") > 1:
+        with within(options.limit and options.limit * (1 + len(spaces)), "trying the task"):
+            tried: tuple[Doubt, ...] = pool.call(group.try_out, options.trials or TRIALS, options.seed)
+        return tried
     found: tuple[Doubt, ...] = ()
     with _prints_kept(getattr(pool, "logs", None)):
         if task.file is not None or not task.reference:
@@ -500,7 +507,7 @@ def _compared_with_before(store: Store, identity: Identity, found: int) -> list[
     return told
 
 
-def _spend(task: Task, spaces: Sequence[Space], options: Options, workers: int) -> dict[str, Any]:
+def _spend(task: Task, spaces: Sequence[Space], options: Options, pool: Pool) -> dict[str, Any]:
     if options.budget is None:
         trials = TRIALS if options.trials is None else options.trials
         enough = max(SEEDS, fewest_seeds(len(spaces)))
@@ -508,7 +515,12 @@ def _spend(task: Task, spaces: Sequence[Space], options: Options, workers: int) 
         return {"trials": trials, "seeds": seeds, "looks": looks_up_to(seeds), "bought": ""}
     try:
         with within(options.limit and options.limit * 2 * len(spaces), "measuring what a run costs"):
-            bought = budget.buy(task.workload, spaces, options.budget, workers)
+            if option(task.workload, "processes") > 1:
+                bought = pool.call(group.buy, options.budget, pool.workers)
+            else:
+                bought = budget.buy(task.workload, spaces, options.budget, pool.workers)
+    except TrialError:
+        raise
     except Exception as error:
         raise TrialError(tasks.told(error, task.file)) from error
     return {

@@ -13,6 +13,7 @@ from thalweg.lab.judging.statistics import Comparison, Row, compare, fewest_seed
 from thalweg.lab.judging.wording import Numbers, counted, listed
 from thalweg.lab.study.protocol import evidence, is_complete
 from thalweg.lab.study.study import Study
+from thalweg.lab.workload.looking import model_of
 
 Kind = Literal["winner", "equivalent", "open", "none"]
 
@@ -232,7 +233,7 @@ def seeds_in_words(comparison: Comparison) -> str:
 
 def _conditions(study: Study, ranking: Sequence[Row]) -> str:
     settings, workload = study.settings, study.workload
-    layers = norm_layers(workload.model(0))
+    layers = norm_layers(model_of(workload))
     clipping = _of_each(study, "clip_norm", lambda norm: "none" if norm is None else f"norm {norm:g}")
     return (
         f"Measured on {workload.name}: batches of {_of_each(study, 'batch_size', str)}, "

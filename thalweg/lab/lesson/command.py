@@ -13,7 +13,7 @@ from thalweg.lab.lesson.claims import chosen
 from thalweg.lab.lesson.experiment import Experiment
 from thalweg.lab.lesson.known import look
 from thalweg.lab.lesson.making import OutOfTimeError
-from thalweg.lab.running.pool import MOST_BY_DEFAULT, Pool, available_cores
+from thalweg.lab.running.pool import Pool
 from thalweg.lab.workload.data import MissingDataError
 from thalweg.lowering import files
 
@@ -99,7 +99,7 @@ def _make(
     from thalweg.lab.showing import console
 
     unavailable = []
-    with Pool(request.workers or min(available_cores(), MOST_BY_DEFAULT)) as pool:
+    with Pool(request.workers) as pool:
         for number, experiment in enumerate(todo, 1):
             say(f"{experiment.name} ({number} of {len(todo)} experiments with runs to make)")
             try:

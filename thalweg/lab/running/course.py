@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from thalweg.lab.errors import ResumingError
-from thalweg.lab.running import hopeless, resuming
+from thalweg.lab.running import hopeless, ranks, resuming
 from thalweg.lab.running.checkpoints import Keeper
 from thalweg.lab.running.explaining import Explaining, Leave
 from thalweg.lab.running.faults import divergence, is_divergence, trained_before
@@ -133,6 +133,8 @@ class Course:
         if not self._curve and not self._evaluate(None):
             return
         for loss, seconds, step_seconds in islice(training.steps(), workload.steps - len(self._seconds)):
+            # That of one process may be infinite alone.
+            loss = ranks.mean(loss)
             self._seconds.append(seconds)
             self._step_seconds.append(step_seconds)
             if self._explaining is not None:
@@ -248,4 +250,5 @@ class Course:
 
     def _evaluation(self, split: Split) -> Evaluation:
         with self._training.evaluating() as model:
-            return tasks.measured(self._workload, split, self._workload.evaluate(model, split))
+            found = tasks.measured(self._workload, split, self._workload.evaluate(model, split))
+        return Evaluation(*ranks.of_first(found))

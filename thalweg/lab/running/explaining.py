@@ -81,6 +81,11 @@ UNSEEN = Why(
 )
 """Of a run that is a function of the user's."""
 
+SHARED_UNSEEN = Why(
+    missing=dict.fromkeys(("curvature", "noise", "updates"), "several processes share the run")
+)
+"""Of a run of which no process has the whole model."""
+
 BEGUN_UNSEEN = Why(
     missing=dict.fromkeys(("curvature", "noise", "updates"), "a run was begun without being measured")
 )

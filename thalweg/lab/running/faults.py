@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from thalweg.lab.errors import Doubt
 from thalweg.lab.workload.tasks.errors import brief_error
@@ -37,7 +38,12 @@ def is_divergence(error: BaseException, parameters: Iterable[Tensor]) -> bool:
     # "math range error" is what `math.exp` says of too large a loss.
     if isinstance(error, OverflowError | FloatingPointError) or _NOT_FINITE.search(str(error)):
         return True
-    return not all(bool(parameter.isfinite().all()) for parameter in parameters)
+    return not all(bool(_own(parameter).isfinite().all()) for parameter in parameters)
+
+
+def _own(parameter: Tensor) -> Tensor:
+    """The part that this process holds: the others may not be here to say what theirs are."""
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 
 def divergence(error: BaseException) -> str:

@@ -78,6 +78,11 @@ class Parcel:
         workload, spaces = found
         return workload, spaces.get(name)
 
+    def whole(self) -> tuple[Workload, list[Space], Path | None]:
+        """The task, all its spaces with what recipes change still to be changed, and its file."""
+        workload, spaces = self._unpacked("")
+        return workload, list(spaces.values()), self.file
+
     def _unpacked(self, recipe: str) -> tuple[Workload, dict[str, Space]]:
         workload, spaces = _Unpacker(io.BytesIO(self._packed), self._big).load()
         if recipe:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from thalweg.lab.running import ranks
 from thalweg.lab.running.training import Training
 from thalweg.lab.running.whole import Whole
 from thalweg.lab.spaces import SPACES, Space
@@ -58,6 +59,8 @@ def _wrong(workload: Workload, space: Space, file: Path | None) -> str:
 
 def _fits(workload: Workload, space: Space) -> None:
     """Sees that what a recipe changes is there, and that another batch size makes other batches."""
+    if "processes" in space.changes:
+        raise TaskError("a recipe cannot change processes, which all runs of a task have alike")
     for name in space.changes:
         if not hasattr(workload, name) and name not in OPTIONS:
             raise TaskError(f"the task has no {name!r} that the recipe could change")
@@ -92,6 +95,9 @@ def _step(workload: Workload, space: Space) -> None:
     with chance.left_alone(), contextlib.redirect_stdout(io.StringIO()):
         chance.seed_all(SEED)
         if option(workload, "whole_run") is not None:
+            if ranks.size() > 1:
+                # Only the process that reports can be stopped at its first report.
+                return
             settings, point = space.settings(space.middle()), space.middle()
             trial = Trial("tune", space.name, space.optimizer, settings, point, SEED)
             Whole(trial, workload, space, torch.device("cpu"), reports=1).train()

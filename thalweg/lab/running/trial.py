@@ -9,9 +9,10 @@ from typing import NamedTuple
 import torch
 
 from thalweg.lab.errors import Doubt, ResumingError
+from thalweg.lab.running import ranks
 from thalweg.lab.running.checkpoints import Keeper
 from thalweg.lab.running.course import REPEATED, Course, Way
-from thalweg.lab.running.explaining import UNSEEN, Leave
+from thalweg.lab.running.explaining import SHARED_UNSEEN, UNSEEN, Leave
 from thalweg.lab.running.faults import is_out_of_memory
 from thalweg.lab.running.whole import Whole
 from thalweg.lab.spaces import Axis, Space
@@ -92,11 +93,19 @@ def run_checked(
 ) -> Record:
     """The same, after its first steps have been made once for the sake of comparison."""
     workload, space = fresh()
+    if ranks.size() > 1 and option(workload, "whole_run") is not None:
+        # Only the process that reports can be stopped at its first report.
+        return run_on(trial, fresh, device, keeper, leave, early_stop)
     try:
-        before = _run(trial, workload, device, space, Way(steps=REPEATED))[1]
+        first, before = _run(trial, workload, device, space, Way(steps=REPEATED))
     except Exception:
+        if ranks.size() > 1:
+            # The others may be waiting for this process where the run itself would not come.
+            raise
         # The run itself tells it, with all that belongs to it.
         return run_on(trial, fresh, device, keeper, leave, early_stop)
+    if ranks.size() > 1 and first.failure is not None:
+        return first
     way = Way(keeper=keeper, leave=leave, early_stop=early_stop)
     record, beginning = _run_on(trial, fresh, device, way)
     text = _difference(before, beginning, workload)
@@ -166,7 +175,8 @@ def _run(
             # Seeded again, so that what a model draws while it trains (dropout) does not depend on how
             # many numbers its initialisation drew.
             chance.seed_all(trial.seed)
-            course = Course(trial, workload, model, space, started, way.leave)
+            leave = way.leave if ranks.size() == 1 else None
+            course = Course(trial, workload, model, space, started, leave)
             course.places = places
             course.train(way)
         except (MemoryError, RuntimeError) as error:
@@ -176,7 +186,10 @@ def _run(
             if course is None:
                 return failed(trial, Failure("out of memory", reason, 0)), Beginning([], [])
             course.fail("out of memory", reason)
-        return course.record(), Beginning(course.first, getattr(course, "places", []))
+        record = course.record()
+        if ranks.size() > 1 and way.leave is not None and record.test is not None:
+            record = replace(record, why=SHARED_UNSEEN)
+        return record, Beginning(course.first, getattr(course, "places", []))
 
 
 def space_of(trial: Trial, workload: Workload) -> Space:

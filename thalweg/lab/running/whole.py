@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from thalweg.lab.running import ranks
 from thalweg.lab.running.faults import divergence, is_divergence, trained_before
 from thalweg.lab.running.training import state_bytes
 from thalweg.lab.spaces import Space
@@ -62,6 +63,8 @@ class Whole:
             if not (self._stepped or self._curve) or not is_divergence(error, self._parameters()):
                 raise
             self.fail("diverged", divergence(error))
+            return
+        if ranks.rank():
             return
         if self._validation is None:
             raise ValueError("the function ended without a report: call config.report(step=, metric=)")

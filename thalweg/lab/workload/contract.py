@@ -84,6 +84,9 @@ class Workload(Protocol):
     examples: kept with a run that came to its end, they decide nothing."""
     autocast: str | None = None
     """Precision of forward passes: ``bfloat16``, ``float16`` with a GradScaler, None for the model's own."""
+    processes: int = 1
+    """Processes that share a run, in one group of `torch.distributed`: the task shards its model and its
+    batches among them. All call its methods alike; losses are averaged, the first one's `evaluate` counts."""
     recipes: Sequence[Recipe] = ()
     """Named ways to train, to be compared: see `Recipe`."""
     param_groups: Any = None
@@ -127,6 +130,7 @@ OPTIONS: Mapping[str, Any] = {
         "until_loss",
         "further",
         "autocast",
+        "processes",
         "recipes",
         "param_groups",
         "training_step",

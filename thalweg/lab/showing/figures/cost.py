@@ -10,8 +10,7 @@ from thalweg.lab.showing.figures.figure import Figure
 from thalweg.lab.showing.figures.look import NEUTRAL, look, name, rows, short, tint
 from thalweg.lab.spaces import Space
 from thalweg.lab.study.study import Study
-from thalweg.lab.workload import chance
-from thalweg.lab.workload.lazy import settled
+from thalweg.lab.workload.looking import model_of
 
 ROOM = 1.25
 """How far an axis goes on beyond the longest bar, for the number at its end."""
@@ -95,10 +94,7 @@ def memory(study: Study, verdict: Verdict) -> Figure | None:
 
 def parameter_bytes(study: Study) -> int:
     """The size of the model's parameters."""
-    workload = study.workload
-    with chance.left_alone():
-        model = settled(workload, workload.model(0), 0)
-    return sum(p.numel() * p.element_size() for p in model.parameters())
+    return sum(p.numel() * p.element_size() for p in model_of(study.workload).parameters())
 
 
 def _whole(study: Study, space: Space) -> float:

@@ -5,13 +5,14 @@ from collections.abc import Mapping
 
 from thalweg.lab.judging.statistics import fewest_seeds
 from thalweg.lab.judging.verdict import Verdict, norm_layers
-from thalweg.lab.judging.wording import Numbers, listed
+from thalweg.lab.judging.wording import Numbers, counted, listed
 from thalweg.lab.running.schedules import described
 from thalweg.lab.showing.results import Provenance
 from thalweg.lab.study.extension import DECADE, extension
 from thalweg.lab.study.protocol import CANDIDATES, CONFIRMATION_SEEDS, EXTENSIONS, seeds
 from thalweg.lab.study.study import Study
 from thalweg.lab.workload.contract import option
+from thalweg.lab.workload.looking import model_of
 
 STAGES = ("tune", "extend", "confirm", "final", "repeat")
 
@@ -43,7 +44,7 @@ def training(study: Study) -> str:
 def task(study: Study) -> dict[str, str]:
     """What was trained."""
     workload = study.workload
-    layers = norm_layers(workload.model(0))
+    layers = norm_layers(model_of(workload))
     unit = f" in {workload.unit}" if workload.unit else ""
     order = "higher" if workload.higher_is_better else "lower"
     return {
@@ -135,14 +136,17 @@ def run(study: Study, provenance: Provenance) -> dict[str, str]:
     """Where, when and with what."""
     kinds: Counter[str] = Counter(record.trial.stage for record in study.records)
     runs = listed([f"{kinds[stage]} {stage}" for stage in STAGES if kinds[stage]])
-    processes = "process" if provenance.workers == 1 else "processes"
+    each = option(study.workload, "processes")
+    processes = f"{provenance.workers} {'process' if provenance.workers == 1 else 'processes'}"
+    if each > 1:
+        processes = f"{counted(provenance.workers, 'run')} at a time in {each} processes"
     facts = {
         "Command": provenance.command,
         "Budget": provenance.bought,
         "Runs": f"{len(study.records)}: {runs}" if runs else "none",
         "Of these": f"{provenance.found} were there before this command began" if provenance.found else "",
         "Began": f"{provenance.started:%Y-%m-%d %H:%M %z}",
-        "Took": f"{provenance.seconds:,.0f} s with {provenance.workers} {processes} of one thread each",
+        "Took": f"{provenance.seconds:,.0f} s with {processes} of one thread each",
         "Machines": _machines(study),
         **{key[:1].upper() + key[1:]: text for key, text in provenance.environment.items()},
     }

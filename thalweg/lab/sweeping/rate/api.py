@@ -8,8 +8,8 @@ import numpy as np
 
 from thalweg.lab.comparing.comparison import Task
 from thalweg.lab.errors import TrialError
-from thalweg.lab.running.pool import device_for
 from thalweg.lab.running.rehearsal import rehearse
+from thalweg.lab.running.serving import device_for
 from thalweg.lab.showing import console, results
 from thalweg.lab.spaces import Space, code
 from thalweg.lab.sweeping.asked import Called, check_seed, find_space, find_task
@@ -156,6 +156,10 @@ def _check_workload(workload: Workload, steps: int, called: Called) -> None:
         raise ValueError(
             f"task {workload.name!r} is a function that trains by itself, so nobody else can set its rate "
             "step by step; thalweg.lab.find_rate inside it can"
+        )
+    if (count := option(workload, "processes")) > 1:
+        raise ValueError(
+            f"a run of task {workload.name!r} has {count} processes, and a range test one: set processes = 1"
         )
     if steps > workload.steps:
         raise ValueError(

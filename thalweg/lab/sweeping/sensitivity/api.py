@@ -8,7 +8,7 @@ from typing import Any
 
 from thalweg.lab.comparing import comparison
 from thalweg.lab.comparing.comparison import Options, Task, Watch
-from thalweg.lab.running.pool import MOST_BY_DEFAULT, Pool, available_cores
+from thalweg.lab.running.pool import Pool
 from thalweg.lab.running.store import IN_MEMORY
 from thalweg.lab.showing import console, results
 from thalweg.lab.showing.results import Provenance
@@ -57,7 +57,8 @@ def sensitivity(
         margin: the smallest difference worth having, in the metric's unit, or relative as ``"2%"``; by
             default the task's.
         seed: fixes all that is random.
-        workers: processes of one thread each; by default one for each core.
+        workers: runs side by side, of one thread for each of their processes; by default as many as there are
+            cores for.
         storage: a file or a database address where the runs are kept, so that the same call goes on from
             what there is; by default they are kept in memory only.
         limit: seconds after which a run is ended as hung; by default ten times the slowest so far.
@@ -83,8 +84,10 @@ def sensitivity(
     found = find_task(task)
     space = find_space(optimizer, found.workload, {})
     factors = ask(space, [of] if isinstance(of, str) else list(of), values or {}, points, {})
-    count = comparison.at_least_one("workers", workers) or min(available_cores(), MOST_BY_DEFAULT)
-    with Pool(count) as pool, console.progress(shown=progress, left=grid.left) as screen:
+    with (
+        Pool(comparison.at_least_one("workers", workers)) as pool,
+        console.progress(shown=progress, left=grid.left) as screen,
+    ):
         return run(found, space, factors, options, pool, say=screen.say, watch=screen.watch)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from thalweg.lab.comparing import comparison
 from thalweg.lab.comparing.command import command_line, folder_of
 from thalweg.lab.errors import TrialError
-from thalweg.lab.running.pool import MOST_BY_DEFAULT, Pool, available_cores
+from thalweg.lab.running.pool import Pool
 from thalweg.lab.showing import console
 from thalweg.lab.study import grid
 from thalweg.lab.sweeping.asked import find_space
@@ -70,7 +70,7 @@ def run(request: Request) -> bool:
     factors = question.ask(space, request.of, values, request.points, CALLED)
     folder = folder_of(request.out, f"sensitivity-{Path(request.task.partition(':')[0]).stem}")
     options = replace(options, storage=request.storage or str(folder / "study.db"))
-    pool = Pool(workers or min(available_cores(), MOST_BY_DEFAULT))
+    pool = Pool(workers)
     pool.logs = folder / "logs"
     with pool, console.progress(left=grid.left) as screen:
         answer = api.run(task, space, factors, options, pool, say=screen.say, watch=screen.watch)

@@ -226,6 +226,7 @@ ALLOWED_OPTIONS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
         "None, 'bfloat16' or 'float16'",
         lambda value: value is None or (isinstance(value, str) and value in ("bfloat16", "float16")),
     ),
+    "processes": ("a whole number (int) of at least 1", _is_count),
     "recipes": ("a list of thalweg.lab.Recipe with different names", _are_recipes),
     **dict.fromkeys(OWN, ("a method or None", lambda value: value is None or callable(value))),
 }

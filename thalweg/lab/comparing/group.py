@@ -1,0 +1,34 @@
+"""What is done with a task before its first run, by all processes of a run where it has several."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from thalweg.lab.comparing import budget, optimizers
+from thalweg.lab.errors import Doubt
+from thalweg.lab.running.rehearsal import rehearse
+from thalweg.lab.spaces import Space
+from thalweg.lab.workload import Workload, tasks
+
+
+def try_out(
+    workload: Workload, spaces: Sequence[Space], file: Path | None, trials: int, seed: int
+) -> tuple[Doubt, ...]:
+    """Tries the task and every optimizer.
+
+    Raises:
+        thalweg.lab.workload.tasks.TaskError: training could not work.
+    """
+    found = tasks.smoke(workload, file)
+    rehearse(workload, spaces, file)
+    try:
+        optimizers.try_all(workload, spaces, trials, seed)
+    except ValueError as error:
+        raise tasks.TaskError(str(error)) from error
+    return found
+
+
+def buy(
+    workload: Workload, spaces: Sequence[Space], file: Path | None, seconds: float, workers: int
+) -> budget.Bought:
+    """Measures what a run costs, and spreads so many seconds."""
+    return budget.buy(workload, spaces, seconds, workers)
