@@ -1,4 +1,6 @@
-"""How large should a GPU kernel's tile be, and how many warps share it? AdamW on one float32 tensor.
+"""How large should a GPU kernel's tile be, how many warps share it, how many tiles does a program step?
+
+AdamW on one float32 tensor.
 
 Every variant has to end at the very weights of the first one, bit for bit, before all of them are timed in
 turns.
@@ -11,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,23 +27,38 @@ from thalweg.bench.gpu import LEAST_TURNS, CudaMeter, Meter, copying, moved_byte
 from thalweg.bench.measure import Comparison, compare, turns
 from thalweg.bench.rivals import ADAMW, FLOAT32, INT8, Storage, ours
 from thalweg.lowering.files import prepare_folder, write_atomically
-from thalweg.lowering.gpu import tables, tiles
+from thalweg.lowering.gpu import shapes, tables
+from thalweg.lowering.gpu.shapes import Shape
 
 SECONDS = 60.0
 """For the turns of each storage; first steps, which compile, come on top."""
 
 ELEMENTS = 100_000_000
-TILES, WARPS = (512, 1024, 2048, 4096), (2, 4, 8)
-DEFAULT = {
-    FLOAT32.name: (tiles.TILE, tables.OPTIONS["num_warps"]),
-    INT8.name: (tiles.TILE_IN_BLOCKS, tables.OPTIONS["num_warps"]),
+
+
+CHOSEN = {
+    INT8.name: [
+        *(Shape(repeats, 512, 4) for repeats in (1, 2, 4, 8)),
+        *(Shape(repeats, 256, 2) for repeats in (4, 8, 16)),
+        Shape(16, 128, 1),
+        *(Shape(8, 256, 2, registers, True) for registers in (0, 80, 72, 64)),
+        *(Shape(16, 128, 1, registers, True) for registers in (0, 80)),
+    ],
+    FLOAT32.name: [
+        Shape(1, 1024, 4),
+        Shape(2, 1024, 4),
+        Shape(4, 1024, 4),
+        Shape(4, 512, 4),
+        Shape(1, 2048, 8),
+    ],
 }
+DEFAULT = {FLOAT32.name: shapes.PLAIN, INT8.name: shapes.IN_BLOCKS}
 STEPS = 3
 """After which weights have to be the same."""
 
 HEADER = (
-    f"{'storage':12}{'tile':>6}{'warps':>7}{'device ms':>11}{'copy':>7}{'beside the default':>21}"
-    f"{'registers':>11}{'spills':>8}"
+    f"{'storage':12}{'tiles':>6}{'tile':>6}{'warps':>7}{'most':>6}{'ahead':>7}{'device ms':>11}{'copy':>7}"
+    f"{'beside the default':>21}{'registers':>11}{'spills':>8}"
 )
 
 
@@ -50,7 +67,7 @@ class Row:
     """A line of the table.
 
     Attributes:
-        storage, tile, warps: the variant.
+        storage, repeats, tile, warps, most, ahead: the variant; `most` registers, 0 for any number.
         failure: why there are no figures; empty if there are.
         device: the default's device time beside this one's; above 1 means that this one is faster.
         share: what the step moves a second beside what a copy does.
@@ -58,8 +75,11 @@ class Row:
     """
 
     storage: str
+    repeats: int
     tile: int
     warps: int
+    most: int
+    ahead: bool
     failure: str = ""
     device: Comparison | None = None
     share: float | None = None
@@ -70,41 +90,39 @@ class Row:
 class Variant(NamedTuple):
     """An optimizer with kernels of its own, and its parameter."""
 
-    tile: int
-    warps: int
+    shape: Shape
     optimizer: torch.optim.Optimizer
     param: Tensor
     kernels: list[tables.Kernel]
 
 
 @contextmanager
-def kernels_of(tile: int, warps: int) -> Iterator[list[tables.Kernel]]:
+def kernels_of(shape: Shape) -> Iterator[list[tables.Kernel]]:
     """Have the step kernels of plans that are made here be of such tiles, and list them."""
     made: list[tables.Kernel] = []
-    before = tiles.TILE, tiles.TILE_IN_BLOCKS, tables.OPTIONS, tables.step_kernel
+    before = shapes.shape_of, tables.step_kernel
 
     def step_kernel(*arguments: Any) -> tables.Kernel:
-        made.append(before[3].__wrapped__(*arguments))  # none that is remembered
+        made.append(before[1].__wrapped__(*arguments))  # none that is remembered
         return made[-1]
 
-    tiles.TILE = tiles.TILE_IN_BLOCKS = tile
-    tables.OPTIONS = {**tables.OPTIONS, "num_warps": warps}
+    shapes.shape_of = lambda spec: shape
     tables.step_kernel = step_kernel
     try:
         yield made
     finally:
-        tiles.TILE, tiles.TILE_IN_BLOCKS, tables.OPTIONS, tables.step_kernel = before
+        shapes.shape_of, tables.step_kernel = before
 
 
-def variant(storage: Storage, tile: int, warps: int, start: Tensor, gradient: Tensor) -> Variant:
+def variant(storage: Storage, shape: Shape, start: Tensor, gradient: Tensor) -> Variant:
     """Return a variant after its first steps."""
     param = torch.nn.Parameter(start.clone())
     param.grad = gradient
     optimizer = ours(ADAMW, storage)([param])
-    with kernels_of(tile, warps) as made:
+    with kernels_of(shape) as made:
         for _ in range(STEPS):
             optimizer.step()
-    return Variant(tile, warps, optimizer, param, made)
+    return Variant(shape, optimizer, param, made)
 
 
 def sweep(
@@ -112,7 +130,7 @@ def sweep(
     meter: Meter,
     seconds: float,
     elements: int = ELEMENTS,
-    chosen: tuple[tuple[int, ...], tuple[int, ...]] = (TILES, WARPS),
+    chosen: Sequence[Shape] | None = None,
 ) -> list[Row]:
     """Make all variants, see that they agree, and time them in turns.
 
@@ -121,23 +139,23 @@ def sweep(
         meter: measures.
         seconds: for the turns.
         elements: of the tensor.
-        chosen: sizes of tiles, and numbers of warps.
+        chosen: what is tried; by default `CHOSEN`.
     """
     generator = torch.Generator(meter.device).manual_seed(0)
     start, gradient = (torch.randn(elements, generator=generator, device=meter.device) for _ in range(2))
     start *= 0.02
     # Makes the kernel of rows, which all of them share, with the default's warps.
-    default = variant(storage, *DEFAULT[storage.name], start, gradient)
+    default = variant(storage, DEFAULT[storage.name], start, gradient)
     found: list[Variant] = []
     failed: list[Row] = []
-    for tile, warps in ((tile, warps) for tile in chosen[0] for warps in chosen[1]):
+    for shape in CHOSEN[storage.name] if chosen is None else chosen:
         try:
-            one = variant(storage, tile, warps, start, gradient)
+            one = variant(storage, shape, start, gradient)
             check(one, found[0].param if found else default.param)
             found.append(one)
         except Exception as error:  # a kernel that does not compile: the others are still timed
             text = str(error).partition("\n")[0]
-            failed.append(Row(storage.name, tile, warps, f"{type(error).__name__}: {text}"[:120]))
+            failed.append(Row(storage.name, *shape, f"{type(error).__name__}: {text}"[:120]))
     return timed(storage, [default, *found], meter, seconds) + failed
 
 
@@ -164,7 +182,7 @@ def timed(storage: Storage, variants: list[Variant], meter: Meter, seconds: floa
     for place, one in enumerate(variants[1:], start=1):
         device = compare([t[0].device for t in taken], [t[place].device for t in taken])
         share = share_of(taken, moved_bytes([one.param], one.optimizer), copied, place)
-        rows.append(Row(storage.name, one.tile, one.warps, "", device, share, *registers(one.kernels)))
+        rows.append(Row(storage.name, *one.shape, "", device, share, *registers(one.kernels)))
     return rows
 
 
@@ -178,7 +196,7 @@ def registers(kernels: list[tables.Kernel]) -> tuple[int | None, int | None]:
 
 def line(row: Row) -> str:
     """Return a row of the table."""
-    begun = f"{row.storage:12}{row.tile:6}{row.warps:7}"
+    begun = f"{row.storage:12}{row.repeats:6}{row.tile:6}{row.warps:7}{row.most:6}{row.ahead!s:>7}"
     if row.device is None or row.share is None:
         return f"{begun}  {row.failure}"
     d = row.device

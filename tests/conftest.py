@@ -24,9 +24,10 @@ if INTERPRETED:
     import numpy
 
     numpy.seterr(all="ignore")  # in kernels 0 ** t and overflows are no news
+    from thalweg.lowering.gpu import shapes
     from thalweg.lowering.gpu import tables as cuda
-    from thalweg.lowering.gpu import tiles
 
     cuda.SERVED.add("cpu")
     # An operation takes the interpreter the same time whatever the size of a tile.
-    tiles.TILE = tiles.TILE_IN_BLOCKS = 4096
+    shapes.PLAIN = shapes.MEASURED_IN_BLOCKS = shapes.Shape(1, 4096, 4)
+    shapes.IN_BLOCKS = shapes.Shape(2, 2048, 4)

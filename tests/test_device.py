@@ -15,8 +15,8 @@ from support import ONE_EACH, gradients, label, leaf, ours, rand
 
 import thalweg as tw
 from thalweg.lowering.chunks import Chunks
+from thalweg.lowering.gpu import elements, shapes
 from thalweg.lowering.gpu import tables as cuda
-from thalweg.lowering.gpu import tiles
 from thalweg.lowering.passes import scalar_names
 from thalweg.lowering.spec import Spec
 from thalweg.rule import hyper
@@ -64,7 +64,8 @@ def code(kernel, types, target, spec):
     real = "*fp64" if spec.compute == torch.float64 else "*fp32"
     signature = {name: types.get(name, real) for name in kernel.arg_names}
     source = ASTSource(fn=kernel, signature=signature, constexprs={}, attrs={})
-    return triton.compile(source, target=target, options=dict(cuda.OPTIONS)).asm
+    options = shapes.shape_of(spec).options(target.backend)
+    return triton.compile(source, target=target, options=options).asm
 
 
 def hopper():
@@ -96,7 +97,8 @@ def widest(spec):
     """Return the widest access that a thread's share of a tile allows, 16 bytes at most."""
     if spec.compute == torch.float64:
         return "v2.b64"
-    elements = tiles.tile_of(spec) // (32 * cuda.OPTIONS["num_warps"])
+    shape = shapes.shape_of(spec)
+    elements = shape.tile // (32 * shape.warps)
     most = elements * max(codec.dtype.itemsize for codec in spec.stored.values())
     return "v4.b32" if most >= 16 else "v2.b32"
 
@@ -231,7 +233,7 @@ def test_kernels_find_elements_at_any_offset(first, second, length):
     spec, _ = spec_of(("SGD", {"lr": 1.0}))
     p, g = torch.zeros(128), torch.arange(1.0, 129.0)
     addresses = np.array([[p.data_ptr() - 4 * first], [g.data_ptr() - 4 * second]], np.int64)
-    chunks = torch.from_numpy(tiles.packed(np.array([[0, first, second, length]])))
+    chunks = torch.from_numpy(elements.packed(np.array([[0, first, second, length]])))
     rows = torch.tensor([[float(name in ("lr", "gain", "shrink")) for name in spec.columns]])
     nothing = torch.zeros(1)
     keys = torch.zeros(1, dtype=torch.int32)

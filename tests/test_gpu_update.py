@@ -16,7 +16,7 @@ from test_gpu_benchmark import FakeMeter, clock
 import thalweg
 from thalweg.bench import gpu, gpu_update, update
 from thalweg.bench.rivals import ADAMW, FLOAT32, INT8, SGD
-from thalweg.lowering.gpu import tables
+from thalweg.lowering.gpu import shapes, tables
 from thalweg.lowering.gpu import tiles as kernels
 
 FOLDER = Path(thalweg.__file__).parents[1] / "benchmarks"
@@ -67,28 +67,33 @@ def test_an_update_that_is_wrong_is_not_measured(monkeypatch):
 def test_every_variant_has_kernels_of_its_own_and_the_same_weights(storage, monkeypatch):
     tiles = script("gpu_tiles")
     texts = []
-    before = kernels.step
+    before, before_all = kernels.step, shapes.shape_of
 
     def step(spec, aligned):
         texts.append(before(spec, aligned))
         return texts[-1]
 
     monkeypatch.setattr(kernels, "step", step)
-    rows = tiles.sweep(storage, FakeMeter(), 0.0, 3000, ((512, 1024), (2, 4)))
-    assert [(row.tile, row.warps, row.failure) for row in rows] == [
-        (tile, warps, "") for tile in (512, 1024) for warps in (2, 4)
+    chosen = [
+        tiles.Shape(1, 512, 2),
+        tiles.Shape(3, 512, 4),
+        tiles.Shape(1, 1024, 2),
+        tiles.Shape(2, 1024, 4, 80, ahead=True),
+    ]
+    rows = tiles.sweep(storage, FakeMeter(), 0.0, 3000, chosen)
+    assert [(row.repeats, row.tile, row.warps, row.most, row.ahead, row.failure) for row in rows] == [
+        (*s, "") for s in chosen
     ]
     sizes = [int(text.partition("TILE = tl.constexpr(")[2].partition(")")[0]) for text in texts]
     # The default's, and each variant's, for aligned memory and for other; none when they are timed.
-    assert sizes == [tiles.DEFAULT[storage.name][0]] * 2 + [512] * 4 + [1024] * 4
+    assert sizes == [tiles.DEFAULT[storage.name].tile] * 2 + [512] * 4 + [1024] * 4
     assert all("  -" in tiles.line(row) for row in rows)
-    sizes = {FLOAT32.name: kernels.TILE, INT8.name: kernels.TILE_IN_BLOCKS}
-    assert (sizes[storage.name], tables.OPTIONS["num_warps"]) == tiles.DEFAULT[storage.name]
+    assert shapes.shape_of is before_all
 
 
 def test_variants_that_are_not_tritons_or_wrong_are_said():
     tiles = script("gpu_tiles")
-    one = tiles.Variant(512, 2, None, torch.zeros(3), [])
+    one = tiles.Variant(tiles.Shape(1, 512, 2), None, torch.zeros(3), [])
     with pytest.raises(RuntimeError, match="stepped by kernels of another variant"):
         tiles.check(one, torch.zeros(3))
     with pytest.raises(ArithmeticError, match="1 weights differ"):
@@ -99,11 +104,12 @@ def test_a_variant_that_fails_costs_itself_only(monkeypatch):
     tiles = script("gpu_tiles")
 
     def check(one, first):
-        if one.warps == 2:
+        if one.shape.warps == 2:
             raise ArithmeticError("wrong results")
 
     monkeypatch.setattr(tiles, "check", check)
-    right, wrong = tiles.sweep(INT8, FakeMeter(), 0.0, 640, ((512,), (2, 4)))
+    chosen = [tiles.Shape(1, 512, 4), tiles.Shape(1, 512, 2)]
+    right, wrong = tiles.sweep(INT8, FakeMeter(), 0.0, 640, chosen)
     assert (right.warps, right.failure, right.device.ratio) == (4, "", 1.0)
     assert wrong.failure == "ArithmeticError: wrong results"
     assert wrong.failure in tiles.line(wrong)

@@ -24,7 +24,7 @@ from support import (
 from torch import nn
 
 import thalweg as tw
-from thalweg.lowering.gpu.tiles import TILE
+from thalweg.lowering.gpu import shapes
 
 one_each = pytest.mark.parametrize("configuration", ONE_EACH, ids=label)
 
@@ -48,7 +48,7 @@ def test_a_large_tensor_is_two_launches(device):
     optimizer = tw.AdamW([param])
     with launches() as found:
         optimizer.step()
-    assert found == [1, -(-10_000 // TILE)]
+    assert found == [1, -(-10_000 // shapes.PLAIN.chunk)]
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def _read(record: Trace, name: str, codec: Codec) -> Symbol:
 
 def _write(record: Trace, name: str, codec: Codec, value: Symbol, number_of: Mapping[str, int]) -> None:
     if isinstance(codec, BlockCodec):
-        record.outputs[f"{name}.size"] = codec.size(value).line
+        record.outputs[f"{name}.rank"] = codec.rank(value).line
     if isinstance(codec, HalfCodec):
         value, side = codec.encode(value, _word(record, number_of.get(name)))
         if codec.side:
@@ -104,15 +104,8 @@ def unit(name: str, codec: BlockCodec) -> Trace:
     return record
 
 
-def finite_size(codec: BlockCodec) -> Trace:
-    """Return the `size` of a `value`, 0 if it is not finite."""
-    record = Trace()
-    record.outputs["size"] = codec.finite_size(record.emit("input", "value")).line
-    return record
-
-
 def new_anchor(name: str, codec: BlockCodec) -> Trace:
-    """Return how a block's new `anchor` and `scale` come from its `largest` size."""
+    """Return how a block's new `anchor` and `scale` come from its `largest` rank."""
     record = Trace()
     found = codec.anchor(record.integer("whole", f"{name}.largest"))
     record.outputs = {f"{name}.anchor": found.line, f"{name}.scale": codec.scale(found).line}

@@ -34,7 +34,6 @@ from thalweg.lowering.cpu.instructions import (
 )
 from thalweg.lowering.spec import Spec
 from thalweg.storage.codecs import BLOCK, BlockCodec, HalfCodec
-from thalweg.storage.codecs.bits import INFINITY
 from thalweg.storage.codecs.draws import RUN, distance, numbers
 from thalweg.storage.codecs.plain import dtype_name
 
@@ -90,7 +89,7 @@ def _loop(spec: Spec, before: str, after: str) -> str:
         next_.append(_next_word(number, size))
     for name in spec.blocks:
         phis.append(f"  %{name}.most = phi i32 [ 0, %{before} ], [ %{name}.most.next, %element ]")
-        operands = f"i32 %{name}.most, i32 %{name}.size.new"
+        operands = f"i32 %{name}.most, i32 %{name}.rank.new"
         next_.append(f"  %{name}.most.next = call i32 @llvm.smax.i32({operands})")
     record = passes.element(spec.recipe, dict(spec.on), spec.scalars, spec.codecs)
     body = [
@@ -196,29 +195,15 @@ def _first_words(spec: Spec) -> list[str]:
 
 def _second_function(spec: Spec) -> str:
     words = _words(spec, in_blocks=True)
-    begin, wild, search, anchors = [*_prefetches(spec), *_first_words(spec)], "false", [], []
-    for name in spec.blocks:
-        begin += [
-            f"  %{name}.most = load i32, ptr %{name}.most.at",
-            f"  %{name}.wild = icmp uge i32 %{name}.most, {INFINITY}",
-            f"  %{name}.or.wild = or i1 %{name}.wild, {wild}",
-        ]
-        wild = f"%{name}.or.wild"
-        search.append(f"  %{name}.found = call i32 @largest.{name}(ptr %{name}.buffer, i64 %length)")
-        origins = f"[ %{name}.most, %begin ], [ %{name}.found, %search ]"
-        anchors.append(f"  %{name}.largest = phi i32 {origins}")
+    begin = [*_prefetches(spec), *_first_words(spec)]
     for name, codec in spec.blocks.items():
-        anchors += _store_anchor(name, codec)
-    text = _SECOND.format(
+        begin += [f"  %{name}.largest = load i32, ptr %{name}.most.at", *_store_anchor(name, codec)]
+    return _SECOND.format(
         parameters=", ".join(["i64 %length", *_arguments(spec)]),
         begin="\n".join(begin),
-        wild=wild,
-        search="\n".join(search),
-        anchors="\n".join(anchors),
-        words="\n".join(_word_phi(number, "anchors", "pack") for number in words),
+        words="\n".join(_word_phi(number, "begin", "pack") for number in words),
         elements="\n".join([*_pack_elements(spec), *starmap(_next_word, words.items())]),
     )
-    return text + "".join(_search_function(name, codec) for name, codec in spec.blocks.items())
 
 
 def _prefetches(spec: Spec) -> list[str]:
@@ -264,11 +249,6 @@ def _pack_elements(spec: Spec) -> list[str]:
 
 def _packed_input(name: str) -> str:
     return f"%{name}" if name.startswith("word.") else f"%{name}.packed"
-
-
-def _search_function(name: str, codec: BlockCodec) -> str:
-    size = arithmetic(passes.finite_size(codec), "float", "%{}".format)
-    return _SEARCH.format(name=name, size="\n".join(size))
 
 
 _PLACE_IN_WHOLE = """\
@@ -335,24 +315,14 @@ return:
 """
 
 # Sixteen codes at a time fill the registers that they are narrowed in.
-# What is not finite is rare, and looking for the largest of what is costs more than looking for the
-# largest, so it is looked for again where it has to be.
 _SECOND = """
 define internal void @second({parameters}) alwaysinline {{
 begin:
 {begin}
-  br i1 {wild}, label %search, label %anchors
-
-search:
-{search}
-  br label %anchors
-
-anchors:
-{anchors}
   br label %pack
 
 pack:
-  %j = phi i64 [ 0, %anchors ], [ %j.next, %pack ]
+  %j = phi i64 [ 0, %begin ], [ %j.next, %pack ]
 {words}
 {elements}
   %j.next = add nuw nsw i64 %j, 1
@@ -361,27 +331,6 @@ pack:
 
 return:
   ret void
-}}
-"""
-
-_SEARCH = """
-define internal i32 @largest.{name}(ptr %buffer, i64 %length) noinline cold {{
-begin:
-  br label %element
-
-element:
-  %i = phi i64 [ 0, %begin ], [ %i.next, %element ]
-  %most = phi i32 [ 0, %begin ], [ %most.next, %element ]
-  %at = getelementptr float, ptr %buffer, i64 %i
-  %value = load float, ptr %at
-{size}
-  %most.next = call i32 @llvm.smax.i32(i32 %most, i32 %size.new)
-  %i.next = add nuw nsw i64 %i, 1
-  %end = icmp eq i64 %i.next, %length
-  br i1 %end, label %return, label %element
-
-return:
-  ret i32 %most.next
 }}
 """
 

@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from thalweg.lowering.chunks import Chunks
-from thalweg.lowering.gpu import tiles
-from thalweg.lowering.gpu.tiles import Kind
+from thalweg.lowering.gpu import elements, measuring, shapes, tiles
+from thalweg.lowering.gpu import rows as rowing
+from thalweg.lowering.gpu.rows import Kind
+from thalweg.lowering.gpu.shapes import Shape
 from thalweg.lowering.spec import Spec
 from thalweg.rule import Recipe
 from thalweg.storage.codecs.plain import dtype_name
@@ -30,10 +32,7 @@ SERVED = {"cuda", "xpu"}
 ALIGNMENT = 16
 """Bytes that a thread reads at once, where memory is aligned to them."""
 
-OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
-"""For Triton's compiler. Which products are fused is decided in the trace."""
-
-WIDTH, MEASURED = tiles.WIDTH, tiles.MEASURED
+WIDTH, MEASURED = rowing.WIDTH, measuring.MEASURED
 
 
 def serves(device: torch.device) -> bool:
@@ -43,7 +42,7 @@ def serves(device: torch.device) -> bool:
 
 def chunk(spec: Spec) -> int:
     """Return the most elements of a chunk, one program's work, however many a step takes."""
-    return tiles.tile_of(spec)
+    return shapes.shape_of(spec).chunk
 
 
 @cache
@@ -76,28 +75,28 @@ def probe(at):
 @cache
 def step_kernel(spec: Spec, aligned: bool) -> Kernel:
     """Return the kernel of `tiles.step`."""
-    return Kernel(_function("step", tiles.step(spec, aligned)))
+    return Kernel(_function("step", tiles.step(spec, aligned)), shapes.shape_of(spec))
 
 
 @cache
 def measure_kernel(spec: Spec, aligned: bool) -> Kernel:
-    """Return the kernel of `tiles.measure`."""
-    return Kernel(_function("measure", tiles.measure(spec, aligned)))
+    """Return the kernel of `measuring.measure`."""
+    return Kernel(_function("measure", measuring.measure(spec, aligned)), shapes.shape_of(spec))
 
 
 @cache
 def totals_kernel(columns: int) -> Kernel:
-    """Return the kernel of `tiles.totals`."""
-    return Kernel(_function("totals", tiles.totals(columns)))
+    """Return the kernel of `measuring.totals`."""
+    return Kernel(_function("totals", measuring.totals(columns)))
 
 
 @cache
 def _rows_kernel(recipe: Recipe, choices: tuple[tuple[str, bool], ...], kind: Kind) -> Kernel:
-    return Kernel(_function("rows", tiles.rows(recipe, dict(choices), kind)))
+    return Kernel(_function("rows", rowing.rows(recipe, dict(choices), kind)))
 
 
 def rows_kernel(recipe: Recipe, choices: Mapping[str, bool], kind: Kind) -> Kernel:
-    """Return the kernel of `tiles.rows`."""
+    """Return the kernel of `rows.rows`."""
     return _rows_kernel(recipe, tuple(choices.items()), kind)
 
 
@@ -110,21 +109,29 @@ class Kernel:
 
     Args:
         function: Triton's function.
+        shape: of its work.
     """
 
-    def __init__(self, function: Any) -> None:
+    def __init__(self, function: Any, shape: Shape = shapes.PLAIN) -> None:
         self.function = function
+        self.shape = shape
         self._compiled: dict[int | None, Any] = {}
 
     def __call__(self, programs: tuple[int, int, int], arguments: Sequence[Tensor | int]) -> None:
         """Launch a grid of programs on the current stream of the current device, the arguments'."""
-        device = arguments[0].device.index  # type: ignore[union-attr]
-        compiled = self._compiled.get(device)
+        device = arguments[0].device  # type: ignore[union-attr]
+        compiled = self._compiled.get(device.index)
         if compiled is None:
-            self._compiled[device] = self.function[programs](*arguments, **OPTIONS)
+            options = self.shape.options(_backend(device))
+            self._compiled[device.index] = self.function[programs](*arguments, **options)
             return
         addresses = [x if isinstance(x, int) else x.data_ptr() for x in arguments]
         compiled[programs](*addresses)
+
+
+def _backend(device: torch.device) -> str:
+    """Return Triton's name of what compiles for a device."""
+    return "hip" if torch.version.hip is not None and device.type == "cuda" else device.type
 
 
 def _function(name: str, text: str) -> Any:
@@ -308,7 +315,7 @@ def sums_of(chunks: Chunks, is_aligned: np.ndarray, columns: int, device: torch.
     """Return the work of measuring, that of aligned tensors and the others'.
 
     Args:
-        chunks: of `tiles.MEASURED` elements at most.
+        chunks: of `measuring.MEASURED` elements at most.
         is_aligned: bool (tensors,).
         columns: how many measures there are.
         device: where.
@@ -324,7 +331,7 @@ def sums_of(chunks: Chunks, is_aligned: np.ndarray, columns: int, device: torch.
 
 
 class Work(NamedTuple):
-    """The chunks of a launch on the device, packed as `tiles.packed` does; those of aligned tensors apart."""
+    """The chunks of a launch on the device, as `elements.packed` has them; those of aligned tensors apart."""
 
     aligned: Tensor
     others: Tensor
@@ -338,7 +345,7 @@ def aligned(addresses: np.ndarray) -> np.ndarray:
 def divide(chunks: Chunks, is_aligned: np.ndarray, device: torch.device) -> Work:
     """Return the chunks on the device, where tensors are aligned as `aligned` says."""
     apart = _apart(chunks, is_aligned)
-    return Work(*(to_device(tiles.packed(chunks.table[mask]), device) for mask in (apart, ~apart)))
+    return Work(*(to_device(elements.packed(chunks.table[mask]), device) for mask in (apart, ~apart)))
 
 
 def _apart(chunks: Chunks, is_aligned: np.ndarray) -> np.ndarray:

@@ -17,7 +17,6 @@ import torch
 
 from thalweg.rule import where
 from thalweg.storage.codecs.bits import (
-    INFINITY,
     MAGNITUDE,
     Bits,
     Scalar,
@@ -36,6 +35,9 @@ BLOCK = 64
 _MANTISSA = 4
 _EXPONENT = 23
 _SHIFT = _EXPONENT - _MANTISSA
+
+_RANK = 1 << _EXPONENT
+"""Added to the bits of a magnitude, it has infinity and NaN, and only these, pass into the sign."""
 
 # A code is read as a float16, whose mantissa has 6 bits more and whose least normal number is 2^-14.
 _SHIFT_16 = 10 - _MANTISSA
@@ -72,15 +74,16 @@ class BlockCodec(Codec):
         """Return the bits of the magnitude of `x`."""
         return bits(x) & MAGNITUDE if self.signed else bits(x)
 
-    def finite_size(self, x: Scalar) -> Bits:
-        """Return the `size` of `x`, which a block's largest is taken of, and 0 if it is not finite."""
-        return where(self.size(x) < INFINITY, self.size(x), 0)
+    def rank(self, x: Scalar) -> Bits:
+        """Return a number that grows with the `size` of `x`, and is negative if `x` is not finite."""
+        return self.size(x) + _RANK
 
     def anchor(self, largest: Bits) -> Bits:
-        """Return the bits of the anchor of a block, from its largest `finite_size`."""
+        """Return the bits of the anchor of a block from its largest `rank`; negative ones count as zero's."""
         octaves = (self._highest + 1) >> _MANTISSA
+        largest = at_least(largest, _RANK)
         # A mantissa above that of the highest finite code belongs to the next power of two.
-        exponent = shift_right(largest + (2 << _SHIFT) - 1, _EXPONENT) - (octaves - 2)
+        exponent = shift_right(largest + (2 << _SHIFT) - 1, _EXPONENT) - (octaves - 1)
         # At most so high that what is not finite is coded above all that is.
         return at_most(at_least(exponent, 1), 255 - 16) << _EXPONENT
 

@@ -64,7 +64,7 @@ def pack(codec: Codec, values: Tensor, words: Tensor | None = None) -> tuple[Ten
 
 def _pack_blocks(codec: BlockCodec, values: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
     rest = -len(values) % BLOCK
-    sizes = torch.nn.functional.pad(codec.finite_size(values), (0, rest)).view(-1, BLOCK)
-    anchors = codec.anchor(sizes.amax(1)) if len(sizes) else sizes.new_zeros(0)
+    ranks = torch.nn.functional.pad(codec.rank(values), (0, rest)).view(-1, BLOCK)
+    anchors = codec.anchor(ranks.amax(1)) if len(ranks) else ranks.new_zeros(0)
     codes = codec.encode(values, anchors.repeat_interleave(BLOCK)[: len(values)], words)
     return codes.to(codec.dtype), codec.scale(anchors).to(torch.uint8)
