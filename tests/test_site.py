@@ -37,7 +37,7 @@ def build(folder, page, **others):
         "site_name: one page\n"
         "use_directory_urls: false\n"
         "validation: {links: {anchors: warn, unrecognized_links: warn}, nav: {omitted_files: warn}}\n"
-        f"hooks: ['{HOOKS}/beyond.py', '{HOOKS}/formulas.py', '{HOOKS}/whole.py']\n"
+        f"hooks: ['{HOOKS}/beyond.py', '{HOOKS}/titles.py', '{HOOKS}/formulas.py', '{HOOKS}/whole.py']\n"
         "theme: {name: null, custom_dir: theme}\n"
         "markdown_extensions: [{pymdownx.arithmatex: {generic: true}}]\n"
         "nav: [index.md, repository/CONTRIBUTING.md, repository/CHANGELOG.md]\n"
@@ -71,6 +71,12 @@ def test_what_a_page_links_to_outside_is_published_with_what_that_links_to(tmp_p
     assert "print(1)" in (built / "repository/examples/one.py.html").read_text()
     assert 'href="../index.html"' in (built / "repository/index.html").read_text()
     assert (built / "repository/examples/two.html").is_file()
+
+
+def test_links_called_by_a_files_name_are_called_by_its_title(tmp_path):
+    build(tmp_path, "# One\n\n[../README.md](../README.md) [a](../README.md)\n", **{"README.md": "# There\n"})
+    written = (tmp_path / "site/index.html").read_text()
+    assert '<a href="repository/index.html">There</a> <a href="repository/index.html">a</a>' in written
 
 
 @pytest.mark.parametrize(
