@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from pkgutil import resolve_name
 
 import pytest
-from pages import ROOT, examples, run
+from pages import ROOT, examples, hook, run
 
 JOINED = ("docs/adding-an-optimizer.md", "docs/adding-an-addition.md", "docs/adding-a-claim.md")
 """Pages whose examples are pieces of one."""
@@ -61,3 +62,11 @@ def test_every_page_is_in_the_menu_of_the_site():
     pages = {path.relative_to(ROOT / "docs").as_posix() for path in ROOT.glob("docs/**/*.md")}
     assert pages - named == set(), "a page that is in no menu is found by nobody: see nav in mkdocs.yml"
     assert {name for name in named - pages if not name.startswith("repository/")} == set()
+
+
+def test_every_public_name_is_in_the_reference():
+    reference = hook("reference")
+    shown = reference.named(ROOT / "docs")
+    for door in reference.DOORS:
+        names = {name for name in resolve_name(door).__all__ if not name.startswith("_")}
+        assert door in shown or {f"{door}.{name}" for name in names} <= shown

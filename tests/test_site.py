@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-import sys
 from types import SimpleNamespace
 
 import pytest
-from pages import ROOT
+from pages import HOOKS, ROOT, hook
 
 griffe = pytest.importorskip("griffe", exc_type=ImportError)
 commands = pytest.importorskip("mkdocs.commands.build", exc_type=ImportError)
 config = pytest.importorskip("mkdocs.config", exc_type=ImportError)
 exceptions = pytest.importorskip("mkdocs.exceptions", exc_type=ImportError)
-
-HOOKS = ROOT / "site/hooks"
-
-
-def hook(name):
-    spec = importlib.util.spec_from_file_location(f"site_{name}", HOOKS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def build(folder, page, **others):
@@ -135,8 +123,7 @@ def package():
 
 
 def named():
-    pattern = hook("reference").NAMED
-    return {name for page in ROOT.glob("docs/api/*.md") for name in pattern.findall(page.read_text())}
+    return hook("reference").named(ROOT / "docs")
 
 
 def test_the_reference_is_whole(package):

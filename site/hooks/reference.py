@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import griffe
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.plugins import get_plugin_logger
-from mkdocs.structure.files import Files
+if TYPE_CHECKING:
+    import griffe
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
 
 DOORS = (
     "thalweg",
@@ -22,32 +24,38 @@ DOORS = (
 
 NAMED = re.compile(r"^::: (\S+)$", re.M)
 
-log = get_plugin_logger(__name__)
+log = logging.getLogger("mkdocs.hooks.reference")
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> None:
     """Warn of what is missing, which ends a strict build."""
+    import griffe
+
     root = Path(config.config_file_path).parent
     package = griffe.load("thalweg", search_paths=[root], resolve_aliases=True)
-    pages = sorted(Path(config.docs_dir, "api").glob("*.md"))
-    named = {name for page in pages for name in NAMED.findall(page.read_text(encoding="utf-8"))}
-    for line in missing(package, named):
+    for line in missing(package, named(Path(config.docs_dir))):
         log.warning(line)
 
 
-def missing(package: griffe.Module, named: set[str]) -> Iterator[str]:
+def named(docs: Path) -> set[str]:
+    """Return what the pages of the reference have, by dotted paths."""
+    pages = sorted(docs.glob("api/*.md"))
+    return {name for page in pages for name in NAMED.findall(page.read_text(encoding="utf-8"))}
+
+
+def missing(package: griffe.Module, shown: set[str]) -> Iterator[str]:
     """Yield a line for each public name that no page has, and for each without a docstring.
 
     Args:
         package: thalweg.
-        named: what pages have, by dotted paths; a module stands for its public names.
+        shown: what pages have, by dotted paths; a module stands for its public names.
     """
     for door in DOORS:
         module = package if door == "thalweg" else package[door.removeprefix("thalweg.")]
         for name in _exports(module):
-            if door not in named and f"{door}.{name}" not in named:
+            if door not in shown and f"{door}.{name}" not in shown:
                 yield f"{door}.{name} is in no page of docs/api"
-    for path in sorted(named):
+    for path in sorted(shown):
         yield from _undocumented(package[path.removeprefix("thalweg.")] if "." in path else package, path)
 
 
@@ -75,7 +83,7 @@ def _strange(found: griffe.Object | griffe.Alias, path: str) -> Iterator[str]:
     """Yield a line for each argument that a docstring describes and a signature has not."""
     signature = {parameter.name.lstrip("*") for parameter in getattr(found, "parameters", ())}
     for section in found.docstring.parse("google", warnings=False) if found.docstring else ():
-        if section.kind is griffe.DocstringSectionKind.parameters:
+        if section.kind.value == "parameters":
             names = {name.lstrip("*") for item in section.value for name in item.name.split(", ")}
             for name in sorted(names - signature):
                 yield f"{path} describes {name}, which it does not take"
