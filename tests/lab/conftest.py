@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from urllib.parse import quote
@@ -21,9 +22,19 @@ PASSWORD = "s3cret-4711"
 
 @dataclass(frozen=True)
 class Server:
-    """A running server that listens on a socket in `folder` only."""
+    """A running server that listens on a socket in `folder` only; `control` calls `pg_ctl` on it."""
 
     folder: Path
+    control: Callable[..., None]
+
+    def stop(self) -> None:
+        """Ends it as a crash would: whoever is connected hears no word."""
+        self.control("-m", "immediate", "stop")
+
+    def start(self) -> None:
+        """Starts it again, with what was committed."""
+        options = f"-c listen_addresses='' -c unix_socket_directories='{self.folder}' -c fsync=off"
+        self.control("-o", options, "-l", str(self.folder / "log"), "start")
 
     def address(self, database: str = "postgres", password: str = PASSWORD) -> str:
         return f"postgresql://tester:{password}@/{database}?host={quote(str(self.folder), safe='')}"
@@ -82,12 +93,12 @@ def postgresql_server() -> Iterator[Server]:
         data = str(folder / "data")
         access = ("--auth=scram-sha-256", f"--pwfile={folder / 'password'}", "--username=tester")
         run("initdb", "-D", data, "--no-sync", "--encoding=UTF8", "--locale=C", *access)
-        options = f"-c listen_addresses='' -c unix_socket_directories='{folder}' -c fsync=off"
-        run("pg_ctl", "-D", data, "-w", "-o", options, "-l", str(folder / "log"), "start")
+        server = Server(folder, partial(run, "pg_ctl", "-D", data, "-w"))
+        server.start()
         try:
-            yield Server(folder)
+            yield server
         finally:
-            run("pg_ctl", "-D", data, "-w", "-m", "immediate", "stop")
+            server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

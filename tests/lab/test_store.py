@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -110,6 +111,100 @@ def test_a_server_that_goes_away_for_a_moment_is_waited_for(postgresql, monkeypa
     monkeypatch.setattr(here._storage, "get_all_trials", refused)
     assert here.take([second]) == second
     here.close()
+
+
+@pytest.fixture
+def restarted(postgresql_server):
+    """Ends the server, and begins it again after half a second, while others go on."""
+    threads = []
+
+    def restart():
+        postgresql_server.stop()
+        threads.append(threading.Timer(0.5, postgresql_server.start))
+        threads[-1].start()
+
+    yield restart
+    for thread in threads:
+        thread.join()
+
+
+def test_a_server_that_restarts_is_waited_for_and_nothing_is_lost(postgresql, restarted):
+    here = Store(postgresql, "study", higher_is_better=False)
+    here.say = (lines := []).append
+    first, second, third, _ = trials()
+    assert here.take([first])
+    restarted()
+    here.finish(record(first, 0.5))
+    away, back = lines
+    assert away.startswith("storage 'postgresql://tester:***@/")
+    assert "runs go on, and what they give is kept until the server is back" in away
+    assert "is back after" in back
+    for trial in (second, third):
+        restarted()  # a claim may be waited for inside of Optuna
+        assert here.take([trial]) == trial
+        here.beat()
+        here.finish(record(trial, 1.0))
+    restarted()
+    assert len(here.records()) == 3
+    here.close()
+    again = Store(postgresql, "study", higher_is_better=False)
+    assert again.records().keys() == {first.key, second.key, third.key}
+    assert number(again) == 3, "an entry each"
+    told = Counter("is back after" in line for line in lines)
+    assert told[True] == told[False] in (2, 3, 4), "each time once"
+    again.close()
+
+
+def test_an_entry_that_was_made_unheard_is_found_again(postgresql, monkeypatch):
+    import psycopg
+
+    monkeypatch.setattr(store_, "AWAY_SECONDS", (0.0,) * 3)
+    here = Store(postgresql, "study", higher_is_better=False)
+    (trial,) = trials(1)
+    create = here._storage.create_new_trial
+
+    def unheard(*arguments, **more):
+        monkeypatch.setattr(here._storage, "create_new_trial", create)
+        create(*arguments, **more)
+        raise sqlalchemy.exc.OperationalError("INSERT", {}, psycopg.OperationalError("closed"))
+
+    monkeypatch.setattr(here._storage, "create_new_trial", unheard)
+    assert here.take([trial]) == trial
+    assert number(here) == 1, "else nobody would ever give the other one up"
+    here.finish(record(trial, 1.0))
+    assert set(here.records()) == {trial.key}
+    here.close()
+
+
+def test_who_leaves_does_not_wait_for_a_server_that_is_away(postgresql, postgresql_server):
+    here = Store(postgresql, "study", higher_is_better=False)
+    first, second, *_ = trials()
+    assert here.take([first])
+    here.finish(record(first, 0.5))
+    here.records()
+    assert here.take([second])
+    postgresql_server.stop()
+    try:
+        here.release()
+        assert set(here.records()) == {first.key}, "what was known"
+        here.close()
+    finally:
+        postgresql_server.start()
+
+
+def test_when_a_server_is_back_all_have_time_to_be_heard_of(machine, monkeypatch):
+    here, there = machine(), machine()
+    (trial,) = trials(1)
+    assert here.take([trial])
+    pass_silently(here, store_.GRACE_SECONDS + 1)
+    there._back_at = time.monotonic()
+    there.release_dead()
+    there.records()
+    assert there.take([trial]) is None, "it may be on its way back"
+    there._back_at -= store_.GRACE_SECONDS + 1
+    there.release_dead()
+    there.records()
+    assert there.take([trial]) == trial
 
 
 def test_a_trial_that_was_taken_can_be_offered_again(machine):

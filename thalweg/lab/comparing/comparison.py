@@ -326,6 +326,7 @@ def begin(
         fresh=options.fresh,
         former=f"{workload.name}-{former_name}",
     )
+    store.say = say
     found = len(store.records())
     _keep_runs(pool, options, store.name, option(workload, "processes"), say)
     return Begun(store, known + _compared_with_before(store, identity, found), found)

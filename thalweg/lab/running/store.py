@@ -7,14 +7,16 @@ transaction as soon as its run has ended.
 
 import functools
 import json
+import math
 import os
 import platform
 import random
 import re
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -68,24 +70,28 @@ def address(storage: str) -> str:
     return f"postgresql+psycopg://{rest}" if scheme in ("postgresql", "postgres") else storage
 
 
-AWAY_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-"""How long to wait each time before a server that went away is asked again."""
+AWAY_SECONDS = (0.2, 0.5, 1.0, 2.0, *(5.0,) * 120)
+"""How long to wait each time before a server that went away is asked again: ten minutes in all."""
 
 
 def _patiently(method: Callable[..., _Given]) -> Callable[..., _Given]:
     """A method of a store that is called again while the server is away: it restarts, or a network fails.
 
-    Those that are so called leave things right when they are called twice.
+    Those that are so called leave things right when they are called twice. Who leaves does not wait.
     """
 
     @functools.wraps(method)
-    def called(self: Any, *arguments: Any) -> _Given:
+    def called(self: "Store", *arguments: Any) -> _Given:
         for seconds in AWAY_SECONDS:
             try:
-                return method(self, *arguments)
+                found = method(self, *arguments)
             except StoreError as error:
-                if not _is_away(error):
+                if not _is_away(error) or self._is_leaving:
                     raise
+                self._note_away(error)
+            else:
+                self._note_back()
+                return found
             time.sleep(seconds)
         return method(self, *arguments)
 
@@ -104,6 +110,7 @@ class Store:
 
     Attributes:
         name: under which it is kept.
+        say: called with a line for the user when the server is away, and when it is back.
 
     Raises:
         StoreError: the storage cannot be reached.
@@ -134,10 +141,16 @@ class Store:
                 load_if_exists=True,
             )
         self.name = name
+        self.say: Callable[[str], Any] = lambda line: None
+        self._token = uuid.uuid4().hex
+        self._away_since: float | None = None
+        self._back_at = -math.inf
+        self._is_leaving = False
         self._id = self._storage.get_study_id_from_name(name)
         self._records: dict[int, Record] = {}
         self._ours: dict[str, int] = {}
         self._entered: dict[str, int] = {}
+        self._unsure: set[str] = set()
         self._seen: list[FrozenTrial] = []
         self._storage_name = storage
         self._forgiven: frozenset[int] = frozenset()
@@ -145,12 +158,26 @@ class Store:
         # Whoever opens the study tries again what accidents took before.
         self._forgiven = frozenset(n for n, record in self._records.items() if record.lost)
 
+    def _note_away(self, error: StoreError) -> None:
+        if self._away_since is None:
+            self._away_since = time.monotonic()
+            self.say(f"{error}; runs go on, and what they give is kept until the server is back")
+
+    def _note_back(self) -> None:
+        if self._away_since is not None:
+            self._back_at = time.monotonic()
+            gone = self._back_at - self._away_since
+            self._away_since = None
+            self.say(f"storage {hidden(self._storage_name)!r} is back after {gone:.0f} s")
+
+    @_patiently
     def agreed(self) -> dict[str, Any] | None:
         """What `agree` was given by whoever began the study; None if nobody did."""
         with _talking_to(self._storage_name):
             said = [entry.user_attrs["agreed"] for entry in self._entries() if "agreed" in entry.user_attrs]
         return said[0] if said else None
 
+    @_patiently
     def agree(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Keeps `facts` with the study for all who join it; returns those that count."""
         # The storage numbers the entries one by one, so that of several who begin at once all see the same
@@ -160,16 +187,19 @@ class Store:
             self._storage.create_new_trial(self._id, word)
         return self.agreed() or dict(facts)
 
+    @_patiently
     def noted(self) -> dict[str, Any]:
         """What `note` was given for this study."""
         with _talking_to(self._storage_name):
             return dict(self._storage.get_study_user_attrs(self._id).get("notes", {}))
 
+    @_patiently
     def note(self, notes: Mapping[str, Any]) -> None:
         """Keeps with the study what tells it from others; all who work on it note the same."""
         with _talking_to(self._storage_name):
             self._storage.set_study_user_attr(self._id, "notes", dict(notes))
 
+    @_patiently
     def others(self) -> list[dict[str, Any]]:
         """The notes of the other studies in the storage, those that were begun last first."""
         with _talking_to(self._storage_name):
@@ -180,12 +210,13 @@ class Store:
     @_patiently
     def records(self) -> dict[str, Record]:
         """The records there are, by the keys of their trials, and a fresh look at what others are at."""
-        with _talking_to(self._storage_name):
+        # Who leaves makes do with what was last seen.
+        with _forgiving_absence() if self._is_leaving else nullcontext(), _talking_to(self._storage_name):
             self._seen = self._trials()
-            for trial in self._seen:
-                if trial.number not in self._records and "record" in trial.user_attrs:
-                    document = json.loads(trial.user_attrs["record"])
-                    self._records[trial.number] = records.from_json(document)
+        for trial in self._seen:
+            if trial.number not in self._records and "record" in trial.user_attrs:
+                document = json.loads(trial.user_attrs["record"])
+                self._records[trial.number] = records.from_json(document)
         # Of two records of a trial the first that was entered counts, for all; one that no accident took
         # counts before those.
         counting = [n for n in self._records if n not in self._forgiven]
@@ -198,6 +229,7 @@ class Store:
 
         What others are at is known from the last `records`, and asked again about what is taken.
         """
+        self._is_leaving = False
         taken = {trial.user_attrs["key"] for trial in self._seen if self._is_alive(trial)} | self._ours.keys()
         with _talking_to(self._storage_name):
             for trial in trials:
@@ -238,25 +270,32 @@ class Store:
                 self._storage.record_heartbeat(trial_id)  # type: ignore[attr-defined]
 
     def release(self) -> None:
-        """Gives up the trials that were taken and have no record; they will be offered again."""
-        with _talking_to(self._storage_name):
+        """Gives up the trials that were taken and have no record, before this process leaves; they will be
+        offered again.
+
+        A server that is away is not waited for: others will see that this process is gone, or silent.
+        """
+        self._is_leaving = True
+        with _forgiving_absence(), _talking_to(self._storage_name):
             for trial_id in self._ours.values():
                 self._give_up(trial_id)
-            self._ours.clear()
+        self._ours.clear()
 
     @_patiently
     def release_dead(self) -> None:
         """Gives up the trials of processes of this machine that ended, and of machines that fell silent."""
         with _talking_to(self._storage_name):
-            with _quietly():
-                fail_stale_trials(self._study)
+            # While the server was away nobody could be heard of; now all have the time to be.
+            if time.monotonic() - self._back_at > GRACE_SECONDS:
+                with _quietly():
+                    fail_stale_trials(self._study)
             for trial in self._trials():
                 if trial.state == TrialState.RUNNING and _is_dead(trial):
                     self._give_up(trial._trial_id)
 
     def close(self) -> None:
-        """Ends the connection."""
-        with _talking_to(self._storage_name):
+        """Ends the connection, whether or not there is still somebody at its other end."""
+        with _forgiving_absence(), _talking_to(self._storage_name):
             self._storage.remove_session()
             self._connection.engine.dispose()
 
@@ -280,14 +319,27 @@ class Store:
     def _entries(self) -> list[FrozenTrial]:
         return self._storage.get_all_trials(self._id, deepcopy=False)
 
+    def _lost_entry(self, trial: Trial) -> int | None:
+        """The entry that was made for a trial without our being told, as the server went away then."""
+        ours = [t for t in self._trials() if t.user_attrs.get("store") == self._token and self._is_alive(t)]
+        lost = [
+            t._trial_id for t in ours if t.user_attrs["key"] == trial.key and "record" not in t.user_attrs
+        ]
+        return lost[0] if lost else None
+
     def _claim(self, trial: Trial) -> bool:
         """Enters a trial as under way here, unless somebody else has done so at the same moment.
 
         The storage numbers the entries one by one: of two for the same trial the first counts.
         """
-        # A server that goes away in between is asked again, and must not find two entries of ours.
+        # A server that goes away in between is asked again, and must not find two entries of ours: one that
+        # nobody is at would never be heard of, and never be given up.
         if trial.key not in self._entered:
-            self._entered[trial.key] = self._storage.create_new_trial(self._id, _entry(trial))
+            lost = self._lost_entry(trial) if trial.key in self._unsure else None
+            self._unsure.add(trial.key)
+            entry = _entry(trial, store=self._token)
+            self._entered[trial.key] = lost or self._storage.create_new_trial(self._id, entry)
+            self._unsure.discard(trial.key)
         trial_id = self._entered[trial.key]
         self._storage.record_heartbeat(trial_id)  # type: ignore[attr-defined]
         same = [t for t in self._trials() if t.user_attrs["key"] == trial.key and self._is_alive(t)]
@@ -306,7 +358,7 @@ def _connect(url: str) -> RDBStorage:
         options["connect_args"] = {"timeout": TURN_SECONDS}
     elif url.startswith("postgresql+psycopg"):
         # A host that does not answer would otherwise be waited for as long as the system sees fit.
-        options["connect_args"] = {"connect_timeout": 20}
+        options["connect_args"] = {"connect_timeout": 20, **_SILENCE}
         # A connection that the server has closed meanwhile is replaced when it is next used.
         options["pool_pre_ping"] = True
     for attempt in range(_ATTEMPTS):
@@ -325,6 +377,14 @@ def _connect(url: str) -> RDBStorage:
 
 
 _ATTEMPTS = 10
+
+_SILENCE = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 40_000,
+}
+"""After 40 seconds and not hours a server is given up that was cut off without a word; by libpq's names."""
 
 
 def _is_made_by_another(error: Exception) -> bool:
@@ -376,6 +436,16 @@ def _clear_errors(storage: str) -> Iterator[None]:
         package = getattr(error.__cause__, "name", None) or error.name
         cure = ": pip install 'thalweg[postgresql]'" if package == "psycopg" else ""
         raise StoreError(f"storage {hidden(storage)!r} needs the package {package}{cure}") from error
+
+
+@contextmanager
+def _forgiving_absence() -> Iterator[None]:
+    """That a server is away is no error meanwhile."""
+    try:
+        yield
+    except StoreError as error:
+        if not _is_away(error):
+            raise
 
 
 def _is_away(error: StoreError) -> bool:
