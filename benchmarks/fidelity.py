@@ -235,4 +235,5 @@ def main() -> None:
         print(f"{form.name:42}{(form.m_bytes + form.v_bytes) / 2:7.4f}   {cells[0]}   {cells[1]}", flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()
