@@ -262,9 +262,7 @@ def ways(cls, addition):
                 recipe = additions.check(cls.rule, full)
             except ValueError:
                 continue  # they do not go together
-            # What has one number a row is no matter of single elements, and is not traced.
-            by_row = any(slot.by_row for slot in recipe.slots_on(recipe.flags(SimpleNamespace(**full))))
-            if recipe.additions == ((addition,) if addition else ()) and not by_row:
+            if recipe.additions == ((addition,) if addition else ()):
                 yield full, recipe
 
 

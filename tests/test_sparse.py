@@ -559,7 +559,12 @@ def test_rowwise_adagrad():
         "weight_decay": 0.01,
     }
     optimizer = tw.Adagrad(params, **settings, rowwise=True, maximize=True)
-    assert [tuple(optimizer.state[p]["row_sum"].shape) for p in params] == [(9,), (6,), (5,)]
+    keys = ["sum_rows", "sum_rows", "sum"]  # a vector's rows are its elements
+    assert [tuple(optimizer.state[p][key].shape) for p, key in zip(params, keys, strict=True)] == [
+        (9,),
+        (6,),
+        (5,),
+    ]
     for step in range(6):
         for i, (p, q, total) in enumerate(zip(params, expected, sums, strict=True)):
             grad = named(tuple(p.shape), 3, 10 * step + i) if step % 2 else rand(*p.shape, seed=10 * step + i)
@@ -570,9 +575,9 @@ def test_rowwise_adagrad():
             divisor = (total[rows].sqrt() + 1e-3).reshape(-1, *[1] * (p.dim() - 1))
             q[rows] -= 0.1 / (1 + 0.1 * step) * g / divisor
         optimizer.step()
-        for p, q, total in zip(params, expected, sums, strict=True):
+        for p, q, total, key in zip(params, expected, sums, keys, strict=True):
             torch.testing.assert_close(p.detach(), q, rtol=1e-14, atol=1e-14)
-            torch.testing.assert_close(optimizer.state[p]["row_sum"], total, rtol=1e-14, atol=1e-14)
+            torch.testing.assert_close(optimizer.state[p][key], total, rtol=1e-14, atol=1e-14)
 
 
 def test_rowwise_adagrad_in_checkpoints_and_with_all_else():
@@ -586,15 +591,15 @@ def test_rowwise_adagrad_in_checkpoints_and_with_all_else():
     b = tw.Adagrad([theirs], lr=0.5, weight_bits=32)
     b.load_state_dict(saved)
     assert b.param_groups[0]["rowwise"]
-    assert b.state[theirs]["row_sum"].dtype == torch.float32
+    assert b.state[theirs]["sum_rows"].dtype == torch.float32
     for one, p in ((a, mine), (b, theirs)):
         p.grad = named((8, 4), 3, 7, torch.bfloat16)
         one.step()
     assert torch.equal(mine, theirs)
-    assert torch.equal(a.state[mine]["row_sum"], b.state[theirs]["row_sum"])
-    saved["state"][0]["row_sum"] = torch.zeros(3)
+    assert torch.equal(a.state[mine]["sum_rows"], b.state[theirs]["sum_rows"])
+    saved["state"][0]["sum_rows"] = torch.zeros(3)
     with pytest.raises(
-        ValueError, match=r"state 'row_sum' must have one number for each row .*\(8,\), not \(3,\)"
+        ValueError, match=r"state 'sum_rows' must have one number for each row .*\(8,\), not \(3,\)"
     ):
         b.load_state_dict(saved)
     mine.grad = named((8, 4), 3, 7, torch.bfloat16, sparse_dims=2)

@@ -281,5 +281,5 @@ def averages_of_dtensors():
 @case(2)
 def state_by_row_is_refused():
     mesh, placements = meshes()[0]
-    with pytest.raises(ValueError, match="rowwise=True is for row-sparse gradients"):
+    with pytest.raises(ValueError, match="rowwise=True is not for DTensors"):
         Pair(lambda params: tw.Adagrad(params, rowwise=True), mesh, placements)

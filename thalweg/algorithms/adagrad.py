@@ -20,15 +20,12 @@ from thalweg.rule import (
     no_decay_of_gradients,
     positive_eps,
 )
-from thalweg.rule.maths import row_mean, sqrt, times, two_parts
+from thalweg.rule.maths import sqrt, square, times, two_parts
 
 
-def adagrad(g, sum, row_sum, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
-    if on.rowwise:
-        squares = row_sum = row_sum + row_mean(g * g)
-    else:
-        squares = sum = sum + g * g
-    return s.rate * g / (sqrt(squares) + s.eps), sum, row_sum
+def adagrad(g, sum, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
+    sum = sum + square(g, s)
+    return s.rate * g / (sqrt(sum) + s.eps), sum
 
 
 def adagrad_scalars(h: Any, t: Any) -> dict[str, Any]:
@@ -37,7 +34,7 @@ def adagrad_scalars(h: Any, t: Any) -> dict[str, Any]:
 
 
 def adadelta(g, square_avg, acc_delta, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
-    square_avg = times(square_avg, s.rho, s.rho_rest) + s.one_minus_rho * g * g
+    square_avg = times(square_avg, s.rho, s.rho_rest) + square(g, s, s.one_minus_rho)
     delta = sqrt(acc_delta + s.eps) / sqrt(square_avg + s.eps) * g
     acc_delta = times(acc_delta, s.rho, s.rho_rest) + s.one_minus_rho * delta * delta
     return s.lr * delta, square_avg, acc_delta
@@ -57,11 +54,7 @@ ADAGRAD = Rule(
     name="adagrad",
     update=adagrad,
     scalars=adagrad_scalars,
-    slots=(
-        Slot("sum", signed=False, initial="initial_accumulator_value", when="elementwise"),
-        Slot("row_sum", signed=False, initial="initial_accumulator_value", when="rowwise", by_row=True),
-    ),
-    flags=lambda h: {"elementwise": not h.rowwise, "rowwise": h.rowwise},
+    slots=(Slot("sum", signed=False, initial="initial_accumulator_value", squares=True, by_row="rowwise"),),
     hypers=(
         LR,
         Hyper("lr_decay"),
@@ -79,7 +72,7 @@ ADADELTA = Rule(
     name="adadelta",
     update=adadelta,
     scalars=adadelta_scalars,
-    slots=(Slot("square_avg", signed=False), Slot("acc_delta", signed=False)),
+    slots=(Slot("square_avg", signed=False, squares=True), Slot("acc_delta", signed=False)),
     hypers=(LR, Hyper("rho", high=1.0), EPS, WEIGHT_DECAY, CAPTURABLE, *COMMON),
     rest=Rest({"p": ("p",), "square_avg": ("square_avg",), "acc_delta": ("acc_delta",)}, unrest),
 )
@@ -105,8 +98,8 @@ class Adagrad(Optimizer):
         eps: :math:`\epsilon`, at least 0.
         rowwise: keep one number for each row, an index of the first dimension: :math:`s_t = s_{t-1}` and the
             mean of :math:`g_t^2` over the row, as recommendation models do for their embeddings (Mudigere et
-            al. 2022, arXiv 2104.05158). A vector's rows are its elements. It is stepped by torch's
-            operations, not by a kernel; a row-sparse gradient must index the first dimension alone.
+            al. 2022, arXiv 2104.05158). A vector's rows are its elements. It is `state={"sum": "row"}` of
+            parameters of any size; a row-sparse gradient must index the first dimension alone.
         maximize, foreach, differentiable, fused, options: see `thalweg.Optimizer`.
 
     Raises:

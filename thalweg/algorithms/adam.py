@@ -24,12 +24,12 @@ from thalweg.rule import (
     positive_eps,
     roots,
 )
-from thalweg.rule.maths import lerp, maximum, sqrt, times, two_parts
+from thalweg.rule.maths import lerp, maximum, sqrt, square, times, two_parts
 
 
 def adam(g, exp_avg, exp_avg_sq, max_exp_avg_sq, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
     exp_avg = lerp(exp_avg, g, s.one_minus_beta1)
-    exp_avg_sq = times(exp_avg_sq, s.beta2, s.beta2_rest) + s.one_minus_beta2 * g * g
+    exp_avg_sq = times(exp_avg_sq, s.beta2, s.beta2_rest) + square(g, s, s.one_minus_beta2)
     second = exp_avg_sq
     if on.amsgrad:
         second = max_exp_avg_sq = maximum(max_exp_avg_sq, exp_avg_sq)
@@ -86,8 +86,8 @@ RULE = Rule(
     flags=flags,
     slots=(
         Slot("exp_avg"),
-        Slot("exp_avg_sq", signed=False),
-        Slot("max_exp_avg_sq", signed=False, when="amsgrad"),
+        Slot("exp_avg_sq", signed=False, squares=True),
+        Slot("max_exp_avg_sq", signed=False, when="amsgrad", maximum_of="exp_avg_sq"),
     ),
     hypers=(
         LR,

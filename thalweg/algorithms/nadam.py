@@ -8,12 +8,12 @@ from torch import Tensor
 
 from thalweg.optimizer import Optimizer, Options, Params, arguments
 from thalweg.rule import BETAS, CAPTURABLE, COMMON, EPS, LR, WEIGHT_DECAY, Counter, Hyper, Rule, Slot
-from thalweg.rule.maths import lerp, maximum, sqrt, times, two_parts
+from thalweg.rule.maths import lerp, maximum, sqrt, square, times, two_parts
 
 
 def nadam(g, exp_avg, exp_avg_sq, max_exp_avg_sq, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
     exp_avg = lerp(exp_avg, g, s.one_minus_beta1)
-    exp_avg_sq = times(exp_avg_sq, s.beta2, s.beta2_rest) + s.one_minus_beta2 * g * g
+    exp_avg_sq = times(exp_avg_sq, s.beta2, s.beta2_rest) + square(g, s, s.one_minus_beta2)
     second = exp_avg_sq
     if on.amsgrad:
         second = max_exp_avg_sq = maximum(max_exp_avg_sq, exp_avg_sq)
@@ -60,8 +60,8 @@ RULE = Rule(
     flags=flags,
     slots=(
         Slot("exp_avg"),
-        Slot("exp_avg_sq", signed=False),
-        Slot("max_exp_avg_sq", signed=False, when="amsgrad"),
+        Slot("exp_avg_sq", signed=False, squares=True),
+        Slot("max_exp_avg_sq", signed=False, when="amsgrad", maximum_of="exp_avg_sq"),
     ),
     counters=(Counter("step"), Counter("mu_product", initial=1.0)),
     advance=advance,

@@ -23,6 +23,7 @@ from thalweg.rule import (
     maximum,
     minimum,
     sqrt,
+    square,
     times,
     two_parts,
     where,
@@ -31,7 +32,7 @@ from thalweg.rule import (
 
 def prodigy(g, exp_avg, exp_avg_sq, prodigy_sum, prodigy_start, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
     exp_avg = lerp(exp_avg, s.d * g, s.one_minus_beta1)
-    exp_avg_sq = times(exp_avg_sq, s.beta2, s.beta2_rest) + s.d_sq_one_minus_beta2 * g * g
+    exp_avg_sq = times(exp_avg_sq, s.beta2, s.beta2_rest) + square(g, s, s.d_sq_one_minus_beta2)
     step = s.rate * exp_avg / (sqrt(exp_avg_sq) + s.d_eps)
     return step, exp_avg, exp_avg_sq, summed(g, prodigy_sum, s), prodigy_start
 
@@ -86,7 +87,7 @@ RULE = Rule(
     scalars=scalars,
     slots=(
         Slot("exp_avg"),
-        Slot("exp_avg_sq", signed=False),
+        Slot("exp_avg_sq", signed=False, squares=True),
         Slot("prodigy_sum"),
         Slot("prodigy_start", stored_by="prodigy_start_state", copies=True),
     ),

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from thalweg.optimizer import Optimizer, Options, Params, arguments
 from thalweg.rule import BETAS, CAPTURABLE, COMMON, EPS, LR, WEIGHT_DECAY, Hyper, Rule, Slot
-from thalweg.rule.maths import lerp, maximum, sqrt, times, two_parts, where
+from thalweg.rule.maths import lerp, maximum, sqrt, square, times, two_parts, where
 
 
 def radam(g, exp_avg, exp_avg_sq, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
     exp_avg = lerp(exp_avg, g, s.one_minus_beta1)
-    exp_avg_sq = times(exp_avg_sq, s.beta2, s.beta2_rest) + s.one_minus_beta2 * g * g
+    exp_avg_sq = times(exp_avg_sq, s.beta2, s.beta2_rest) + square(g, s, s.one_minus_beta2)
     denominator = where(s.rectified > 0, sqrt(exp_avg_sq) + s.eps, 1.0)
     return s.rate * exp_avg / denominator, exp_avg, exp_avg_sq
 
@@ -43,7 +43,7 @@ RULE = Rule(
     name="radam",
     update=radam,
     scalars=scalars,
-    slots=(Slot("exp_avg"), Slot("exp_avg_sq", signed=False)),
+    slots=(Slot("exp_avg"), Slot("exp_avg_sq", signed=False, squares=True)),
     hypers=(
         LR,
         BETAS,

@@ -20,11 +20,11 @@ from thalweg.rule import (
     no_decay_of_gradients,
     positive_eps,
 )
-from thalweg.rule.maths import lerp, maximum, sqrt, times, two_parts
+from thalweg.rule.maths import lerp, maximum, sqrt, square, times, two_parts
 
 
 def rmsprop(g, square_avg, grad_avg, max_square_avg, momentum_buffer, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
-    square_avg = times(square_avg, s.alpha, s.alpha_rest) + s.one_minus_alpha * g * g
+    square_avg = times(square_avg, s.alpha, s.alpha_rest) + square(g, s, s.one_minus_alpha)
     second = square_avg * s.debias if on.debias else square_avg
     if on.centered:
         grad_avg = lerp(grad_avg, g, s.one_minus_alpha)
@@ -93,9 +93,9 @@ RULE = Rule(
     flags=flags,
     conflict=conflict,
     slots=(
-        Slot("square_avg", signed=False),
+        Slot("square_avg", signed=False, squares=True, whole_with="centered"),
         Slot("grad_avg", when="centered"),
-        Slot("max_square_avg", signed=False, when="amsgrad"),
+        Slot("max_square_avg", signed=False, when="amsgrad", maximum_of="square_avg"),
         Slot("momentum_buffer", when="momentum"),
     ),
     hypers=(

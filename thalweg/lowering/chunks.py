@@ -28,7 +28,8 @@ class Chunks:
     Args:
         table: int64 (chunks, 4): tensor, offset, offset in the gradient, length; in elements. None is
             empty. Of parts of tensors int64 (chunks, 6): also where in the whole the run of 64 begins that
-            the first element belongs to, and how many of that run come before it.
+            the first element belongs to, and how many of that run come before it. Of what goes row by row
+            int64 (chunks, 5): whole rows, and the length of one.
         tasks: int64 (tasks + 1,): the first chunk of each task, then the number of chunks. Tasks are
             what threads claim; each is worth about as many elements as a chunk may have.
         elements: the sum of the lengths.
@@ -59,6 +60,27 @@ class Chunks:
         offset = (np.arange(len(tensor)) - before) * most
         length = np.minimum(whole[tensor] - offset, most)
         return cls._of(np.stack([tensor, offset, offset, length], axis=1), most)
+
+    @classmethod
+    def whole_rows(cls, lengths: Sequence[int], rows: Sequence[int], most: int = SIZE) -> Chunks:
+        """Return the chunks of whole tensors that are gone through row by row.
+
+        Args:
+            lengths: of the tensors, in elements.
+            rows: the lengths of their rows.
+            most: elements of a chunk; a longer row is a chunk too.
+        """
+        parts = [np.empty((0, 5), np.int64)]
+        for tensor, (length, row) in enumerate(zip(lengths, rows, strict=True)):
+            step = max(most // max(row, 1), 1) * row
+            begin = np.arange(0, length, max(step, 1))
+            columns = (begin * 0 + tensor, begin, begin, np.minimum(length - begin, step), begin * 0 + row)
+            parts.append(np.stack(columns, axis=1))
+        return cls._of(np.concatenate(parts), most)
+
+    def in_rows(self) -> Chunks:
+        """Return these, each of which is a whole row, for what goes row by row."""
+        return Chunks(np.ascontiguousarray(self.table[:, [0, 1, 2, 3, 3]]), self.tasks, self.elements)
 
     @classmethod
     def rows(cls, numbers: Sequence[np.ndarray], lengths: Sequence[int], most: int = SIZE) -> Chunks:

@@ -2,7 +2,8 @@
 
 A plain stream enters as a number; one with a correction as a number and an integer, `name.side`; one in
 blocks as an integer code, `name.code`, and its block's unit. What leaves a block's stream is a number
-again: its code depends on all of the block, so it is made in a second pass.
+again: its code depends on all of the block, so it is made in a second pass. What is kept by row enters and
+leaves as the number of the row, and with it the mean over the row, `row.mean`, of what `squares` says.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from thalweg.lowering.fusion import fused
-from thalweg.lowering.trace import Integer, Symbol, Trace, record_measures, record_recipe
+from thalweg.lowering.trace import Integer, RowMean, Symbol, Trace, record_measures, record_recipe
 from thalweg.rule import Recipe
-from thalweg.storage.codecs import BlockCodec, Codec, HalfCodec
+from thalweg.storage.codecs import BlockCodec, Codec, HalfCodec, RowCodec
 from thalweg.storage.codecs.draws import distance, first_word, numbers
 
 
@@ -32,7 +33,7 @@ def element(
     """
     record = Trace()
     values = {name: _read(record, name, codec) for name, codec in codecs.items()}
-    new = record_recipe(record, recipe, on, scalars, values)
+    new = record_recipe(record, recipe, on, scalars, values, _row_mean(record, codecs))
     for name, codec in codecs.items():
         _write(record, name, codec, new[name], numbers(codecs))
     return fused(record)
@@ -52,9 +53,38 @@ def measures(
     """
     record = Trace()
     values = {name: _read(record, name, codec) for name, codec in codecs.items()}
-    found = record_measures(record, recipe, stage, on, scalars, values)
+    found = record_measures(record, recipe, stage, on, scalars, values, _row_mean(record, codecs))
     record.outputs = {name: value.line for name, value in found.items()}
     return fused(record)
+
+
+def squares(
+    recipe: Recipe, on: Mapping[str, bool], scalars: Sequence[str], codecs: Mapping[str, Codec]
+) -> Trace | None:
+    """Return a pass that only reads: an element's `square`, whose mean over the row `element` reads.
+
+    None, if nothing of the recipe is made of squares.
+    """
+    record = Trace()
+    found: list[Symbol] = []
+
+    def row_mean(squared: Symbol) -> Symbol:
+        found.append(squared)
+        return record.emit("input", "row.mean")
+
+    values = {name: _read(record, name, codec) for name, codec in codecs.items()}
+    record_recipe(record, recipe, on, scalars, values, row_mean)
+    if not found:
+        return None
+    assert len(found) == 1, "a rule has one second moment"
+    record.outputs = {"square": found[0].line}
+    return fused(record)
+
+
+def _row_mean(record: Trace, codecs: Mapping[str, Codec]) -> RowMean | None:
+    if not any(isinstance(codec, RowCodec) for codec in codecs.values()):
+        return None
+    return lambda squared: record.emit("input", "row.mean")
 
 
 def _read(record: Trace, name: str, codec: Codec) -> Symbol:

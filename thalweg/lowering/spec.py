@@ -7,12 +7,15 @@ from typing import NamedTuple
 import torch
 
 from thalweg.rule import Measure, Recipe
-from thalweg.storage.codecs import BLOCK, BlockCodec, Codec
+from thalweg.storage.codecs import BLOCK, BlockCodec, Codec, RowCodec
 from thalweg.storage.codecs.plain import dtype_name
 
 
 class Stream(NamedTuple):
-    """Memory that a kernel walks along: what is stored there, and how many elements share one of it."""
+    """Memory that a kernel walks along: what is stored there, and how many elements share one of it.
+
+    With `shared` 0 these are the elements of a row.
+    """
 
     name: str
     stored: str
@@ -83,9 +86,14 @@ class Spec(NamedTuple):
         return {name: codec for name, codec in self.codecs.items() if isinstance(codec, BlockCodec)}
 
     @property
+    def by_row(self) -> dict[str, RowCodec]:
+        """The codecs of what is kept by row, by name. If there is any, a kernel goes row by row."""
+        return {name: codec for name, codec in self.codecs.items() if isinstance(codec, RowCodec)}
+
+    @property
     def streams(self) -> list[Stream]:
         """The streams in the order of the table of addresses, `stored` by the name of a dtype."""
-        streams = [Stream(name, codec.name) for name, codec in self.stored.items()]
+        streams = [Stream(n, c.name, 0 if isinstance(c, RowCodec) else 1) for n, c in self.stored.items()]
         for name, codec in self.codecs.items():
             if codec.side is not None:
                 shared = BLOCK if isinstance(codec, BlockCodec) else 1

@@ -7,7 +7,7 @@ once. The result is the input of every kernel writer; none of them ever sees the
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -226,6 +226,9 @@ class Integer:
         raise TypeError("a codec cannot branch on data: use where(condition, x, y)")
 
 
+RowMean = Callable[[Symbol], Symbol]
+
+
 def trace(recipe: Recipe, on: Mapping[str, bool], scalars: Sequence[str]) -> Trace:
     """Run `rule` on symbols under the flags `on`.
 
@@ -246,9 +249,19 @@ def record_recipe(
     on: Mapping[str, bool],
     scalars: Sequence[str],
     values: Mapping[str, Symbol],
+    row_mean: RowMean | None = None,
 ) -> dict[str, Symbol]:
-    """Append `rule` to a trace, from the values of `p` and the slots; return the new ones."""
-    p, new = recipe.apply(*_arguments(record, on, scalars, values))
+    """Append `rule` to a trace, from the values of `p` and the slots; return the new ones.
+
+    Args:
+        record: the trace.
+        recipe: what steps are made by.
+        on: its flags.
+        scalars: the names of the scalars.
+        values: of `p` and the slots, by name.
+        row_mean: what makes a row's mean of an element's square; None, if nothing is kept by row.
+    """
+    p, new = recipe.apply(*_arguments(record, on, scalars, values, row_mean))
     return {name: Symbol(record, record.lift(value)) for name, value in {"p": p, **new}.items()}
 
 
@@ -259,15 +272,21 @@ def record_measures(
     on: Mapping[str, bool],
     scalars: Sequence[str],
     values: Mapping[str, Symbol],
+    row_mean: RowMean | None = None,
 ) -> dict[str, Symbol]:
     """Append the summands of the measures of a stage to a trace; return them by name."""
-    found = recipe.measure(stage, *_arguments(record, on, scalars, values))
+    found = recipe.measure(stage, *_arguments(record, on, scalars, values, row_mean))
     return {name: Symbol(record, record.lift(value)) for name, value in found.items()}
 
 
 def _arguments(
-    record: Trace, on: Mapping[str, bool], scalars: Sequence[str], values: Mapping[str, Symbol]
+    record: Trace,
+    on: Mapping[str, bool],
+    scalars: Sequence[str],
+    values: Mapping[str, Symbol],
+    row_mean: RowMean | None,
 ) -> tuple[Symbol, Symbol, dict[str, Symbol], SimpleNamespace, SimpleNamespace]:
     slots = {name: value for name, value in values.items() if name != "p"}
     s = SimpleNamespace(**{name: record.emit("input", f"s.{name}") for name in scalars})
+    s.row_mean = row_mean
     return values["p"], record.emit("input", "g"), slots, s, SimpleNamespace(**on)

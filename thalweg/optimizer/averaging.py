@@ -33,7 +33,7 @@ def averages(
         return None
     if not float(own.get(_COUNTERS[slot.name], 0)):
         return None  # state that is there before a step, as after one that was skipped
-    values = values_of(slot, own)
+    values = values_of(slot, own, param)
     if slot.name == _AVERAGE:
         return values
     # The parameter is beta of the way from the fast weights to their average.

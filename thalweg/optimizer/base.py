@@ -302,7 +302,7 @@ class Optimizer(torch.optim.Optimizer):
         Codes and bfloat16 are read as float32, into new tensors; scales, corrections and the settings of
         storage are left out. `load_state_dict` takes it too, and stores it as this optimizer is set to.
         """
-        return checkpoint.in_full_precision(self.recipe_of, self.state_dict())
+        return checkpoint.in_full_precision(self.recipe_of, self.state_dict(), self.param_groups)
 
     def flush(self, param: Tensor | None = None, rows: Tensor | None = None) -> None:
         """Bring rows up to date that have rested with `sparse="exact"`; nothing is to be done with `"lazy"`.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from thalweg import additions
 from thalweg.distributed.parts import brought, cut, dtensor_like, is_dtensor, part_of
-from thalweg.rule import Recipe, Slot
+from thalweg.rule import Recipe
 from thalweg.stepping.shards import Inside, is_stepped_in_shards
 from thalweg.stepping.state import (
     in_form,
@@ -25,6 +25,7 @@ from thalweg.stepping.state import (
     values_of,
 )
 from thalweg.storage import choices as storage
+from thalweg.storage.codecs import Codec
 from thalweg.storage.codecs.tensors import pack, unpack
 from thalweg.storage.layout import like_home
 
@@ -138,7 +139,8 @@ def _check_state(recipe: Recipe, key: Any, saved: Mapping[str, Any]) -> None:
     found = [name for name, value in saved.items() if value is not None and name != storage.CORRECTION]
     needed = [counter.name for counter in recipe.rule.counters]
     needed += [slot.name for slot in recipe.rule.slots if slot.when is None]
-    missing = [name for name in needed if name not in found and storage.codes_of(name) not in found]
+    has = {storage.slot_of(name) for name in found if isinstance(name, str)}
+    missing = [name for name in needed if name not in has]
     if found and missing:
         raise ValueError(
             f"the checkpoint is not of {recipe.name}: its state of parameter {key} has {_listed(found)}, "
@@ -158,7 +160,8 @@ def _state_in_form(
     source: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the state of a parameter from what a checkpoint has of it."""
-    if not storage.DEFAULTS.keys() & group.keys() and is_in_plain_form(recipe, param, saved):
+    asks = storage.DEFAULTS.keys() & group.keys() or storage.asks_for_rows(recipe, group)
+    if not asks and is_in_plain_form(recipe, param, saved):
         return dict(saved)
     if not is_stepped_in_shards(param, group):
         return _formed(recipe, param, param, saved, group, source)
@@ -178,13 +181,16 @@ def _formed(
     """Return the state of what is stepped of a parameter, `memory`, in form."""
     slots = [slot for slot in recipe.slots if stored_of(slot, saved) is not None]
     state = {name: value for name, value in saved.items() if value is not None or not _is_slot(recipe, name)}
+    wanted, wanted_there = (storage.codecs_of_slots(recipe.slots, param, one, 0) for one in (group, source))
     for slot in slots:
-        sparse = _was_sparse(slot, stored_of(slot, state), param, source)
-        put(slot, state, in_form(slot, storage.codec_of_slot(slot, param, group, sparse), state, memory))
+        codec = wanted[slot.name]
+        if _was_sparse(stored_of(slot, state), wanted_there[slot.name]):
+            codec = storage.codecs_of_slots(recipe.slots, param, group, 1)[slot.name]
+        put(slot, state, in_form(slot, codec, state, memory))
     for counter in recipe.counters:
         if counter.name in state:
             state[counter.name] = to_counter(_own(counter.name, state[counter.name], memory), "cpu")
-    formed = {name for slot in slots for name in (slot.name, storage.codes_of(slot.name))}
+    formed = {name for slot in slots for name in storage.keys_of(slot.name)}
     known = {id(value) for value in saved.values()}
     for name, value in state.items():
         if name in formed:
@@ -218,19 +224,27 @@ def _moved(value: Any, param: Tensor) -> Any:
     return value
 
 
-def _was_sparse(slot: Slot, value: Tensor, param: Tensor, source: Mapping[str, Any]) -> bool:
+def _was_sparse(value: Tensor, wanted: Codec) -> bool:
     """Say whether a slot is in float32 although its group wanted less: then its gradients were sparse.
 
     Packing it here would lose what the next step, which knows the gradient, would want back.
     """
-    return value.dtype == torch.float32 and storage.codec_of_slot(slot, param, source, False).drawn > 0
+    return value.dtype == torch.float32 and wanted.drawn > 0
 
 
-def in_full_precision(recipe_of: RecipeOf, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Return a state dict with all slots as numbers that torch computes with; `state_dict` stays as it is."""
-    group_of = {key: group for group in state_dict["param_groups"] for key in group["params"]}
+def in_full_precision(recipe_of: RecipeOf, state_dict: dict[str, Any], groups: Groups) -> dict[str, Any]:
+    """Return a state dict with all slots as numbers that torch computes with; `state_dict` stays as it is.
+
+    Args:
+        recipe_of: what the steps of a group are made by.
+        state_dict: of the optimizer.
+        groups: its own, with the parameters.
+    """
+    group_of: dict[Any, tuple[Any, Tensor]] = {}
+    for saved, group in zip(state_dict["param_groups"], groups, strict=True):
+        group_of.update((key, (saved, p)) for key, p in zip(saved["params"], group["params"], strict=True))
     state = {
-        key: _unpacked(recipe_of(group_of[key]), own) if key in group_of else own
+        key: _unpacked(recipe_of(group_of[key][0]), own, group_of[key][1]) if key in group_of else own
         for key, own in state_dict["state"].items()
     }
     groups = [
@@ -240,7 +254,7 @@ def in_full_precision(recipe_of: RecipeOf, state_dict: dict[str, Any]) -> dict[s
     return {**state_dict, "state": state, "param_groups": groups}
 
 
-def _unpacked(recipe: Recipe, own: Any) -> Any:
+def _unpacked(recipe: Recipe, own: Any, param: Tensor) -> Any:
     if not isinstance(own, dict):
         return own
     slots = {slot.name: slot for slot in recipe.slots}
@@ -249,7 +263,7 @@ def _unpacked(recipe: Recipe, own: Any) -> Any:
     for key, value in own.items():
         slot = slots.get(storage.slot_of(key)) if isinstance(key, str) else None
         if slot is not None and value is not None:
-            full[slot.name] = values_of(slot, own)
+            full[slot.name] = values_of(slot, own, param)
         elif key not in sides:
             full[key] = value
     return full

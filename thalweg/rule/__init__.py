@@ -18,7 +18,7 @@ from thalweg.rule.hyper import (
     WEIGHT_DECAY,
     Hyper,
 )
-from thalweg.rule.maths import Scalar, lerp, maximum, minimum, sign, sqrt, times, two_parts, where
+from thalweg.rule.maths import Scalar, lerp, maximum, minimum, sign, sqrt, square, times, two_parts, where
 from thalweg.rule.measure import Measure
 from thalweg.rule.recipe import Recipe
 from thalweg.rule.rest import DEGREES, Rest, Series, no_decay_of_gradients, positive_eps
@@ -56,6 +56,7 @@ __all__ = [
     "roots",
     "sign",
     "sqrt",
+    "square",
     "times",
     "two_parts",
     "where",

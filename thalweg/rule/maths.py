@@ -44,14 +44,18 @@ def sign(x: Scalar) -> Scalar:
     return where(x > 0, 1.0, where(x < 0, -1.0, x))
 
 
-def row_mean(x: Scalar) -> Scalar:
-    """Return the means of a tensor over all dimensions but the first, which stay with a size of 1.
+def square(g: Scalar, s: Any, weight: Scalar = None) -> Scalar:
+    """Return `weight * g * g`; its mean over the row, if that is what is kept of a second moment.
 
-    A Python float is a row of one. Traces, which know one element, have none.
+    Args:
+        g: a gradient.
+        s: the scalars of a step. `s.row_mean` makes a row's mean of an element's value, where there is such
+            a mean: only what runs the rule knows the other elements.
+        weight: 1, if None.
     """
-    if isinstance(x, (int, float)):
-        return x
-    return x.mean(dim=tuple(range(1, x.dim())), keepdim=True) if x.dim() > 1 else x
+    squared = g * g if weight is None else weight * g * g
+    row_mean = getattr(s, "row_mean", None)
+    return squared if row_mean is None else row_mean(squared)
 
 
 def lerp(start: Scalar, end: Scalar, weight: Scalar) -> Scalar:

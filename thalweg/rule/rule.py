@@ -25,8 +25,11 @@ class Slot:
         stored_by: the group's key that says how it is stored.
         begins: whether a step is the first of a parameter's state if the slot is new.
         copies: whether it begins as the parameter.
-        by_row: whether it has one number for each index of the parameter's first dimension, not its shape.
-            Such a slot is never packed, and its rule is stepped by the reference.
+        squares: whether it is made of `square(g, s)` alone, and linear in it, so that one number may be kept
+            for each row, an index of the parameter's first dimension: the mean of what its elements would be.
+        maximum_of: the slot of squares whose maximum it is, and which it is kept as.
+        whole_with: the group's flag under which it cannot be kept by row.
+        by_row: the group's flag under which it is kept by row, whatever is said of how it is stored.
     """
 
     name: str
@@ -36,7 +39,10 @@ class Slot:
     stored_by: str = "state"
     begins: bool = True
     copies: bool = False
-    by_row: bool = False
+    squares: bool = False
+    maximum_of: str | None = None
+    whole_with: str | None = None
+    by_row: str | None = None
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from thalweg.stepping.member import Member, packed
 from thalweg.stepping.rests import Rested, Rests, put_back, reals, row_major
 from thalweg.stepping.scaling import Scaling
 from thalweg.stepping.settings import AllSettings
+from thalweg.storage.choices import asks_for_rows
 from thalweg.storage.codecs import BlockCodec, codec_of
 from thalweg.storage.layout import has_memory, is_plain, like_home, order, overlaps_itself
 
@@ -64,6 +65,26 @@ class Batch:
 
     def connect(self, look: Look) -> None:
         """Have `look` write where tensors lie, which it will have done before each run."""
+
+    def check(self) -> None:
+        """Raise if a gradient names parts of rows, where state is kept by row or in blocks that lie in rows.
+
+        All batches are asked before anything of any of them is changed.
+        """
+        for member in self.members:
+            grad, sort = member.grad, member.sort
+            if grad is None or grad.layout != torch.sparse_coo or grad.sparse_dim() == 1:
+                continue
+            if sort.by_row:
+                asked = asks_for_rows(self.recipe, sort.options)
+                raise ValueError(
+                    f"{asked} needs sparse gradients that index 1 dimension, not {grad.sparse_dim()}"
+                )
+            if any(isinstance(codec, BlockCodec) for codec in sort.codecs.values()):
+                raise ValueError(
+                    f"state='int8' began with gradients that index 1 dimension, not {grad.sparse_dim()}: its "
+                    "blocks lie in rows"
+                )
 
     def run(self, settings: AllSettings, scaling: Scaling, state: State) -> None:
         """Step what has a gradient.
@@ -144,8 +165,15 @@ class KernelBatch(Batch):
         lengths = [reals(member.memory) for member in members]
         most = self.engine.chunk(sum(lengths))
         whole = [runs(member.param) for member in members] if is_in_parts else []
-        self.chunks = Chunks.of_parts(whole, most) if is_in_parts else Chunks.dense(lengths, most)
-        self.measured = Chunks.dense(lengths, self.engine.measured) if self.recipe.measures else self.chunks
+        self.chunks = Chunks.of_parts(whole, most) if is_in_parts else self._dense(lengths, most)
+        measures = self.recipe.measures
+        self.measured = self._dense(lengths, self.engine.measured) if measures else self.chunks
+
+    def _dense(self, lengths: list[int], most: int) -> Chunks:
+        if not self.members[0].sort.by_row:
+            return Chunks.dense(lengths, most)
+        rows = [reals(m.memory) // max(len(m.memory), 1) for m in self.members]
+        return Chunks.whole_rows(lengths, rows, most)
 
     def connect(self, look: Look) -> None:  # noqa: D102
         self._connect_state(look, [m.sort.stored_keys for m in self.members], 2)
@@ -275,7 +303,6 @@ class SparseBatch(KernelBatch):
 
     def measure(self, stage: str, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
         grads = [None if m.grad is None else m.grad.coalesce() for m in self.members]
-        self._check_rows(grads)
         self._catch_up(grads, settings, state)
         streams = [self._tensors(member, state) for member in self.members]
         staged = self._stage_rows(grads, streams)
@@ -284,7 +311,6 @@ class SparseBatch(KernelBatch):
 
     def run(self, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
         grads = [None if m.grad is None else m.grad.coalesce() for m in self.members]
-        self._check_rows(grads)
         if self.unscale:
             for member, grad in zip(self.members, grads, strict=True):
                 member.param.grad = grad  # so that what is unscaled is the gradient, not a copy
@@ -300,16 +326,6 @@ class SparseBatch(KernelBatch):
                 put_back(tensors, own)
         for (rested, rows), noted in zip(caught.values(), passed, strict=True):
             rested.took(rows, *noted)
-
-    def _check_rows(self, grads: Sequence[Tensor | None]) -> None:
-        """Raise if rows are parts of what has blocks of state."""
-        has_blocks = any(isinstance(codec, BlockCodec) for codec in self.members[0].sort.codecs.values())
-        for grad in grads if has_blocks else ():
-            if grad is not None and grad.sparse_dim() != 1:
-                raise ValueError(
-                    f"state='int8' began with gradients that index 1 dimension, not {grad.sparse_dim()}: its "
-                    "blocks lie in rows"
-                )
 
     def _catch_up(
         self, grads: Sequence[Tensor | None], settings: AllSettings, state: State
@@ -354,10 +370,12 @@ class SparseBatch(KernelBatch):
         self.addresses[1] = [0 if v is None else v.data_ptr() or 1 for v in values]
         return values, staged
 
-    @staticmethod
-    def _rows_of(grads: Sequence[Tensor | None], values: Sequence[Tensor | None], most: int) -> Chunks:
+    def _rows_of(self, grads: Sequence[Tensor | None], values: Sequence[Tensor | None], most: int) -> Chunks:
         lengths = [0 if v is None else reals(v) // max(len(v), 1) for v in values]
-        return Chunks.rows([_row_numbers(grad) for grad in grads], lengths, most)
+        numbers = [_row_numbers(grad) for grad in grads]
+        if self.members[0].sort.by_row:
+            return Chunks.rows(numbers, lengths, max(most, *lengths)).in_rows()
+        return Chunks.rows(numbers, lengths, most)
 
     def _tensors(self, member: Member, state: State) -> list[Tensor]:
         keys = member.sort.stored_keys
@@ -387,7 +405,6 @@ class ReferenceBatch(Batch):
         self._indices: dict[int, Tensor] = {}
 
     def measure(self, stage: str, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
-        self._check_rows()
         for member, m in zip(self.members, self._measures, strict=True):
             grad = member.grad
             taken = [one.name for one in self.recipe.measures if one.at == stage]
@@ -459,7 +476,6 @@ class ReferenceBatch(Batch):
         return self._indices[member.position]
 
     def run(self, settings: AllSettings, scaling: Scaling, state: State) -> None:  # noqa: D102
-        self._check_rows()
         self._keys.draw()
         for member, key in zip(self.members, self._values.tolist(), strict=True):
             grad = member.grad
@@ -468,15 +484,6 @@ class ReferenceBatch(Batch):
                 self._step(member, grad, own, settings.hypers[member.sort.group], scaling, key)
                 self.firsts[member.position] = 0
         increment_version([m.param for m in self.members if m.sort.is_shard and m.grad is not None])
-
-    def _check_rows(self) -> None:
-        """Raise if a gradient indexes parts of rows of which the state has one number each."""
-        by_row = [slot for slot in self.recipe.slots_on(self.members[0].sort.on) if slot.by_row]
-        for member in self.members if by_row else ():
-            grad = member.grad
-            if grad is not None and grad.layout == torch.sparse_coo and grad.sparse_dim() != 1:
-                name, dims = by_row[0].when, grad.sparse_dim()
-                raise ValueError(f"{name}=True needs sparse gradients that index 1 dimension, not {dims}")
 
     def _step(
         self, member: Member, grad: Tensor, own: dict[str, Any], h: Any, scaling: Scaling, key: int

@@ -15,7 +15,7 @@ from thalweg.lowering.gpu.tables import Shared
 from thalweg.lowering.reference.steps import Packed
 from thalweg.rule import Recipe
 from thalweg.storage.choices import CORRECTION, key_of, scale_of
-from thalweg.storage.codecs import BlockCodec, Codec, HalfCodec
+from thalweg.storage.codecs import BlockCodec, Codec, HalfCodec, RowCodec
 from thalweg.storage.layout import has_memory, is_plain
 
 
@@ -67,6 +67,7 @@ class Sort:
         codecs: how `p` and each slot are stored, by name, in the rule's order.
         dtype, device: the parameters'.
         is_shard: whether processes share them, and what is stepped is the part of this one.
+        has_rows: whether each row, an index of the first dimension, is one stretch of memory.
     """
 
     recipe: Recipe
@@ -81,6 +82,12 @@ class Sort:
     dtype: torch.dtype
     device: torch.device
     is_shard: bool
+    has_rows: bool
+
+    @cached_property
+    def by_row(self) -> bool:
+        """Whether something is kept by row."""
+        return any(isinstance(codec, RowCodec) for codec in self.codecs.values())
 
     @cached_property
     def slot_keys(self) -> dict[str, str]:

@@ -246,6 +246,8 @@ class Plan:
         """
         # What another thread takes away meanwhile stays alive as long as it is stepped.
         kept = [[m.param.grad for m in self.members], _values(state)]
+        for batch in self.batches:
+            batch.check()
         if self.stages:
             scaling = self._measured(scaling, state)
         if not self.is_forbidden(scaling):
@@ -381,9 +383,10 @@ def _kind(sort: Sort) -> type[Batch]:
     )
     # Only the host knows how long rows have rested, and a device may skip steps without telling it.
     rests_apart = grad.is_sparse and sort.recipe.catches_up and sort.device.type != "cpu"
-    by_row = any(slot.by_row for slot in sort.recipe.slots_on(sort.on))
+    # Rows are gone through one by one, where they lie; on a device there is no kernel that does.
+    by_row_elsewhere = sort.by_row and (sort.device.type != "cpu" or not (grad.is_sparse or sort.has_rows))
     is_elsewhere = sort.is_shard and not _has_kernel_of_shards(sort)
-    if not has_kernel or rests_apart or by_row or is_elsewhere:
+    if not has_kernel or rests_apart or by_row_elsewhere or is_elsewhere:
         return ReferenceBatch
     if grad.is_sparse:
         return SparseBatch

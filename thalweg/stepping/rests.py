@@ -102,7 +102,10 @@ class Rested:
         launch.keys[:] = self._key()
         launch.read(np.ascontiguousarray(amounts), None)
         length = reals(staged[0]) // len(self._taken)
-        launch.divide(Chunks.rows_of_one(of, rows, length, cpu.chunk(len(rows) * length)))
+        most = cpu.chunk(len(rows) * length)
+        by_row = self.sort.by_row
+        chunks = Chunks.rows_of_one(of, rows, length, max(most, length) if by_row else most)
+        launch.divide(chunks.in_rows() if by_row else chunks)
         cpu.Run([launch])()
         put_back(own, staged)
 

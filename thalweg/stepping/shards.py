@@ -22,7 +22,7 @@ from thalweg.distributed.parts import (
     part_of,
 )
 from thalweg.rule import Slot
-from thalweg.storage.choices import CORRECTION, codes_of, scale_of
+from thalweg.storage.choices import CORRECTION, keys_of, scale_of
 from thalweg.storage.codecs import BLOCK
 from thalweg.storage.layout import has_shard
 
@@ -54,7 +54,7 @@ class Inside:
         self._given: dict[int, tuple[Tensor, Any]] = {}
         self._scales = {scale_of(slot.name) for slot in slots}
         self._names = {CORRECTION, *self._scales}
-        self._names |= {name for slot in slots for name in (slot.name, codes_of(slot.name))}
+        self._names |= {name for slot in slots for name in keys_of(slot.name)}
         self.state = {name: self._entered(name, value) for name, value in state.items()}
 
     def _entered(self, name: str, value: Any) -> Any:

@@ -15,14 +15,17 @@ from thalweg.rule import Recipe, Slot
 from thalweg.stepping.shards import Inside, is_stepped_in_shards
 from thalweg.storage.choices import (
     CORRECTION,
-    codec_of_slot,
+    asks_for_rows,
     codec_of_weights,
+    codecs_of_slots,
     codes_of,
     has_blocks,
     key_of,
+    keys_of,
+    rows_of,
     scale_of,
 )
-from thalweg.storage.codecs import BLOCK, BlockCodec, Codec, slot_codec
+from thalweg.storage.codecs import BLOCK, BlockCodec, Codec, RowCodec, slot_codec
 from thalweg.storage.codecs.tensors import pack, side_shape, unpack
 from thalweg.storage.layout import has_memory, home_order, is_plain, like_home, order
 
@@ -64,14 +67,15 @@ def prepare(
             have to be converted, and so shared no longer.
         RuntimeError: if a counter requires a gradient in a differentiable step, as in torch.
     """
-    codecs = {slot.name: codec_of_slot(slot, param, group, sparse) for slot in recipe.slots_on(on)}
+    codecs = codecs_of_slots(recipe.slots_on(on), param, group, sparse)
     codecs["p"] = codec_of_weights(param, group)
     device = counter_device(param, group)
     if not is_stepped_in_shards(param, group):
         return _prepare(recipe, on, param, state, group, codecs, device)
-    for slot in recipe.slots_on(on):
-        if slot.by_row:
-            raise ValueError(f"{slot.when}=True is for row-sparse gradients, which a DTensor does not have")
+    if any(isinstance(codec, RowCodec) for codec in codecs.values()):
+        raise ValueError(
+            f"{asks_for_rows(recipe, group)} is not for DTensors, whose rows processes may share"
+        )
     inside = Inside(param, state_in_own_blocks(recipe, param, state), recipe.slots)
     first = _prepare(recipe, on, inside.param, inside.state, group, codecs, device)
     outside = inside.outside()
@@ -107,8 +111,9 @@ def _prepare(
         if before is None:
             first |= slot.begins
             fill = float(group[slot.initial]) if slot.initial else 0.0
-            if slot.by_row:
-                state[slot.name] = torch.full(param.shape[:1], fill, dtype=codec.dtype, device=param.device)
+            if isinstance(codec, RowCodec):
+                rows = torch.full(param.shape[:1], fill, dtype=codec.dtype, device=param.device)
+                state[rows_of(slot.name)] = rows
             elif slot.copies:
                 weights = _weights(param, state, codecs["p"], _dtype(codec, param))
                 state.update(_packed(slot, codec, weights))
@@ -130,7 +135,7 @@ def state_in_own_blocks(recipe: Recipe, param: Tensor, state: Mapping[str, Any])
         if not isinstance(value, Tensor) or stored_codec(slot, found) is None:
             continue
         if not has_blocks(param) or (is_dtensor(value) and not is_cut_alike(value, param)):
-            put(slot, found, {slot.name: values_of(slot, found)})
+            put(slot, found, {slot.name: values_of(slot, found, param)})
     return found
 
 
@@ -154,7 +159,7 @@ def prepare_plain(
         return None
     if any(codec.side is not None for codec in codecs.values()):
         return None
-    if any(slot.by_row for slot in recipe.slots_on(on)):
+    if any(isinstance(codec, RowCodec) for codec in codecs.values()):
         return None
     first, dtype, shape = False, counter_dtype(), param.shape
     for counter in recipe.counters:
@@ -165,7 +170,7 @@ def prepare_plain(
             return None
     for slot in recipe.slots_on(on):
         value, dtype = state.get(slot.name), codecs[slot.name].dtype
-        if value is None and codes_of(slot.name) not in state:
+        if value is None and not state.keys() & keys_of(slot.name):
             if slot.copies:
                 state[slot.name] = param.detach().to(dtype, copy=True)
             else:
@@ -222,17 +227,18 @@ def _form(tensor: Tensor) -> str:
 
 
 def stored_of(slot: Slot, state: Mapping[str, Any]) -> Any:
-    """Return what is stored of a slot, numbers or codes; None if there is nothing.
+    """Return what is stored of a slot, numbers, codes or rows; None if there is nothing."""
+    return state.get(_stored_key(slot, state))
 
-    Numbers go before codes: who has put them beside these wants them to be the slot.
-    """
-    value = state.get(slot.name)
-    return state.get(codes_of(slot.name)) if value is None else value
+
+def _stored_key(slot: Slot, state: Mapping[str, Any]) -> str:
+    """Return where that lies. Numbers go first: who has put them beside others wants them to be the slot."""
+    return next((key for key in keys_of(slot.name) if state.get(key) is not None), slot.name)
 
 
 def put(slot: Slot, state: dict[str, Any], entries: Mapping[str, Tensor]) -> None:
     """Have `state` hold `entries`, and nothing else, of a slot."""
-    for name in (slot.name, codes_of(slot.name), scale_of(slot.name)):
+    for name in (*keys_of(slot.name), scale_of(slot.name)):
         if name not in entries:
             state.pop(name, None)
     state.update(entries)
@@ -284,10 +290,14 @@ def in_form(slot: Slot, codec: Codec, state: Mapping[str, Any], param: Tensor) -
         ValueError: if its shape is not that of `param`, or its codes lack their scales.
     """
     value = stored_of(slot, state)
-    if slot.by_row:
-        _check_rows(slot.name, value, param)
-        return {slot.name: value.to(param.device, codec.dtype).contiguous()}
+    if _is_of_rows(slot, state):
+        _check_rows(rows_of(slot.name), value, param)
+        if isinstance(codec, RowCodec):
+            return {rows_of(slot.name): value.to(param.device, codec.dtype).contiguous()}
+        return _packed(slot, codec, like_home(param, _dtype(codec, param)).copy_(_spread(value, param)))
     _check_shape(slot.name, value, param)
+    if isinstance(codec, RowCodec):
+        return {rows_of(slot.name): _row_means(values_of(slot, state, param)).to(param.device, codec.dtype)}
     stored = stored_codec(slot, state)
     if stored is None:
         value = _in_plain_form(value, codec, param)
@@ -312,7 +322,7 @@ def stored_codec(slot: Slot, state: Mapping[str, Any]) -> BlockCodec | None:
     Raises:
         ValueError: if it holds codes and there are no scales to them.
     """
-    name = slot.name if state.get(slot.name) is not None else codes_of(slot.name)
+    name = _stored_key(slot, state)
     value, scales = state[name], state.get(scale_of(slot.name))
     if name == slot.name and value.dtype not in (torch.int8, torch.uint8):
         return None
@@ -331,9 +341,11 @@ def stored_codec(slot: Slot, state: Mapping[str, Any]) -> BlockCodec | None:
     return codec
 
 
-def values_of(slot: Slot, state: Mapping[str, Any]) -> Tensor:
-    """Return the values of a slot, in a dtype that torch's optimizers compute in."""
+def values_of(slot: Slot, state: Mapping[str, Any], param: Tensor) -> Tensor:
+    """Return the values of a slot of `param`, in a dtype that torch's optimizers compute in."""
     value: Tensor = stored_of(slot, state)
+    if _is_of_rows(slot, state):
+        return _spread(value, param).contiguous()
     stored = stored_codec(slot, state)
     if stored is not None:
         scales = state[scale_of(slot.name)]
@@ -341,6 +353,20 @@ def values_of(slot: Slot, state: Mapping[str, Any]) -> Tensor:
             return dtensor_like(value, unpack(stored, part_of(value), part_of(scales).reshape(-1)))
         return unpack(stored, value, scales)
     return value.float() if value.dtype == torch.bfloat16 else value
+
+
+def _is_of_rows(slot: Slot, state: Mapping[str, Any]) -> bool:
+    return _stored_key(slot, state) == rows_of(slot.name)
+
+
+def _spread(rows: Tensor, param: Tensor) -> Tensor:
+    """Return a view of rows' numbers in which each element of `param` has its row's."""
+    return rows.reshape(-1, *[1] * (param.dim() - 1)).expand(param.shape)
+
+
+def _row_means(values: Tensor) -> Tensor:
+    real = torch.view_as_real(values) if values.is_complex() else values
+    return real.mean(tuple(range(1, real.dim())))
 
 
 def to_counter(value: Any, device: Any) -> Tensor:

@@ -25,9 +25,16 @@ from thalweg.stepping.settings import AllSettings, Groups, RecipeOf, SettingsRea
 from thalweg.stepping.shards import is_stepped_in_shards
 from thalweg.stepping.stall import FirstSteps
 from thalweg.stepping.state import prepare, prepare_plain
-from thalweg.storage.choices import SMALL, codec_of_slot, codec_of_weights, has_blocks, rows_are_blocks
+from thalweg.storage.choices import (
+    SMALL,
+    asks_for_rows,
+    codec_of_weights,
+    codecs_of_slots,
+    has_blocks,
+    rows_are_blocks,
+)
 from thalweg.storage.codecs import Codec, codec_of
-from thalweg.storage.layout import is_plain, overlaps_itself
+from thalweg.storage.layout import has_rows, is_plain, overlaps_itself
 
 # Training loops that change back and forth between a few ways to step need a plan for each.
 _MOST_PLANS = 16
@@ -380,6 +387,8 @@ class _Sorts:
         self._groups, self._settings, self._may_look = groups, settings, may_look
         pairs = zip(settings.groups, groups, strict=True)
         self._choices = [one.recipe.choices(group) for one, group in pairs]
+        pairs = zip(settings.groups, groups, strict=True)
+        self._in_rows = [asks_for_rows(one.recipe, group) for one, group in pairs]
         self._known: dict[Any, Sort] = {}
 
     def of(self, param: Tensor, gradient: Gradient, group: int, may_have_memory: bool = True) -> Sort:
@@ -389,7 +398,15 @@ class _Sorts:
         part = part_of(param) if is_shard else param
         is_contiguous = param.is_contiguous() and part.is_contiguous() and is_plain(part)
         in_blocks = rows_are_blocks(param) if gradient.is_sparse else has_blocks(param)
-        kind = (group, param.dtype, param.device, param.numel() >= SMALL, type(param), in_blocks)
+        shape: tuple[bool, ...] = ()
+        if self._in_rows[group] is not None and param.dim() > 1:
+            shape = (True, rows_are_blocks(param), has_rows(param))
+            if gradient.sparse_dims > 1:
+                raise ValueError(
+                    f"{self._in_rows[group]} needs sparse gradients that index 1 dimension, not "
+                    f"{gradient.sparse_dims}"
+                )
+        kind = (group, param.dtype, param.device, param.numel() >= SMALL, type(param), in_blocks, shape)
         key = (*kind, gradient, has_memory, is_contiguous)
         sort = self._known.get(key)
         if sort is None:
@@ -398,14 +415,14 @@ class _Sorts:
             sort = self._known[key] = Sort(
                 *(one.recipe, gradient, group, one.on, options, self._choices[group]),
                 *(is_contiguous, has_memory, codecs, param.dtype, param.device, is_shard),
+                has_rows=has_rows(param),
             )
         return sort
 
     def _codecs(self, param: Tensor, group: int, sparse: int) -> dict[str, Codec]:
         options, one = self._groups[group], self._settings.groups[group]
-        slots = one.recipe.slots_on(one.on)
-        codecs = {slot.name: codec_of_slot(slot, param, options, sparse) for slot in slots}
-        return {"p": codec_of_weights(param, options), **codecs}
+        slots = codecs_of_slots(one.recipe.slots_on(one.on), param, options, sparse)
+        return {"p": codec_of_weights(param, options), **slots}
 
 
 def _prepared(position: int, param: Tensor, sort: Sort, own: dict[str, Any]) -> tuple[bool, bool]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from functools import cache
 from typing import Any, TypedDict
 
@@ -13,10 +13,13 @@ from thalweg.distributed.parts import blocks_shape, is_dtensor
 from thalweg.rule import Recipe, Slot
 from thalweg.storage.codecs import (
     BLOCK,
+    BY_ROW,
     FLOAT32,
     STATE,
     BlockCodec,
     Codec,
+    RowCodec,
+    by_row,
     codec_of,
     slot_codec,
     state_dtype,
@@ -40,9 +43,11 @@ class Storage(TypedDict, total=False):
     Attributes:
         state: how slots are stored: `"float32"` (default), `"bfloat16"` (2 bytes an element) or
             `"int8"` (65/64 bytes), or a dict from slots' names to these, where a slot that is not named
-            is float32. Rounding is stochastic. State of parameters with fewer than 4,096 elements, of
-            float64 and complex ones and of tensor subclasses stays as it is, and with sparse gradients
-            `"int8"` needs rows whose length is a multiple of 64.
+            is float32; a second moment may be `"row"` there: one number for each row, the mean over it
+            (SlimAdam, arXiv 2503.01843). Rounding is stochastic. State of parameters with fewer than 4,096
+            elements, of float64 and complex ones and of tensor subclasses stays as it is (but float64 can be
+            kept by row, and vectors cannot), and with sparse gradients or beside `"row"` `"int8"` needs rows
+            whose length is a multiple of 64.
         weight_bits: of bfloat16 and float16 parameters: None (default), rounded to nearest; 16, rounded
             stochastically; 24 or 32, with a correction of 8 or 16 bits held as state, which for 32 makes
             them float32 weights exactly. Other parameters have their full precision anyway, and
@@ -62,7 +67,7 @@ A group has all of them or none, which means the defaults: groups and checkpoint
 torch's keys and no others, as torch's tools expect.
 """
 
-_CODES = "_codes"
+_CODES, _ROWS = "_codes", "_rows"
 
 _STORED = "_state"
 """How a key ends that says how a slot of an addition is stored; what is rounded there is drawn for too."""
@@ -102,7 +107,7 @@ def _is_default(name: str, value: Any) -> bool:
 def check(recipe: Recipe, group: Mapping[str, Any]) -> None:
     """Raise ValueError or TypeError, naming argument, value and what is allowed."""
     group = {**DEFAULTS, **group}
-    _check_state(recipe, group["state"])
+    _check_state(recipe, group)
     if not any(group["weight_bits"] is bits or group["weight_bits"] == bits for bits in WEIGHT_BITS):
         raise ValueError(f"weight_bits must be None, 16, 24 or 32, not {group['weight_bits']!r}")
     for name in ("seed", "rounding_step"):
@@ -127,7 +132,8 @@ def _listed(values: Mapping[str, Any]) -> str:
     return f"{', '.join(most)} and {last}"
 
 
-def _check_state(recipe: Recipe, state: Any) -> None:
+def _check_state(recipe: Recipe, group: Mapping[str, Any]) -> None:
+    state = group["state"]
     allowed = " or ".join(map(repr, STATE))
     if isinstance(state, str):
         if state not in STATE:
@@ -136,11 +142,31 @@ def _check_state(recipe: Recipe, state: Any) -> None:
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be {allowed}, or a dict of slots to these, not {state!r}")
     slots = [slot.name for slot in recipe.slots if slot.stored_by == "state"]
+    slot_of = {slot.name: slot for slot in recipe.slots}
     for name, value in state.items():
         if name not in slots:
             raise ValueError(f"state names the slot {name!r}; {recipe.name} has {', '.join(slots) or 'none'}")
-        if value not in STATE:
+        if value == BY_ROW:
+            _check_row(recipe, slot_of[name], group)
+        elif value not in STATE:
             raise ValueError(f"state[{name!r}] must be {allowed}, not {value!r}")
+
+
+def _check_row(recipe: Recipe, slot: Slot, group: Mapping[str, Any]) -> None:
+    """Raise ValueError if a slot cannot be kept by row."""
+    said = f"state[{slot.name!r}]={BY_ROW!r}"
+    if slot.maximum_of is not None and group["state"].get(slot.maximum_of) != BY_ROW:
+        raise ValueError(f"{said} needs state[{slot.maximum_of!r}]={BY_ROW!r}, whose maximum it is")
+    if not (slot.squares or slot.maximum_of):
+        able = ", ".join(one.name for one in recipe.slots if one.squares) or "none"
+        raise ValueError(f"{said} is for second moments; of the slots of {recipe.name} that is {able}")
+    if slot.whole_with and group.get(slot.whole_with):
+        raise ValueError(f"{said} needs {slot.whole_with}=False: a variance is that of an element")
+    rest = recipe.rule.rest
+    if recipe.catches_up and rest is not None and slot.name in rest.needs:
+        raise ValueError(f"{said} needs sparse='lazy', not 'exact': an element cannot catch up for its row")
+    if group.get("differentiable"):
+        raise ValueError(f"{said} needs differentiable=False")
 
 
 def settings(recipe: Recipe, group: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -156,24 +182,55 @@ def _wanted(slot: Slot, group: Mapping[str, Any]) -> str:
     if slot.stored_by != "state":
         return str(group.get(slot.stored_by, "float32"))
     state = _said("state", group)
-    return state if isinstance(state, str) else state.get(slot.name, "float32")
+    if isinstance(state, str):
+        return state
+    follows = slot.maximum_of is not None and state.get(slot.maximum_of) == BY_ROW
+    return str(state.get(slot.name, BY_ROW if follows else "float32"))
 
 
-def codec_of_slot(slot: Slot, param: Tensor, group: Mapping[str, Any], sparse: int) -> Codec:
-    """Return how a slot of `param` is stored.
+def asks_for_rows(recipe: Recipe, group: Mapping[str, Any]) -> str | None:
+    """Return the words by which a group asks for slots that are kept by row; None, if it does not."""
+    for slot in recipe.slots:
+        if slot.by_row is not None and group.get(slot.by_row):
+            return f"{slot.by_row}=True"
+        if _wanted(slot, group) == BY_ROW:
+            return f"state[{slot.name!r}]={BY_ROW!r}"
+    return None
+
+
+def is_by_row(slot: Slot, param: Tensor, group: Mapping[str, Any]) -> bool:
+    """Say whether a slot of `param` has one number for each index of its first dimension."""
+    if param.dim() < 2:
+        return False
+    if slot.by_row is not None and group.get(slot.by_row):
+        return True
+    return _wanted(slot, group) == BY_ROW and param.numel() >= SMALL and _is_packable(param)
+
+
+def codecs_of_slots(
+    slots: Sequence[Slot], param: Tensor, group: Mapping[str, Any], sparse: int
+) -> dict[str, Codec]:
+    """Return how slots of `param` are stored, by name.
 
     Args:
-        slot: the slot.
-        param: its parameter.
+        slots: all that it has.
+        param: the parameter.
         group: its group.
         sparse: how many dimensions its gradient indexes; 0 if it is dense.
     """
-    may_pack = not slot.by_row and param.numel() >= SMALL and _is_packable(param)
+    in_rows = any(is_by_row(slot, param, group) for slot in slots)
+    return {slot.name: _codec_of_slot(slot, param, group, sparse, in_rows) for slot in slots}
+
+
+def _codec_of_slot(slot: Slot, param: Tensor, group: Mapping[str, Any], sparse: int, in_rows: bool) -> Codec:
+    if in_rows and is_by_row(slot, param, group):
+        return by_row(_slot_codec(param.dtype, "", slot.signed))
+    may_pack = param.numel() >= SMALL and _is_packable(param)
     wanted = _wanted(slot, group) if may_pack else ""
     if wanted == "int8" and sparse and not (sparse == 1 and rows_are_blocks(param)):
         wanted = ""  # a block that lies in two rows would move with either
-    if wanted == "int8" and not has_blocks(param):
-        wanted = "bfloat16"  # of a DTensor, that any mesh may cut
+    if wanted == "int8" and (not has_blocks(param) or (in_rows and not rows_are_blocks(param))):
+        wanted = "bfloat16"  # of a DTensor, that any mesh may cut; of rows that are stepped one by one
     return _slot_codec(param.dtype, wanted, slot.signed)
 
 
@@ -193,7 +250,7 @@ def _slot_codec(dtype: torch.dtype, wanted: str, signed: bool) -> Codec:
     """Return how a slot is stored whose group wants `wanted`, or nothing: then in the way of `dtype`."""
     plain = codec_of(state_dtype(dtype))
     assert plain is not None, "the stepper has refused other dtypes"
-    return slot_codec(wanted, signed) if wanted and plain is FLOAT32 else plain
+    return slot_codec(wanted, signed) if wanted in STATE and plain is FLOAT32 else plain
 
 
 def codec_of_weights(param: Tensor, group: Mapping[str, Any]) -> Codec:
@@ -217,13 +274,25 @@ def codes_of(name: str) -> str:
     return name + _CODES
 
 
+def rows_of(name: str) -> str:
+    """Return the key in `optimizer.state[p]` of a slot that is kept by row, which is not its own either."""
+    return name + _ROWS
+
+
+def keys_of(name: str) -> tuple[str, str, str]:
+    """Return the keys under which a slot may lie: its numbers, its codes, its rows."""
+    return name, codes_of(name), rows_of(name)
+
+
 def slot_of(key: str) -> str:
-    """Return the slot whose numbers or codes lie under a key of `optimizer.state[p]`."""
-    return key.removesuffix(_CODES)
+    """Return the slot whose numbers, codes or rows lie under a key of `optimizer.state[p]`."""
+    return key.removesuffix(_CODES).removesuffix(_ROWS)
 
 
 def key_of(name: str, codec: Codec) -> str:
     """Return the key in `optimizer.state[p]` of a slot that is stored by `codec`."""
+    if isinstance(codec, RowCodec):
+        return rows_of(name)
     return codes_of(name) if isinstance(codec, BlockCodec) else name
 
 

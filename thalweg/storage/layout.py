@@ -45,6 +45,15 @@ def span(tensor: Tensor) -> int:
     return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
+def has_rows(tensor: Tensor) -> bool:
+    """Say whether a tensor fills its memory, and each index of its first dimension a stretch of that."""
+    return (
+        tensor.dim() > 0
+        and bool(order(tensor))
+        and (len(tensor) == 1 or tensor.stride(0) * len(tensor) == tensor.numel())
+    )
+
+
 def is_plain(tensor: Tensor) -> bool:
     """Say whether what is in memory is what the tensor means: strided, without lazy signs."""
     return tensor.layout == torch.strided and not tensor.is_conj() and not tensor.is_neg()

@@ -11,7 +11,7 @@ from __future__ import annotations
 from itertools import starmap
 
 from thalweg.lowering import passes
-from thalweg.lowering.cpu import measuring
+from thalweg.lowering.cpu import measuring, rows
 from thalweg.lowering.cpu.elements import (
     PARALLEL,
     input_of,
@@ -22,6 +22,7 @@ from thalweg.lowering.cpu.elements import (
     loop,
     prepare_gradient,
     real,
+    row_values,
     streams,
 )
 from thalweg.lowering.cpu.instructions import (
@@ -54,11 +55,15 @@ def assembly(spec: Spec) -> str:
         declarations=DECLARATIONS,
         real=real(spec),
         columns=len(spec.columns),
-        fields=6 if spec.in_parts else 4,
+        fields=6 if spec.in_parts else 5 if spec.by_row else 4,
+        of="chunk." if spec.by_row else "",
+        tensor="tensor.rows" if spec.by_row else "tensor.row",
         buffers="\n".join(line for name in spec.blocks for line in _buffers(name)),
-        chunk="\n".join([*load_row(spec), *load_bases(spec)]),
-        elements=_elements(spec),
+        row="\n".join(load_row(spec)),
+        elements=_chunk(spec),
     )
+    if spec.by_row:
+        text += rows.mean_function(spec)
     if spec.stage:
         return text + (measuring.function(spec) if measuring.is_in_runs(spec) else "") + _METADATA
     if spec.draws:
@@ -68,10 +73,18 @@ def assembly(spec: Spec) -> str:
     return text + _METADATA
 
 
-def _elements(spec: Spec) -> str:
+def _chunk(spec: Spec) -> str:
+    """Return the loops over a chunk."""
+    if spec.by_row:
+        return rows.over_rows(spec, _elements(spec, rows.END))
+    return "\n".join([*load_bases(spec), _elements(spec, "finish")])
+
+
+def _elements(spec: Spec, end: str) -> str:
     if spec.stage:
-        return measuring.over_runs(spec) if measuring.is_in_runs(spec) else measuring.over_elements(spec)
-    return _loops_over_runs(spec) if spec.draws else _loop(spec, "tensor.row", "finish")
+        over = measuring.over_runs if measuring.is_in_runs(spec) else measuring.over_elements
+        return over(spec, end)
+    return _loops_over_runs(spec, end) if spec.draws else _loop(spec, "tensor.row", end)
 
 
 def _buffers(name: str) -> list[str]:
@@ -120,6 +133,8 @@ def _next_word(number: int, size: int) -> str:
 def _store_elements(spec: Spec) -> list[str]:
     lines = []
     for name, codec in spec.codecs.items():
+        if name in spec.by_row:
+            continue
         if isinstance(codec, BlockCodec):
             lines += [
                 f"  %{name}.buffer.at = getelementptr float, ptr %{name}.buffer, i64 %i",
@@ -147,22 +162,23 @@ def _arguments(spec: Spec, suffix: str = "") -> list[str]:
         *(f"{real(spec)} %s.{name}" for name in spec.columns),
         *(f"ptr %{name}.base{suffix}" for name, _, _ in streams(spec)),
         *(f"ptr %{name}.{part}{suffix}" for name in spec.blocks for part in ("buffer", "most.at")),
+        *row_values(spec),
     ]
 
 
-def _loops_over_runs(spec: Spec) -> str:
+def _loops_over_runs(spec: Spec, end: str) -> str:
     passes_ = ["first", "second"] if spec.blocks else ["first"]
     ends = [*(f"begin.{name}" for name in passes_[1:]), "spans.end"]
     loops = [_loop_over_runs(spec, name, end) for name, end in zip(passes_, ends, strict=True)]
     place = _PLACE_IN_WHOLE if spec.in_parts else ""
-    return _SPANS.format(span=SPAN, place=place, loops="\n".join(loops))
+    return _SPANS.format(span=SPAN, place=place, loops="\n".join(loops), end=end)
 
 
 def _loop_over_runs(spec: Spec, pass_: str, after: str) -> str:
     """Return the loop that calls the function `pass_` for each run of a span."""
     moves = []
     for name, kind, shared in streams(spec):
-        index = f"%at.{pass_}" if shared == 1 else f"%block.at.{pass_}"
+        index = {0: "0", 1: f"%at.{pass_}"}.get(shared, f"%block.at.{pass_}")
         moves.append(f"  %{name}.base.{pass_} = getelementptr {kind}, ptr %{name}.base, i64 {index}")
     for name in spec.blocks:
         moves += [
@@ -179,11 +195,12 @@ def _loop_over_runs(spec: Spec, pass_: str, after: str) -> str:
 def _first_function(spec: Spec) -> str:
     blocks = spec.blocks
     begin = [*_first_words(spec), *load_units(spec)]
+    mosts = [f"  store i32 %{name}.most.next, ptr %{name}.most.at" for name in blocks]
     return _FIRST.format(
         parameters=", ".join(["i64 %length", *_arguments(spec)]),
         begin="\n".join(begin),
         elements=_loop(spec, "begin", "return"),
-        end="\n".join(f"  store i32 %{name}.most.next, ptr %{name}.most.at" for name in blocks),
+        end="\n".join([*mosts, *rows.stores(spec)]),
     )
 
 
@@ -273,7 +290,7 @@ spans:
 spans.end:
   %s.next = add nuw nsw i64 %s, {span}
   %more.spans = icmp ult i64 %s.next, %length
-  br i1 %more.spans, label %spans, label %finish
+  br i1 %more.spans, label %spans, label %{end}
 """
 
 _RUNS = """
@@ -377,22 +394,22 @@ chunk:
   %fields = getelementptr [{fields} x i64], ptr %chunks, i64 %c
   %tensor = load i64, ptr %fields
   %offset.at = getelementptr i64, ptr %fields, i64 1
-  %offset = load i64, ptr %offset.at
+  %{of}offset = load i64, ptr %offset.at
   %offset.g.at = getelementptr i64, ptr %fields, i64 2
-  %offset.g = load i64, ptr %offset.g.at
+  %{of}offset.g = load i64, ptr %offset.g.at
   %length.at = getelementptr i64, ptr %fields, i64 3
-  %length = load i64, ptr %length.at
+  %{of}length = load i64, ptr %length.at
   %grad.cell.index = add i64 %tensors, %tensor
   %grad.cell = getelementptr i64, ptr %addresses, i64 %grad.cell.index
   %grad.number = load i64, ptr %grad.cell
   %is.absent = icmp eq i64 %grad.number, 0
-  br i1 %is.absent, label %finish, label %tensor.row
+  br i1 %is.absent, label %finish, label %{tensor}
 
-tensor.row:
+{tensor}:
   %row.index.at = getelementptr i64, ptr %row.of, i64 %tensor
   %row.index = load i64, ptr %row.index.at
   %row = getelementptr [{columns} x {real}], ptr %rows, i64 %row.index
-{chunk}
+{row}
 {elements}
 finish:
   %c.next = add nuw nsw i64 %c, 1

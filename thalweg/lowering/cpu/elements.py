@@ -5,6 +5,7 @@ from __future__ import annotations
 from thalweg.lowering import passes
 from thalweg.lowering.cpu.instructions import TYPES, arithmetic, from_stored, to_stored
 from thalweg.lowering.spec import Spec
+from thalweg.lowering.trace import Trace
 from thalweg.storage.codecs import BlockCodec
 from thalweg.storage.codecs.plain import dtype_name
 
@@ -45,10 +46,26 @@ def load_bases(spec: Spec) -> list[str]:
             f"  %{name}.cell.tensor = add i64 %{name}.cell.index, %tensor",
             f"  %{name}.cell = getelementptr ptr, ptr %addresses, i64 %{name}.cell.tensor",
             f"  %{name}.start = load ptr, ptr %{name}.cell",
-            f"  %{name}.offset = udiv i64 {offset}, {shared}",
+            f"  %{name}.offset = udiv i64 {offset}, {shared or '%length'}",
             f"  %{name}.base = getelementptr {kind}, ptr %{name}.start, i64 %{name}.offset",
         ]
     return lines
+
+
+def squares(spec: Spec) -> Trace | None:
+    """Return the trace of an element's square, if something is kept by row that is made of its mean."""
+    if not spec.by_row:
+        return None
+    record = passes.squares(spec.recipe, dict(spec.on), spec.scalars, spec.codecs)
+    in_blocks = record is not None and any(name.endswith(".unit") for name in record.inputs)
+    assert not in_blocks, "no gradient is made of what is stored in blocks"
+    return record
+
+
+def row_values(spec: Spec) -> list[str]:
+    """Return, with their types, what the elements of a row have in common, if something is kept by row."""
+    names = [f"%{name}.in" for name in spec.by_row]
+    return [f"{real(spec)} {name}" for name in (*names, *(["%row.mean"] if squares(spec) else []))]
 
 
 def load_units(spec: Spec) -> list[str]:
@@ -73,9 +90,14 @@ def input_of(name: str) -> str:
 
 
 def load_elements(spec: Spec) -> list[str]:
-    """Return how the elements at `%i` are loaded: numbers as `%name.in`, codes as `%name.code`."""
+    """Return how the elements at `%i` are loaded: numbers as `%name.in`, codes as `%name.code`.
+
+    What is kept by row has been loaded before.
+    """
     lines = []
     for name, codec in spec.stored.items():
+        if name in spec.by_row:
+            continue
         kind = TYPES[codec.name]
         lines += [
             f"  %{name}.at = getelementptr {kind}, ptr %{name}.base, i64 %i",

@@ -14,6 +14,7 @@ from thalweg.lowering.cpu.elements import (
     loop,
     prepare_gradient,
     real,
+    row_values,
     streams,
 )
 from thalweg.lowering.cpu.instructions import arithmetic
@@ -27,27 +28,29 @@ def is_in_runs(spec: Spec) -> bool:
     return any(name.endswith(".unit") for name in record.inputs)
 
 
-def over_elements(spec: Spec) -> str:
-    """Return the loop over the elements of a chunk."""
+def over_elements(spec: Spec, end: str) -> str:
+    """Return the loop over the elements of a chunk, or of one of its rows, to the label `end`."""
     names = [one.name for one in spec.measures]
+    before = _sums_before(names) if spec.by_row else places(spec)
+    initial = {name: f"%{name}.sum.old" if spec.by_row else "0.0" for name in names}
     return _CHUNK.format(
-        places="\n".join(_place(i, name, len(names)) for i, name in enumerate(names)),
-        loop=_loop(spec, "tensor.row", "measured", dict.fromkeys(names, "0.0")),
+        before="\n".join(before),
+        loop=_loop(spec, "tensor.row", "measured", initial),
         store="\n".join(f"  store double %{name}.sum.next, ptr %{name}.sum.at" for name in names),
+        end=end,
     )
 
 
-def over_runs(spec: Spec) -> str:
-    """Return the loop over the runs of a chunk, which are also the blocks that something is stored in."""
-    names = [one.name for one in spec.measures]
+def over_runs(spec: Spec, end: str) -> str:
+    """Return the same over runs, which are also the blocks that something is stored in."""
     moves = []
     for name, kind, shared in streams(spec):
-        index = "%r" if shared == 1 else "%block"
+        index = {0: "0", 1: "%r"}.get(shared, "%block")
         moves.append(f"  %{name}.base.run = getelementptr {kind}, ptr %{name}.base, i64 {index}")
     return _RUNS.format(
         run=RUN,
-        places="\n".join(_place(i, name, len(names)) for i, name in enumerate(names)),
-        zero="\n".join(f"  store double 0.0, ptr %{name}.sum.at" for name in names),
+        before="" if spec.by_row else "\n".join([*places(spec), *zeros(spec)]),
+        end=end,
         moves="\n".join(moves),
         arguments=", ".join(_arguments(spec, ".run")),
     )
@@ -56,14 +59,28 @@ def over_runs(spec: Spec) -> str:
 def function(spec: Spec) -> str:
     """Return the function that measures a run."""
     names = [one.name for one in spec.measures]
-    begin = [f"  %{name}.sum.old = load double, ptr %{name}.sum.at" for name in names]
-    begin += load_units(spec)
+    begin = [*_sums_before(names), *load_units(spec)]
     return _FUNCTION.format(
         parameters=", ".join(["i64 %length", *_arguments(spec)]),
         begin="\n".join(begin),
         loop=_loop(spec, "begin", "return", {name: f"%{name}.sum.old" for name in names}),
         store="\n".join(f"  store double %{name}.sum.next, ptr %{name}.sum.at" for name in names),
     )
+
+
+def places(spec: Spec) -> list[str]:
+    """Return where the sums of a chunk are left, as `%name.sum.at`."""
+    names = [one.name for one in spec.measures]
+    return [_place(i, name, len(names)) for i, name in enumerate(names)]
+
+
+def zeros(spec: Spec) -> list[str]:
+    """Return how these sums begin."""
+    return [f"  store double 0.0, ptr %{one.name}.sum.at" for one in spec.measures]
+
+
+def _sums_before(names: list[str]) -> list[str]:
+    return [f"  %{name}.sum.old = load double, ptr %{name}.sum.at" for name in names]
 
 
 def _place(index: int, name: str, count: int) -> str:
@@ -77,6 +94,7 @@ def _arguments(spec: Spec, suffix: str = "") -> list[str]:
     return [
         *(f"{real(spec)} %s.{name}" for name in spec.columns),
         *(f"ptr %{name}.base{suffix}" for name, _, _ in streams(spec)),
+        *row_values(spec),
         *(f"ptr %{one.name}.sum.at" for one in spec.measures),
     ]
 
@@ -87,7 +105,7 @@ def _loop(spec: Spec, before: str, after: str, initial: dict[str, str]) -> str:
         f"  %{name}.sum = phi double [ {value}, %{before} ], [ %{name}.sum.next, %element ]"
         for name, value in initial.items()
     ]
-    sums = [line for one in spec.measures for line in _add(one.name, one.squared, real(spec))]
+    sums = [line for one in spec.measures for line in add(one.name, one.squared, real(spec))]
     body = [
         *load_elements(spec),
         *prepare_gradient(spec),
@@ -97,7 +115,8 @@ def _loop(spec: Spec, before: str, after: str, initial: dict[str, str]) -> str:
     return loop(before, after, phis, body)
 
 
-def _add(name: str, squared: bool, kind: str) -> list[str]:
+def add(name: str, squared: bool, kind: str) -> list[str]:
+    """Return how `%name.new`, or its square, is added to `%name.sum`."""
     widened = f"fpext float %{name}.new to double" if kind == "float" else f"fadd double %{name}.new, -0.0"
     value = f"%{name}.square" if squared else f"%{name}.exact"
     square = [f"  %{name}.square = fmul double %{name}.exact, %{name}.exact"] if squared else []
@@ -110,16 +129,15 @@ def _add(name: str, squared: bool, kind: str) -> list[str]:
 
 
 _CHUNK = """\
-{places}
+{before}
 {loop}
 measured:
 {store}
-  br label %finish
+  br label %{end}
 """
 
 _RUNS = """\
-{places}
-{zero}
+{before}
   br label %runs
 
 runs:
@@ -131,7 +149,7 @@ runs:
   call void @measured(i64 %this, {arguments})
   %r.next = add nuw nsw i64 %r, {run}
   %more = icmp ult i64 %r.next, %length
-  br i1 %more, label %runs, label %finish
+  br i1 %more, label %runs, label %{end}
 """
 
 _FUNCTION = """

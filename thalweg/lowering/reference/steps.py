@@ -57,7 +57,7 @@ class Work:
         on: its flags.
         param: any shape, strides, device and floating or complex dtype.
         grad: of the same shape; any floating dtype.
-        slots: the state by name, each of the shape of `param`.
+        slots: the state by name, each of the shape of `param`, or of one dimension if it is kept by row.
         scalars: the values of this step by name, numbers or 0-dim tensors.
         maximize: negate the gradient.
         unscale: multiply the gradient by this first; a step writes it back.
@@ -124,10 +124,16 @@ class Work:
             dict(self.values) if self.rows is None else {name: self._of_rows(name) for name in self.inputs}
         )
         g = -self.unscaled if self.maximize else self.unscaled
-        for slot in self.recipe.slots_on(self.on):
-            if slot.by_row:
-                taken[slot.name] = taken[slot.name].reshape(-1, *[1] * (g.dim() - 1))
-        return taken.pop("p"), g, taken, _scalars(self.scalars, g.dtype), SimpleNamespace(**self.on)
+        for name in self.by_row:
+            taken[name] = taken[name].reshape(-1, *[1] * (g.dim() - 1))
+        s = _scalars(self.scalars, g.dtype)
+        s.row_mean = _row_mean if self.by_row else None
+        return taken.pop("p"), g, taken, s, SimpleNamespace(**self.on)
+
+    @cached_property
+    def by_row(self) -> list[str]:
+        """The slots that have a number for each index of the parameter's first dimension."""
+        return [name for name, value in self.slots.items() if value.dim() < self.param.dim()]
 
     def _of_rows(self, name: str) -> Tensor:
         """Return the numbers of a parameter or slot in the gradient's rows; others are not read."""
@@ -171,6 +177,12 @@ def _as_stored(value: Tensor, stored: Tensor) -> Tensor:
     return (value.reshape(stored.shape) if value.numel() == stored.numel() else value).to(stored.dtype)
 
 
+def _row_mean(x: Tensor) -> Tensor:
+    """Return the means over all dimensions but the first, which stay with a size of 1."""
+    exact = x if x.device.type == "mps" else x.double()
+    return exact.mean(tuple(range(1, x.dim())), keepdim=True).to(x.dtype)
+
+
 def measure(work: Work, stage: str) -> dict[str, Tensor]:
     """Return the sums that a stage of the recipe measures of one tensor, by name, 0-dim and float64."""
     found = work.recipe.measure(stage, *work.arguments)
@@ -197,6 +209,8 @@ def _words(work: Work) -> dict[str, Tensor]:
     codecs = {name: one.codec for name, one in work.packed.items()}
     sparse = work.rows is not None and work.coalesced._nnz()
     row = work.coalesced.values()[0].numel() if sparse else None
+    if work.by_row and not sparse:
+        row = max(work.param.numel() // max(len(work.param), 1), 1)
     found = {}
     for name, number in numbers(codecs).items():
         words = like_home(work.param, torch.int32)

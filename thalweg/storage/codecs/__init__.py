@@ -9,6 +9,7 @@ stored as pairs of real numbers and are stepped as such.
 | `plain` | a number of a torch dtype |
 | `halves` | 16-bit floats rounded stochastically, with a correction beside them or without |
 | `blocks` | 8-bit codes in blocks that share a scale |
+| `rows` | one number for each row |
 | `draws` | the random bits for rounding |
 | `bits` | the vocabulary of integers |
 
@@ -33,10 +34,12 @@ from thalweg.storage.codecs.plain import (
     real_dtype,
     state_dtype,
 )
+from thalweg.storage.codecs.rows import RowCodec, by_row
 
 __all__ = [
     "BFLOAT16",
     "BLOCK",
+    "BY_ROW",
     "FLOAT16",
     "FLOAT32",
     "FLOAT64",
@@ -44,6 +47,8 @@ __all__ = [
     "BlockCodec",
     "Codec",
     "HalfCodec",
+    "RowCodec",
+    "by_row",
     "codec_of",
     "real_dtype",
     "slot_codec",
@@ -53,6 +58,9 @@ __all__ = [
 
 STATE = ("float32", "bfloat16", "int8")
 """What `state=` may say."""
+
+BY_ROW = "row"
+"""What it may also say of a second moment, by the slot's name."""
 
 
 def slot_codec(name: str, signed: bool) -> Codec:
