@@ -283,3 +283,7 @@ def state_by_row_is_refused():
     mesh, placements = meshes()[0]
     with pytest.raises(ValueError, match="rowwise=True is not for DTensors"):
         Pair(lambda params: tw.Adagrad(params, rowwise=True), mesh, placements)
+    state = {"exp_avg_sq": "row"}
+    pair = Pair(lambda params: tw.AdamW(params, state=state), mesh, placements)
+    with pytest.raises(ValueError, match=r"state\['exp_avg_sq'\]='row' is not for DTensors"):
+        pair.step(1)

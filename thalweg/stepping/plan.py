@@ -383,8 +383,9 @@ def _kind(sort: Sort) -> type[Batch]:
     )
     # Only the host knows how long rows have rested, and a device may skip steps without telling it.
     rests_apart = grad.is_sparse and sort.recipe.catches_up and sort.device.type != "cpu"
-    # Rows are gone through one by one, where they lie; on a device there is no kernel that does.
-    by_row_elsewhere = sort.by_row and (sort.device.type != "cpu" or not (grad.is_sparse or sort.has_rows))
+    # Only the CPU's kernels go row by row, and only where rows lie in one piece.
+    lies_in_rows = grad.is_sparse or sort.has_rows
+    by_row_elsewhere = sort.by_row and not (engine is CpuEngine and lies_in_rows)
     is_elsewhere = sort.is_shard and not _has_kernel_of_shards(sort)
     if not has_kernel or rests_apart or by_row_elsewhere or is_elsewhere:
         return ReferenceBatch
