@@ -29,7 +29,14 @@ CASES = [(name, title) for name, all_ in KEPT.items() for title in all_]
 
 def test_all_that_the_last_of_them_had_is_there():
     assert KEPT["last"].keys() == make.OPTIMIZERS.keys()
-    assert {"AdamW int8", "AdamW corrected", "SGD bfloat16"} <= KEPT["early"].keys()
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_state_in_fewer_bits_is_among_it(name):
+    for title in ("AdamW int8", "AdamW corrected"):
+        state = KEPT[name][title]["state"]["state"]
+        assert {torch.int8, torch.uint8} & {value.dtype for value in state[0].values()}
+    assert KEPT[name]["SGD bfloat16"]["state"]["state"][0]["momentum_buffer"].dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(("name", "title"), CASES)

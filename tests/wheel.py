@@ -31,11 +31,12 @@ STEP = """
 import importlib.util, pathlib, sys, torch, thalweg as tw
 assert pathlib.Path(tw.__file__).is_relative_to(sys.prefix), tw.__file__
 assert importlib.util.find_spec("typer") is None
-param = torch.nn.Parameter(torch.arange(256.0))
+param = torch.nn.Parameter(torch.arange(8192.0))
 optimizer = tw.AdamW([param], lr=0.5, weight_decay=0.0, state="int8")
-param.grad = torch.ones(256)
+param.grad = torch.ones(8192)
 optimizer.step()
-assert torch.allclose(param, torch.arange(256.0) - 0.5, atol=1e-3)
+assert optimizer.state[param]["exp_avg_codes"].dtype == torch.int8
+assert torch.allclose(param, torch.arange(8192.0) - 0.5, atol=1e-3)
 """
 
 SHIPPED = "from thalweg.lab.workload import shipped, tasks; tasks.smoke(shipped.find({name!r}))"

@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -571,10 +572,14 @@ def bench(
 
 
 def need_lab() -> None:
-    """Ends the program with one line if the lab's packages are not installed."""
+    """Ends the program with one line where the lab's packages are missing, or it cannot run."""
     missing = [name for name in LAB if find_spec(name) is None]
     if missing:
         fail(f"the lab needs {', '.join(missing)}: pip install 'thalweg[lab]'")
+    try:
+        import_module("thalweg.lab.running.processes")
+    except ImportError as error:
+        fail(str(error))
 
 
 @contextmanager

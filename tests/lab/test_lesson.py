@@ -14,6 +14,8 @@ from thalweg.lab.lesson.experiment import SEEDS, STEPS_TO_LOSS
 from thalweg.lab.lesson.found import expected_best, swept, width
 from thalweg.lab.lesson.making import missing
 from thalweg.lab.lesson.page.markdown import tables
+from thalweg.lab.lesson.page.marks import number
+from thalweg.lab.lesson.page.verdicts import from_margin, picture
 from thalweg.lab.lesson.plans import FACTORS, RATES, ends_of, factorial_cells, sweep
 from thalweg.lab.study import protocol
 
@@ -251,12 +253,21 @@ def test_shares_of_a_factorial_are_those_of_its_construction():
         assert schedule == pytest.approx(0.0, abs=1e-6)
 
 
-def test_the_tables_are_those_of_the_records():
+def test_the_tables_and_their_picture_are_those_of_the_records():
     folder = Path(__file__).parents[2] / "docs/lesson"
     told = known.look(folder)
     written = (folder / "README.md").read_text(encoding="utf-8")
     assert written == tables(told), "thalweg lesson report writes them anew"
     assert all(wording.finding(one) in written for one in told if one.verdict.kind != "not run")
+    drawn = (folder / "verdicts.svg").read_text(encoding="utf-8")
+    assert drawn == picture(told), "thalweg lesson report draws it anew"
+    measured = [one for one in told if one.claim.scale is not None and math.isfinite(one.verdict.low)]
+    assert drawn.count("<circle ") == len(measured) > 10
+    for one in measured:
+        assert f">{number(one)}</text>" in drawn
+        low, high = (from_margin(end, one.claim.scale) for end in (one.verdict.low, one.verdict.high))
+        assert low > 0 or one.verdict.kind != "supported"
+        assert (high < 0) == (one.verdict.kind == "refuted")
 
 
 @pytest.mark.parametrize(("times", "kind"), [(3.0, "supported"), (1.0, "refuted")])

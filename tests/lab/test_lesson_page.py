@@ -309,7 +309,9 @@ def test_nothing_is_known_without_records(tmp_path, claims):
 def test_the_command_writes_it(folder):
     done = CliRunner().invoke(app, ["lesson", "report", "--out", str(folder)])
     assert done.exit_code == 0
-    assert done.stdout.splitlines() == [f"wrote {folder / name}" for name in ("index.html", "README.md")]
+    assert done.stdout.splitlines() == [
+        f"wrote {folder / name}" for name in ("index.html", "README.md", "verdicts.svg")
+    ]
     assert LIBRARY.sub("", (folder / "index.html").read_text(encoding="utf-8")) == page(folder)
     done = CliRunner().invoke(app, ["lesson", "report", "--quick", "--out", str(folder)])
     assert done.stdout.splitlines() == [f"wrote {folder / 'quick.html'}"]

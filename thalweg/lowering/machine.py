@@ -58,6 +58,21 @@ def _jit() -> Any:
     return _llvm().create_lljit_compiler(_target(), use_jit_link=True)
 
 
+@cache
+def obstacle() -> str:
+    """Say what keeps this machine from compiling and running kernels; "" if nothing does.
+
+    A first tiny kernel is compiled, linked and called, as llvmlite may be missing, LLVM may not know the
+    system, and a system may forbid memory that is written and then run.
+    """
+    try:
+        (address,) = compile_to_address("define i32 @first() { ret i32 42 }", ("first",))
+        answer = ctypes.CFUNCTYPE(ctypes.c_int32)(address)()
+    except Exception as error:
+        return f"kernels cannot be compiled here ({type(error).__name__}: {' '.join(str(error).split())})"
+    return "" if answer == 42 else "kernels that are compiled here do not run"
+
+
 def cache_folder() -> Path | None:
     """Return where compiled kernels are kept: `$THALWEG_CACHE_DIR`, else the user's cache folder.
 

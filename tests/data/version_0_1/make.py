@@ -47,9 +47,10 @@ RUNS = 3
 
 
 def parameters(title: str) -> list[torch.nn.Parameter]:
-    """Two tensors of whole blocks and one of a few elements, bfloat16 where weights are corrected."""
+    """Three tensors; of what is stored in fewer bits one is so large that its state is in codes."""
     dtype = torch.bfloat16 if "corrected" in title else torch.float32
-    shapes = [torch.Size(shape) for shape in ((8, 16), (128,), (5,))]
+    large = (64, 64) if {"int8", "bfloat16", "corrected"} & {*title.split()} else (8, 16)
+    shapes = [torch.Size(shape) for shape in (large, (128,), (5,))]
     return [torch.nn.Parameter(torch.linspace(-1.0, 1.0, s.numel()).view(s).to(dtype)) for s in shapes]
 
 

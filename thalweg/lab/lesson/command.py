@@ -25,6 +25,9 @@ PAGE = "index.html"
 TABLES = "README.md"
 """The tables as text, which is what a repository shows of a folder."""
 
+VERDICTS = "verdicts.svg"
+"""All that was measured in one picture."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -140,6 +143,7 @@ def report(request: Request, say: Callable[[str], Any]) -> Path:
     from thalweg.lab.lesson import landscape
     from thalweg.lab.lesson.page import render
     from thalweg.lab.lesson.page.markdown import tables
+    from thalweg.lab.lesson.page.verdicts import picture
 
     folder = folder_of(request.out)
     known = look(folder, quick=request.quick)
@@ -149,8 +153,9 @@ def report(request: Request, say: Callable[[str], Any]) -> Path:
     files.write_atomically(path, render(known, pictures, quick=request.quick).encode())
     say(f"wrote {path}")
     if not request.quick:
-        files.write_atomically(folder / TABLES, tables(known).encode())
-        say(f"wrote {folder / TABLES}")
+        for name, text in ((TABLES, tables(known)), (VERDICTS, picture(known))):
+            files.write_atomically(folder / name, text.encode())
+            say(f"wrote {folder / name}")
     return path
 
 

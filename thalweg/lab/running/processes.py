@@ -10,6 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+if not hasattr(signal, "SIGKILL"):
+    raise ImportError(
+        f"the lab trains in processes that it ends by signals: on Linux, macOS and WSL, not on {sys.platform}"
+    )
+
 _USUAL = {
     signal.SIGKILL: "as Linux does when memory is short",
     signal.SIGSEGV: "it reached for memory that is not its own: compiled code is at fault",

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from thalweg.lowering import machine
+
 NAMES = (
     "impl",  # bytes from a tensor's Python object to the pointer to libtorch's
     "borrowed",  # the same to a flag that says that the pointer is to something else; -1 if there is none
@@ -123,7 +125,9 @@ _PARAMS = "params"
 
 @cache
 def known() -> Fields | None:
-    """Return the fields; None where they are not to be found."""
+    """Return the fields; None where they are not to be found, or no walk can be compiled that reads them."""
+    if machine.obstacle():
+        return None
     try:
         with _plainly():
             return Fields()

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thalweg.lowering import machine
 from thalweg.lowering.chunks import Chunks
 from thalweg.lowering.gpu import tables as cuda
 from thalweg.lowering.spec import Spec
@@ -96,6 +97,9 @@ def engine_for(device: torch.device) -> type[CpuEngine] | type[DeviceEngine] | N
         return DeviceEngine
     if device.type in cuda.SERVED:
         _tell_once(f"{cuda.obstacle(device)}: the reference steps tensors there, one by one, which is slow")
+    if device.type == "cpu" and machine.obstacle():
+        _tell_once(f"{machine.obstacle()}: the reference steps tensors one by one, which is slow")
+        return None
     return CpuEngine if device.type == "cpu" else None
 
 

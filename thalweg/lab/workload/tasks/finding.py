@@ -1,5 +1,6 @@
 """A workload in a plain Python file: the reference that a user types, the import, the choice."""
 
+import shlex
 import importlib.util
 import re
 import sys
@@ -67,7 +68,7 @@ def imported(file: Path) -> ModuleType:
         TaskError: there is no such file, or it cannot be imported; the message says where.
     """
     if not file.is_file():
-        raise TaskError(f"no file {str(file)!r}; thalweg new-task {file} writes one to start from")
+        raise TaskError(f"no file {str(file)!r}; thalweg new-task {shlex.quote(str(file))} writes one to start from")
     name = f"_thalweg_task_{re.sub(r'[^0-9A-Za-z_]', '_', file.stem)}"
     spec = importlib.util.spec_from_file_location(name, file.resolve())
     if spec is None or spec.loader is None:
