@@ -1,8 +1,8 @@
 """A workload in a plain Python file: the reference that a user types, the import, the choice."""
 
-import shlex
 import importlib.util
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -68,7 +68,9 @@ def imported(file: Path) -> ModuleType:
         TaskError: there is no such file, or it cannot be imported; the message says where.
     """
     if not file.is_file():
-        raise TaskError(f"no file {str(file)!r}; thalweg new-task {shlex.quote(str(file))} writes one to start from")
+        raise TaskError(
+            f"no file {str(file)!r}; thalweg new-task {shlex.quote(str(file))} writes one to start from"
+        )
     name = f"_thalweg_task_{re.sub(r'[^0-9A-Za-z_]', '_', file.stem)}"
     spec = importlib.util.spec_from_file_location(name, file.resolve())
     if spec is None or spec.loader is None:
