@@ -69,7 +69,7 @@ LAB_ROOMS = [
     {"judging", "running"},
     {"study"},
     {"workload"},
-    {"spaces", "errors", "landscape"},
+    {"spaces", "landscape"},
 ]
 """The rooms of the lab, likewise."""
 
@@ -128,7 +128,7 @@ LAB_ORDER = {
         "shipped tasks template",
         "looking",
         "lazy",
-        "chance contract data batches",
+        "chance contract data batches errors",
     ],
     "spaces": ["recipe", "known search", "space together"],
     "landscape": ["planes", "hessian lines noise stability updates", "spectra", "vectors"],
@@ -180,7 +180,7 @@ def test_the_ground_floor_is_rooms():
 
 def test_the_lab_is_rooms():
     found = entries(ROOT / "lab") - {"__init__.py", "README.md"}
-    assert len(found) <= 13
+    assert len(found) <= 12
     assert {name.removesuffix(".py") for name in found} == LAB_LEVEL.keys()
 
 
@@ -235,9 +235,9 @@ def test_imports_of_the_lab_run_down(path):
     ("module", "names"),
     [
         ("thalweg.lab", "Axis Evaluation Result Space Split Workload compare device_of tasks"),
+        ("thalweg.lab", "StoreError TrialError WorkerDiedError"),
         ("thalweg.lab.workload", "Evaluation Split Workload device_of"),
         ("thalweg.lab.spaces", "FEW SOME MANY Axis Space"),
-        ("thalweg.lab.errors", "TrialError StoreError WorkerDiedError"),
     ],
 )
 def test_users_files_find_what_documents_have_shown_them(module, names):

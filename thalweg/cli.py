@@ -588,7 +588,7 @@ def failures() -> Iterator[None]:
 
     Bad input ends with 2, a run that could not go on with 1, Ctrl-C with 130.
     """
-    from thalweg.lab.errors import StoreError, TrialError, WorkerDiedError
+    from thalweg.lab.workload.errors import StoreError, TrialError, WorkerDiedError
 
     try:
         yield

@@ -33,12 +33,12 @@ from thalweg.lab.comparing.comparison import (
     fingerprint,
     parse_margin,
 )
-from thalweg.lab.errors import TrialError
 from thalweg.lab.running.store import address
 from thalweg.lab.showing import results
 from thalweg.lab.spaces import Axis, Recipe, Space
 from thalweg.lab.study.record import Record, from_json
 from thalweg.lab.study.study import Margin
+from thalweg.lab.workload.errors import TrialError
 from thalweg.lab.workload.tasks import TaskError
 
 TWO = [spaces.find(name) for name in ("sgd", "adamw")]

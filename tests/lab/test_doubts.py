@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from samples import Line, Scores, study
 
-from thalweg.lab.errors import Doubt
 from thalweg.lab.judging.doubts import doubts
 from thalweg.lab.study.record import Failure, Point, failed
+from thalweg.lab.workload.errors import Doubt
 
 GOOD = {"sgd": [91.0, 92.0, 93.0], "adamw": [90.0, 91.0, 92.0]}
 

@@ -12,7 +12,6 @@ from children import PATIENCE_SECONDS
 from samples import Line, Scores, record, study
 
 from thalweg.lab import spaces
-from thalweg.lab.errors import StoreError
 from thalweg.lab.running import execution
 from thalweg.lab.running import trial as trials
 from thalweg.lab.running.checkpoints import Place
@@ -23,6 +22,7 @@ from thalweg.lab.study import protocol
 from thalweg.lab.study.extension import trial_of
 from thalweg.lab.study.record import Failure, Record, Trial, failed
 from thalweg.lab.study.study import Margin, Settings, Study
+from thalweg.lab.workload.errors import StoreError
 
 SPACES = [spaces.find(name) for name in ("sgd", "rmsprop", "adamw")]
 

@@ -16,7 +16,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from thalweg.lab.comparing import group
-from thalweg.lab.errors import TrialError
+from thalweg.lab.workload.errors import TrialError
 from thalweg.lab.running import pool as pools
 from thalweg.lab.running import trial as trials
 from thalweg.lab.running import worker as workers

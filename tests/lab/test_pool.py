@@ -12,7 +12,6 @@ import torch
 from children import PATIENCE_SECONDS, all_gone, wait_until
 from samples import Line
 
-from thalweg.lab.errors import TrialError, WorkerDiedError
 from thalweg.lab.running import pool as pools
 from thalweg.lab.running import trial as trials
 from thalweg.lab.running import worker as workers
@@ -20,6 +19,7 @@ from thalweg.lab.running.pool import Pool
 from thalweg.lab.spaces import Axis, Space
 from thalweg.lab.study.record import Record, Trial
 from thalweg.lab.workload import tasks
+from thalweg.lab.workload.errors import TrialError, WorkerDiedError
 
 SIGKILL, STATUS_1, STATUS_3, HANG, RAISE, ENDINGS, FORK, GREEDY, TALK = range(100, 109)
 """Seeds at which a run of `Odd` comes to a bad end."""

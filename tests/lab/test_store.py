@@ -16,10 +16,10 @@ import sqlalchemy
 from optuna.storages._rdb.models import TrialHeartbeatModel
 from samples import record
 
-from thalweg.lab.errors import StoreError
 from thalweg.lab.running import store as store_
 from thalweg.lab.running.store import IN_MEMORY, Store, address, hidden
 from thalweg.lab.study.record import Failure, Trial, failed
+from thalweg.lab.workload.errors import StoreError
 
 
 def trials(number: int = 4) -> list[Trial]:

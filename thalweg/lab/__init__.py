@@ -15,7 +15,7 @@ Read the rooms in this order:
   run, others from run to run.
 
 `landscape` is how the loss lies around weights: functions of parameters and a loss, which stand alone.
-`errors` is what may go wrong through no fault of the lab's. Nothing here is imported by `import thalweg`.
+Nothing here is imported by `import thalweg`.
 """
 
 from importlib import import_module
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from thalweg.lab.sweeping.rate.own import find_rate
     from thalweg.lab.sweeping.sensitivity.api import sensitivity
     from thalweg.lab.workload import Evaluation, Run, Split, Workload, device_of, tasks
+    from thalweg.lab.workload.errors import StoreError, TrialError, WorkerDiedError
 
 _PUBLIC = {
     "Axis": "spaces",
@@ -38,7 +39,10 @@ _PUBLIC = {
     "Run": "workload",
     "Space": "spaces",
     "Split": "workload",
+    "StoreError": "workload.errors",
     "Together": "spaces",
+    "TrialError": "workload.errors",
+    "WorkerDiedError": "workload.errors",
     "Workload": "workload",
     "compare": "comparing.api",
     "device_of": "workload",
@@ -57,7 +61,10 @@ __all__ = [
     "Run",
     "Space",
     "Split",
+    "StoreError",
     "Together",
+    "TrialError",
+    "WorkerDiedError",
     "Workload",
     "compare",
     "device_of",

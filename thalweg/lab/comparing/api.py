@@ -64,7 +64,7 @@ def compare(
 
     Raises:
         ValueError: an argument cannot be met; the message names it.
-        thalweg.lab.errors.TrialError: the task raised an exception.
+        thalweg.lab.TrialError: the task raised an exception.
     """
     options = Options(
         trials=trials,

@@ -44,9 +44,9 @@ def run(request: Request) -> bool:
     Raises:
         ValueError: an option cannot be met; the message is for the user.
         OSError: a file cannot be written.
-        thalweg.lab.errors.TrialError: the task raised an exception.
-        thalweg.lab.errors.WorkerDiedError: a training process could not start.
-        thalweg.lab.errors.StoreError: the storage failed.
+        thalweg.lab.TrialError: the task raised an exception.
+        thalweg.lab.WorkerDiedError: a training process could not start.
+        thalweg.lab.StoreError: the storage failed.
     """
     folder = folder_of(request.out, f"compare-{Path(request.task.partition(':')[0]).stem}")
     if request.workers is not None and request.workers < 1:
@@ -57,8 +57,8 @@ def run(request: Request) -> bool:
         # Imported here, while the processes of the pool start.
         from thalweg.lab.comparing import comparison
         from thalweg.lab.comparing.budget import seconds
-        from thalweg.lab.errors import TrialError
         from thalweg.lab.showing import console
+        from thalweg.lab.workload.errors import TrialError
 
         options = comparison.Options(
             trials=request.trials,
@@ -107,7 +107,7 @@ def repeat(results_at: Path, number: int) -> bool:
 
     Raises:
         ValueError: the results, the record or its task cannot be found.
-        thalweg.lab.errors.TrialError: the task raised an exception.
+        thalweg.lab.TrialError: the task raised an exception.
     """
     from thalweg.lab.comparing import comparison
     from thalweg.lab.showing import results

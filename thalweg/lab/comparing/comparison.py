@@ -12,7 +12,6 @@ from typing import Any
 from thalweg.lab import spaces as spaces_
 from thalweg.lab.comparing import budget, former, group, optimizers
 from thalweg.lab.comparing.identity import Identity, changed, identify
-from thalweg.lab.errors import Doubt, TrialError
 from thalweg.lab.judging import doubts, verdict
 from thalweg.lab.judging.statistics import fewest_seeds
 from thalweg.lab.judging.wording import counted, listed
@@ -32,6 +31,7 @@ from thalweg.lab.study.record import Trial
 from thalweg.lab.study.study import Margin, Settings, Study, margin_of
 from thalweg.lab.workload import Workload, shipped, tasks
 from thalweg.lab.workload.contract import option
+from thalweg.lab.workload.errors import Doubt, TrialError
 
 MOST_SEED = 2**32 - 1
 """The largest seed that the quasi-random points take."""
@@ -224,8 +224,8 @@ def compare(
     Raises:
         thalweg.lab.workload.tasks.TaskError: a user's own workload cannot be trained; nothing was written.
         Interrupted: Ctrl-C; it holds the result so far.
-        thalweg.lab.errors.TrialError: the workload raised an exception.
-        thalweg.lab.errors.StoreError: the storage failed.
+        thalweg.lab.TrialError: the workload raised an exception.
+        thalweg.lab.StoreError: the storage failed.
     """
     started, clock = datetime.now().astimezone(), time.monotonic()
     workload = task.workload
@@ -313,7 +313,7 @@ def begin(
 
     Raises:
         ValueError, thalweg.lab.workload.tasks.TaskError: it cannot work; nothing was written.
-        thalweg.lab.errors.StoreError: the storage failed.
+        thalweg.lab.StoreError: the storage failed.
     """
     workload, asked = task.workload, [*_asked(options), *([kind] if kind else [])]
     identity = _identity(task, spaces, asked)
@@ -359,8 +359,8 @@ def carry_out(
         The study with its records, what is doubtful, and whether it came to its end.
 
     Raises:
-        thalweg.lab.errors.TrialError: the workload raised an exception.
-        thalweg.lab.errors.StoreError: the storage failed.
+        thalweg.lab.TrialError: the workload raised an exception.
+        thalweg.lab.StoreError: the storage failed.
     """
     if begun.found:
         say(f"going on from {begun.found} runs that were made before")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from thalweg.lab.comparing import budget, optimizers
-from thalweg.lab.errors import Doubt
+from thalweg.lab.workload.errors import Doubt
 from thalweg.lab.running.rehearsal import rehearse
 from thalweg.lab.spaces import Space
 from thalweg.lab.workload import Workload, tasks

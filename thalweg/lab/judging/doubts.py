@@ -8,7 +8,6 @@ import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from thalweg.lab.errors import Doubt
 from thalweg.lab.judging.wording import counted, listed
 from thalweg.lab.spaces import Space
 from thalweg.lab.study.extension import rate_range, was_all_too_high
@@ -16,6 +15,7 @@ from thalweg.lab.study.protocol import chosen, is_complete
 from thalweg.lab.study.record import Record
 from thalweg.lab.study.study import Study
 from thalweg.lab.workload import Workload
+from thalweg.lab.workload.errors import Doubt
 
 MORE_THAN_PLANNED = 1.5
 """Runs that take so many times what a budget was planned with are told,"""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thalweg.lab.errors import TrialError
 from thalweg.lab.lesson import keeping, making, wording
 from thalweg.lab.lesson.claim import Claim, by_name
 from thalweg.lab.lesson.claims import chosen
@@ -15,6 +14,7 @@ from thalweg.lab.lesson.known import look
 from thalweg.lab.lesson.making import OutOfTimeError
 from thalweg.lab.running.pool import Pool
 from thalweg.lab.workload.data import MissingDataError
+from thalweg.lab.workload.errors import TrialError
 from thalweg.lowering import files
 
 IN_CHECKOUT = Path("docs/lesson")
@@ -71,8 +71,8 @@ def run(request: Request, say: Callable[[str], Any]) -> bool:
         ValueError: an option cannot be met, or data cannot be had.
         KeyboardInterrupt: Ctrl-C; what was made is kept.
         OSError: a file cannot be written.
-        thalweg.lab.errors.TrialError: a workload raised an exception.
-        thalweg.lab.errors.StoreError: the storage failed.
+        thalweg.lab.TrialError: a workload raised an exception.
+        thalweg.lab.StoreError: the storage failed.
     """
     claims = chosen(request.ids)
     if request.workers is not None and request.workers < 1:

@@ -76,8 +76,8 @@ def make(
         OutOfTimeError: the deadline has passed; what was made is kept.
         KeyboardInterrupt: likewise.
         ValueError: the data of the workload cannot be had.
-        thalweg.lab.errors.TrialError: the workload raised an exception.
-        thalweg.lab.errors.StoreError: the storage failed.
+        thalweg.lab.TrialError: the workload raised an exception.
+        thalweg.lab.StoreError: the storage failed.
     """
     kept = None if fresh else keeping.read(folder, experiment)
     if kept is not None and missing(experiment, kept) == []:

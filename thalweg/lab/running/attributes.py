@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from thalweg.lab.errors import ResumingError
+from thalweg.lab.workload.errors import ResumingError
 
 BIG = 16 << 20
 """Of what takes more bytes than this only a checksum is kept: it is data, and a run must not change them."""

@@ -18,9 +18,9 @@ from typing import Any, BinaryIO
 
 import torch
 
-from thalweg.lab.errors import ResumingError
 from thalweg.lab.running.logs import name_of
 from thalweg.lab.study.record import Trial
+from thalweg.lab.workload.errors import ResumingError
 from thalweg.lowering import files
 
 EVERY_SECONDS = 60.0

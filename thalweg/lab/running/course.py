@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from thalweg.lab.errors import ResumingError
+from thalweg.lab.workload.errors import ResumingError
 from thalweg.lab.running import hopeless, ranks, resuming
 from thalweg.lab.running.checkpoints import Keeper
 from thalweg.lab.running.explaining import Explaining, Leave

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from thalweg.lab.errors import ResumingError
 from thalweg.lab.workload import chance
+from thalweg.lab.workload.errors import ResumingError
 
 MOST_BYTES = 128 << 20
 """What may be kept of the generators that batches are drawn from: some 25,000 states of torch's."""

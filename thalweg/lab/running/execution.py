@@ -63,9 +63,9 @@ def execute(
         watch: called with the study so far and the trials under way, whenever something has changed.
 
     Raises:
-        thalweg.lab.errors.TrialError: the workload raised an exception.
-        thalweg.lab.errors.WorkerDiedError: a process could not start.
-        thalweg.lab.errors.StoreError: the storage failed.
+        thalweg.lab.TrialError: the workload raised an exception.
+        thalweg.lab.WorkerDiedError: a process could not start.
+        thalweg.lab.StoreError: the storage failed.
     """
     try:
         return _execute(study, store, pool, plan, limit, watch)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from thalweg.lab.errors import Doubt
+from thalweg.lab.workload.errors import Doubt
 from thalweg.lab.workload.tasks.errors import brief_error
 
 _NOT_FINITE = re.compile(r"\b(nans?|infs?|infinity|infinities|infinite|finite|overflow\w*)\b", re.IGNORECASE)

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from thalweg.lab.errors import TrialError, WorkerDiedError
+from thalweg.lab.workload.errors import TrialError, WorkerDiedError
 from thalweg.lab.running import endings
 from thalweg.lab.running.checkpoints import EVERY_SECONDS, Place
 from thalweg.lab.running.explaining import Leave

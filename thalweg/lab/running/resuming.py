@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from thalweg.lab.errors import ResumingError
 from thalweg.lab.running.attributes import Kept, kept, owners, put_back
 from thalweg.lab.running.drawing import Batches
 from thalweg.lab.running.schedules import Schedule
 from thalweg.lab.workload import chance
 from thalweg.lab.workload.contract import option
+from thalweg.lab.workload.errors import ResumingError
 from thalweg.lab.workload.tasks.errors import brief_error
 
 COMPARED = ("model", "optimizers", "schedules", "scaler", "gradients", "chance")

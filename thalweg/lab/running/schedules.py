@@ -7,7 +7,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from thalweg.lab.errors import ResumingError
+from thalweg.lab.workload.errors import ResumingError
 
 WARM_UP = 0.05
 """The share of all steps over which the learning rate climbs to its full value."""

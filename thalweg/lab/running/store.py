@@ -27,11 +27,11 @@ from optuna.distributions import FloatDistribution
 from optuna.storages import BaseStorage, RDBStorage, fail_stale_trials, get_storage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from thalweg.lab.errors import StoreError
 from thalweg.lab.running import endings
 from thalweg.lab.running.processes import process_exists
 from thalweg.lab.study import record as records
 from thalweg.lab.study.record import Record, Trial
+from thalweg.lab.workload.errors import StoreError
 
 HEARTBEAT_SECONDS = 10
 """How often a machine says that it is still at its trials."""

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from thalweg.lab.errors import ResumingError
 from thalweg.lab.running import resuming
 from thalweg.lab.running.attributes import Kept
 from thalweg.lab.running.drawing import Batches
@@ -19,6 +18,7 @@ from thalweg.lab.running.schedules import Schedule
 from thalweg.lab.spaces import Space
 from thalweg.lab.workload.batches import leaves, moved, numbers
 from thalweg.lab.workload.contract import Workload, option
+from thalweg.lab.workload.errors import ResumingError
 from thalweg.lab.workload.tasks.errors import brief_error
 
 MAIN = "main"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from thalweg.lab.errors import Doubt, ResumingError
+from thalweg.lab.workload.errors import Doubt, ResumingError
 from thalweg.lab.running import ranks
 from thalweg.lab.running.checkpoints import Keeper
 from thalweg.lab.running.course import REPEATED, Course, Way

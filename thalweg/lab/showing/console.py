@@ -12,7 +12,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from thalweg.lab.errors import Doubt
 from thalweg.lab.judging import measures
 from thalweg.lab.judging.statistics import Row
 from thalweg.lab.judging.verdict import Verdict
@@ -22,6 +21,7 @@ from thalweg.lab.spaces import Space
 from thalweg.lab.study import protocol
 from thalweg.lab.study.record import Stage, Trial
 from thalweg.lab.study.study import Study
+from thalweg.lab.workload.errors import Doubt
 
 NARROWEST = 80
 """The width of pictures where there is no terminal to ask."""

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 import thalweg
-from thalweg.lab.errors import Doubt
 from thalweg.lab.judging import explanation
 from thalweg.lab.judging.statistics import Comparison, Row
 from thalweg.lab.judging.verdict import Verdict
@@ -22,6 +21,7 @@ from thalweg.lab.study import record as records
 from thalweg.lab.study.protocol import is_complete
 from thalweg.lab.study.record import Record
 from thalweg.lab.study.study import Study
+from thalweg.lab.workload.errors import Doubt
 
 SCHEMA = 2
 """The version of the JSON's layout; it grows when a reader of the old one would go wrong."""

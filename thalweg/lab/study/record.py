@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
-from thalweg.lab.errors import Doubt
 from thalweg.lab.spaces import located
 from thalweg.lab.study import why as whys
 from thalweg.lab.study.why import Why
 from thalweg.lab.workload import Evaluation
+from thalweg.lab.workload.errors import Doubt
 
 Stage = Literal["tune", "extend", "confirm", "final", "repeat"]
 """Why a run is made: to search, to search beyond a range, to choose between the best two, to measure on test,

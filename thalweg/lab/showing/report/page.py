@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from thalweg.lab.errors import Doubt
 from thalweg.lab.judging.statistics import Row
 from thalweg.lab.judging.verdict import Verdict
 from thalweg.lab.showing.figures import draw
@@ -12,6 +11,7 @@ from thalweg.lab.showing.report.document import definitions, document, pictures,
 from thalweg.lab.showing.report.table import key_colours, named
 from thalweg.lab.showing.results import Provenance
 from thalweg.lab.study.study import Study
+from thalweg.lab.workload.errors import Doubt
 
 MOST_NOTES = 4
 """Notes that are read without opening the others."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from thalweg.lab.comparing.comparison import Task
-from thalweg.lab.errors import TrialError
+from thalweg.lab.workload.errors import TrialError
 from thalweg.lab.running.rehearsal import rehearse
 from thalweg.lab.running.serving import device_for
 from thalweg.lab.showing import console, results
@@ -59,7 +59,7 @@ def rate(
 
     Raises:
         ValueError: an argument cannot be met; the message names it.
-        thalweg.lab.errors.TrialError: the task raised an exception.
+        thalweg.lab.TrialError: the task raised an exception.
     """
     found = find_task(task)
     with console.progress(shown=progress) as screen:

@@ -46,7 +46,7 @@ def run(request: Request) -> bool:
     Raises:
         ValueError: an argument cannot be met; the message is for the user.
         OSError: the page cannot be written.
-        thalweg.lab.errors.TrialError: the task raised an exception.
+        thalweg.lab.TrialError: the task raised an exception.
     """
     if request.out is not None:
         pages.prepare(request.out)

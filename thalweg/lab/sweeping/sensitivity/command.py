@@ -6,7 +6,7 @@ from pathlib import Path
 
 from thalweg.lab.comparing import comparison
 from thalweg.lab.comparing.command import command_line, folder_of
-from thalweg.lab.errors import TrialError
+from thalweg.lab.workload.errors import TrialError
 from thalweg.lab.running.pool import Pool
 from thalweg.lab.showing import console
 from thalweg.lab.study import grid
@@ -48,9 +48,9 @@ def run(request: Request) -> bool:
     Raises:
         ValueError: an option cannot be met; the message is for the user.
         OSError: a file cannot be written.
-        thalweg.lab.errors.TrialError: the task raised an exception, or accidents took runs.
-        thalweg.lab.errors.WorkerDiedError: a training process could not start.
-        thalweg.lab.errors.StoreError: the storage failed.
+        thalweg.lab.TrialError: the task raised an exception, or accidents took runs.
+        thalweg.lab.WorkerDiedError: a training process could not start.
+        thalweg.lab.StoreError: the storage failed.
     """
     workers = comparison.at_least_one("--workers", request.workers)
     margin = comparison.parse_margin("--margin", request.margin)

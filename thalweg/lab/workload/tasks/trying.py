@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from thalweg.lab.errors import Doubt
 from thalweg.lab.workload.batches import leaves, moved, numbers
 from thalweg.lab.workload.chance import left_alone, seed_all
 from thalweg.lab.workload.contract import Evaluation, Split, Workload, batches_needed, option
+from thalweg.lab.workload.errors import Doubt
 from thalweg.lab.workload.lazy import settled
 from thalweg.lab.workload.tasks.caches import make_sendable
 from thalweg.lab.workload.tasks.checking import ABSENT, brief, place_of
