@@ -218,14 +218,14 @@ def wrong_checkpoints():
         follow(optimizer, params, gradients(params, 1))
         return optimizer.state_dict()
 
-    misshapen, negative = of(params), of(params)
+    misshapen, three = of(params), of(params)
     misshapen["state"][1]["exp_avg"] = torch.zeros(4)
-    negative["param_groups"][0]["lr"] = -1.0
+    three["param_groups"][0]["betas"] = (0.9, 0.99, 0.999)
     return {
         "fewer groups": (of(params), [{"params": [0]}, {"params": [1, 2]}], "parameter groups"),
         "fewer parameters": (of(params[:2]), [{"params": [0, 1, 2]}], "2 parameters .* and 3"),
         "other shape": (misshapen, [{"params": [0, 1, 2]}], r"'exp_avg'.*\(17,\).*\(4,\)"),
-        "wrong value": (negative, [{"params": [0, 1, 2]}], "lr must be"),
+        "wrong value": (three, [{"params": [0, 1, 2]}], "betas must be"),
     }
 
 
@@ -243,6 +243,25 @@ def test_a_wrong_checkpoint_is_refused_and_nothing_changes(kind):
     for key, state in before["state"].items():
         assert all(torch.equal(after["state"][key][name], state[name]) for name in state)
     follow(optimizer, params, gradients(params, 1))
+
+
+@pytest.mark.parametrize("module", [tw, torch.optim])
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "RMSprop"])
+def test_what_a_schedule_has_done_to_a_rate_is_loaded(module, name):
+    params, twins = ([leaf(t) for t in start()] for _ in range(2))
+    optimizer = getattr(module, name)(params, lr=0.1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 2)
+    for _ in range(3):  # one more than it was written for
+        follow(optimizer, params, gradients(params, 1))
+        schedule.step()
+    for param, twin in zip(params, twins, strict=True):
+        twin.data.copy_(param.data)
+    other = getattr(module, name)(twins, lr=0.1)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert other.param_groups[0]["lr"] == pytest.approx(-0.05)
+    follow(optimizer, params, gradients(params, 1))
+    follow(other, twins, gradients(twins, 1))
+    assert all(map(torch.equal, params, twins))
 
 
 def memory_of(state):

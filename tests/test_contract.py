@@ -531,6 +531,29 @@ def test_state_that_has_a_wrong_shape_is_refused():
         stepped(optimizer, [param])
 
 
+@pytest.mark.parametrize("module", [tw, torch.optim])
+@pytest.mark.parametrize("name", ["AdamW", "SGD"])
+def test_state_of_another_shape_is_no_trouble_to_a_parameter_without_a_gradient(module, name):
+    pruned, other = leaf(torch.ones(6, 4)), leaf(torch.ones(3))
+    optimizer = getattr(module, name)([pruned, other], lr=0.1, **({"momentum": 0.9} if name == "SGD" else {}))
+    stepped(optimizer, [pruned, other])
+    pruned.data = pruned.data[:3].clone()
+    kept, before = pruned.detach().clone(), other.detach().clone()
+    for _ in range(2):
+        pruned.grad, other.grad = None, torch.ones(3)
+        optimizer.step()
+    assert (other != before).all()
+    assert torch.equal(pruned, kept)
+    pruned.grad = torch.ones(3, 4)
+    with pytest.raises((ValueError, RuntimeError)):
+        optimizer.step()
+    for key, value in optimizer.state[pruned].items():
+        if value.dim():
+            optimizer.state[pruned][key] = value[:3].clone()
+    optimizer.step()
+    assert (pruned != kept).all()
+
+
 def test_swap_tensors():
     param, twin, new = leaf(rand(20)), leaf(rand(20)), leaf(rand(20, seed=4))
     a, b = tw.SGD([param], lr=0.1), tw.SGD([twin], lr=0.1)

@@ -6,6 +6,7 @@ import ctypes
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
@@ -19,7 +20,7 @@ import thalweg as tw
 from thalweg.lowering import machine
 from thalweg.lowering.cpu import kernels as cpu
 from thalweg.lowering.cpu import threads
-from thalweg.lowering.look import fields
+from thalweg.lowering.look import fields, walk
 from thalweg.lowering.passes import scalar_names
 from thalweg.lowering.spec import Spec
 from thalweg.rule import Recipe
@@ -134,6 +135,28 @@ def test_many_threads_may_compile_at_once():
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda i: machine.compile_to_address(answering(44), ("answer",)), range(16)))
     assert len(set(found)) == 1
+
+
+def test_what_is_made_once_is_made_once_by_threads():
+    # Of two walks or tables of libtorch's fields one would be freed, while a thread goes by its address.
+    begun, made = threading.Semaphore(0), []
+
+    @machine.Once
+    def make():
+        begun.release()
+        begun.acquire(timeout=0.05)  # gives another thread the time to come in
+        made.append(object())
+        return made[-1]
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: make(), range(4)))
+    assert len(made) == 1
+    assert all(one is made[0] for one in found)
+
+
+@pytest.mark.parametrize("function", [walk.walk, fields.known])
+def test_what_is_pointed_to_is_made_once(function):
+    assert isinstance(function, machine.Once)
 
 
 def test_what_was_interrupted_is_compiled_again(monkeypatch):

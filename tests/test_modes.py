@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
-from support import assert_close, leaf, rand
+from support import ONE_EACH, assert_close, label, leaf, rand
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -213,3 +215,69 @@ def test_wrapped_tensors_are_stepped_behind_the_wrapper(name):
         b.step()
     assert_close(param.inner, twin, rtol=1e-14)
     assert all(isinstance(v, Wrapped) for v in a.state.get(param, {}).values() if v.dim())
+
+
+WHATEVER = [
+    *ONE_EACH,
+    ("AdamW", {"state": "int8", "seed": 3}),
+    ("AdamW", {"max_norm": 0.5, "skip_nonfinite": 3, "average": 0.9, "statistics": True}),
+    ("SGD", {"lr": 0.1, "sparse": "exact", "momentum": 0.9}),
+    ("SGD", {"lr": 0.1, "schedule_free": 0.9}),
+]
+
+
+@pytest.mark.parametrize("configuration", WHATEVER, ids=label)
+def test_torchs_default_device_is_no_matter_to_a_step(configuration):
+    # What a step makes without saying where would be on it, beside parameters that are elsewhere.
+    name, kwargs = configuration
+
+    def steps(context):
+        weight, bias = (leaf(rand(*shape).float()) for shape in ((9, 64), (5,)))
+        optimizer = getattr(tw, name)([weight, bias], **kwargs)
+        for step in range(4):
+            rows = torch.tensor([step, 1], device="cpu")
+            loss = nn.functional.embedding(rows, weight, sparse="sparse" in kwargs).square().sum()
+            optimizer.zero_grad()
+            (loss + bias.square().sum()).backward()
+            with context():
+                optimizer.step()
+                if step == 2:
+                    optimizer.load_state_dict(optimizer.state_dict())
+        return weight, bias
+
+    for one, other in zip(steps(nullcontext), steps(lambda: torch.device("meta")), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_parameter_of_inference_mode_with_other_memory_is_refused_as_in_torch():
+    # It is no inference tensor any more, and yet autograd counts nothing for it.
+    for library in (torch.optim, tw):
+        with torch.inference_mode():
+            param = nn.Parameter(torch.ones(3))
+        param.data = torch.ones(3)
+        param.grad = torch.ones(3)
+        assert not param.is_inference()
+        optimizer = library.SGD([param], lr=0.1)
+        with pytest.raises(RuntimeError, match="inference tensor outside InferenceMode"):
+            optimizer.step()
+        before = param.data.clone()  # torch's has written, and then raised
+        with torch.inference_mode():
+            optimizer.step()
+        assert_close(param.data, before - 0.1)
+    assert_close(before, torch.ones(3))
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_a_parameter_may_be_given_memory_that_inference_mode_made(name):
+    params = []
+    for library in (torch.optim, tw):
+        param = leaf(torch.ones(3))
+        optimizer = made(library, name, param)
+        optimizer.step()
+        with torch.inference_mode():
+            param.data = torch.full((3,), 5.0)
+        before = param._version
+        optimizer.step()
+        assert param._version > before
+        params.append(param.detach().clone())
+    assert_close(*params)

@@ -16,7 +16,6 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from thalweg.lab.comparing import group
-from thalweg.lab.workload.errors import TrialError
 from thalweg.lab.running import pool as pools
 from thalweg.lab.running import trial as trials
 from thalweg.lab.running import worker as workers
@@ -28,6 +27,7 @@ from thalweg.lab.spaces import Axis, Space
 from thalweg.lab.study.record import Failure, Record, Trial, failed
 from thalweg.lab.workload import Evaluation, tasks
 from thalweg.lab.workload.adapters import FunctionTask
+from thalweg.lab.workload.errors import TrialError
 from thalweg.lab.workload.looking import model_of
 from thalweg.lab.workload.tasks import TaskError
 

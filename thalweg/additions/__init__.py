@@ -84,8 +84,13 @@ def check_effect(group: Mapping[str, Any]) -> None:
         raise ValueError(f"{name}={group[name]!r} has no effect without {switch}")
 
 
-def check(rule: Rule, group: Mapping[str, Any]) -> Recipe:
+def check(rule: Rule, group: Mapping[str, Any], as_set: bool = False) -> Recipe:
     """Raise if a hyperparameter of the rule or of an addition is not allowed; return the group's recipe.
+
+    Args:
+        rule: the rule.
+        group: the hyperparameters.
+        as_set: see `Recipe.check`.
 
     Raises:
         ValueError, TypeError: the message names the argument, the value and what is allowed.
@@ -93,7 +98,7 @@ def check(rule: Rule, group: Mapping[str, Any]) -> Recipe:
     for name in _HYPERS.keys() & group.keys():
         _HYPERS[name][0].check(group[name])
     recipe = recipe_of(rule, group)
-    recipe.check(group)
+    recipe.check(group, as_set)
     return recipe
 
 

@@ -81,7 +81,9 @@ class Mixed(Optimizer):
         name = self._name(own.pop(KEY, self._default))
         names: dict[str, Any] = {key: own.pop(key) for key in ("params", "param_names") if key in own}
         # What the class would have made of it, with all that it checks.
-        made = self._classes[name]([torch.zeros(())], **self._joined(self._shared, own)).param_groups[0]
+        made = self._classes[name](
+            [torch.zeros((), device="cpu")], **self._joined(self._shared, own)
+        ).param_groups[0]
         said = {key: value for key, value in made.items() if key not in ("params", "param_names")}
         super().add_param_group({**said, KEY: name, **names})
 

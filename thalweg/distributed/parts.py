@@ -88,7 +88,7 @@ def indices(tensor: Any, shape: Sequence[int] | None = None) -> list[Tensor]:
         tensor: a shared one.
         shape: of another whole that is placed in the same way; its own, if None.
     """
-    found = [torch.arange(size) for size in (tensor.shape if shape is None else shape)]
+    found = [torch.arange(size, device="cpu") for size in (tensor.shape if shape is None else shape)]
     mesh = tensor.device_mesh
     coordinate = mesh.get_coordinate()
     if coordinate is None:
@@ -103,7 +103,7 @@ def indices(tensor: Any, shape: Sequence[int] | None = None) -> list[Tensor]:
 
 def flat_indices(tensor: Any) -> Tensor:
     """Return where each element of the part lies in the memory of the whole, int64, in the part's shape."""
-    whole = torch.zeros((), dtype=torch.int64)
+    whole = torch.zeros((), dtype=torch.int64, device="cpu")
     for index, stride in zip(indices(tensor), tensor.stride(), strict=True):
         whole = whole.unsqueeze(-1) + index * stride
     return whole

@@ -12,14 +12,16 @@ import hashlib
 import itertools
 import os
 import threading
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, update_wrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from thalweg.lowering.files import write_atomically
+
+T = TypeVar("T")
 
 _OPTIONS = "O3 v1"
 
@@ -56,6 +58,24 @@ def _jit() -> Any:
     # where it finds some, and aborts the process where two ends are more than 2 GiB apart, as in one whose
     # address space a GPU's driver or large tables have filled.
     return _llvm().create_lljit_compiler(_target(), use_jit_link=True)
+
+
+class Once(Generic[T]):
+    """A function that is called once in a process, however many threads come first.
+
+    `functools.cache` lets each of them call it, and keeps what the last one has made. Who goes on with an
+    address in what another has made reads memory that was freed.
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._cached = cache(make)
+        self.cache_clear = self._cached.cache_clear
+        update_wrapper(self, make)
+
+    def __call__(self) -> T:
+        """Return what the function has returned."""
+        with _LOCK:
+            return self._cached()
 
 
 @cache

@@ -119,7 +119,7 @@ def _group_in_form(
     flags = {hyper.name: False for hyper in rule.hypers if hyper.flag and hyper.name not in kept}
     own = {key: value for key, value in group.items() if key in ours}
     new = {**own, **flags, **{key: value for key, value in UNSAID.items() if key in own}, **values}
-    recipe = additions.check(rule, new)
+    recipe = additions.check(rule, new, as_set=True)
     storage.check(recipe, new)
     without_defaults(recipe, new)
     return new

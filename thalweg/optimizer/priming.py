@@ -42,7 +42,7 @@ def _is_captured(params: Iterable[Tensor]) -> bool:
 
 
 def _is_any_nonzero(params: Sequence[Any]) -> bool:
-    found = torch.tensor([float(any(map(_is_nonzero, params)))])
+    found = torch.tensor([float(any(map(_is_nonzero, params)))], device="cpu")
     for groups, device in {groups_of(param): param.device for param in params if is_dtensor(param)}.items():
         found = over_processes(found, groups, device)
     return bool(found)

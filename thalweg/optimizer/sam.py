@@ -236,7 +236,7 @@ def _dense(param: Tensor) -> Tensor:
 def _norm(tensors: list[Tensor]) -> Tensor:
     """Return the norm of all elements of tensors, which may lie on several devices, as a 0-dim tensor."""
     if not tensors:
-        return torch.zeros(())
+        return torch.zeros((), device="cpu")
     reals = [torch.view_as_real(one) if one.is_complex() else one for one in tensors]
     norms = [torch.linalg.vector_norm(one, dtype=torch.float64) for one in reals]
     return torch.linalg.vector_norm(torch.stack([one.to(norms[0].device) for one in norms]))

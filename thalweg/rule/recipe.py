@@ -110,10 +110,18 @@ class Recipe:
     def _decays(self) -> bool:
         return any(hyper.name == "weight_decay" for hyper in self.rule.hypers)
 
-    def check(self, group: Mapping[str, Any]) -> None:
-        """Raise on the first hyperparameter of `group` that is not allowed."""
+    def check(self, group: Mapping[str, Any], as_set: bool = False) -> None:
+        """Raise on the first hyperparameter of `group` that is not allowed.
+
+        Args:
+            group: the hyperparameters.
+            as_set: whether to allow of torch's hyperparameters what a step takes, such as a learning rate
+                that a schedule has left below zero.
+        """
         for hyper in self.hypers:
-            if not hyper.extra or hyper.name in group:
+            if as_set and not hyper.extra:
+                hyper.of(group)
+            elif not hyper.extra or hyper.name in group:
                 hyper.check(group[hyper.name])
         h = self.numbers(group)
         h.is_decoupled = self._is_decoupled(h)

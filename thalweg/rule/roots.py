@@ -64,7 +64,7 @@ def error(beta1: float, beta2: float, degree: int) -> float:
 
 
 def _error(beta1: float, beta2: float, degree: int, origin: int) -> float:
-    steps = torch.arange(1, min(100_000, 2 - LEAST / math.log(beta1)), dtype=torch.float64)
+    steps = torch.arange(1, min(100_000, 2 - LEAST / math.log(beta1)), dtype=torch.float64, device="cpu")
     root = 0.5 * (steps * math.log(beta2) - torch.log1p(-(beta2 ** (origin + steps))))
     size = steps * math.log(beta1) - torch.log1p(-(beta1 ** (origin + steps)))
     apart = root - _log_root(beta1, beta2, origin)

@@ -27,7 +27,7 @@ from thalweg.lowering.spec import Spec
 from thalweg.stepping.engines import CpuEngine, Keys, engine_for
 from thalweg.stepping.member import Member, packed
 from thalweg.stepping.rests import Rested, Rests, put_back, reals, row_major
-from thalweg.stepping.scaling import Scaling
+from thalweg.stepping.scaling import Scaling, as_tensor
 from thalweg.stepping.settings import AllSettings
 from thalweg.storage.choices import asks_for_rows
 from thalweg.storage.codecs import BlockCodec, codec_of
@@ -201,7 +201,7 @@ class KernelBatch(Batch):
         self.engine.share(name, total)
 
     def measured_by(self, names: Sequence[str]) -> Tensor:  # noqa: D102
-        found = torch.zeros(len(self.members), len(names), dtype=torch.float64)
+        found = torch.zeros(len(self.members), len(names), dtype=torch.float64, device="cpu")
         for i, column in self._columns(names):
             found[:, i] = self.engine.measures[:, column].cpu()
         return found
@@ -423,7 +423,7 @@ class ReferenceBatch(Batch):
 
     def measured_by(self, names: Sequence[str]) -> Tensor:  # noqa: D102
         found = [[float(getattr(m, name, 0.0)) for name in names] for m in self._measures]
-        return torch.tensor(found, dtype=torch.float64)
+        return torch.tensor(found, dtype=torch.float64, device="cpu")
 
     def take_measured(self, names: Sequence[str], values: Tensor) -> None:  # noqa: D102
         own = {one.name for one in self.recipe.measures}
@@ -432,7 +432,7 @@ class ReferenceBatch(Batch):
 
     def sum_of(self, name: str, places: Sequence[int]) -> Tensor:  # noqa: D102
         whole: Any = sum((getattr(self._measures[i], name) for i in places), 0.0)
-        return torch.as_tensor(whole, dtype=None if isinstance(whole, Tensor) else torch.float64).detach()
+        return as_tensor(whole).detach()
 
     def _measured(
         self,
@@ -497,7 +497,7 @@ class ReferenceBatch(Batch):
             rested.took(rows, scalars, h, after)
         with torch.set_grad_enabled(is_differentiable):
             for name, value in after.items():
-                own[name].copy_(torch.as_tensor(value))
+                own[name].copy_(as_tensor(value))
 
     def _catch_up(
         self, member: Member, grad: Tensor, h: Any, own: dict[str, Any]

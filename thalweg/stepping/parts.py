@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thalweg.stepping.scaling import as_tensor
+
 
 class Parts:
     """What is remembered from part to part of a step.
@@ -53,8 +55,8 @@ class Parts:
         if before is None:
             return so_far
         if isinstance(so_far, Tensor) or isinstance(before, Tensor):
-            known = torch.as_tensor(so_far)
-            return torch.maximum(known, torch.as_tensor(before).to(known.device, known.dtype))
+            known = as_tensor(so_far)
+            return torch.maximum(known, as_tensor(before).to(known.device, known.dtype))
         return before if before > so_far else so_far  # NaN, if that is what came
 
 

@@ -97,8 +97,10 @@ class _Probes:
         names = [slot.name for slot in resting.base.slots_on(resting.on)]
         self._linear = len(resting.variables)
         rows = self._linear + (0 if resting.rest.series is None else resting.degree + 1)
-        self._values = {name: torch.zeros(rows, BLOCK, dtype=torch.float64) for name in ("p", *names)}
-        self._half = torch.ones(BLOCK, dtype=torch.float64)
+        self._values = {
+            name: torch.zeros(rows, BLOCK, dtype=torch.float64, device="cpu") for name in ("p", *names)
+        }
+        self._half = torch.ones(BLOCK, dtype=torch.float64, device="cpu")
         self.count = 0
 
     def begin(self, half: float) -> None:
@@ -154,7 +156,7 @@ def _none(resting: Resting) -> np.ndarray:
 
 
 def _angles(degree: int) -> Tensor:
-    return (torch.arange(degree + 1, dtype=torch.float64) + 0.5) * (torch.pi / (degree + 1))
+    return (torch.arange(degree + 1, dtype=torch.float64, device="cpu") + 0.5) * (torch.pi / (degree + 1))
 
 
 @cache
@@ -166,6 +168,6 @@ def _nodes(degree: int) -> Tensor:
 @cache
 def _to_series(degree: int) -> Tensor:
     """Return what makes Chebyshev coefficients of values at the nodes, float64 (degree + 1, degree + 1)."""
-    order = torch.arange(degree + 1, dtype=torch.float64)
+    order = torch.arange(degree + 1, dtype=torch.float64, device="cpu")
     weight = (2.0 - (order == 0).double()) / (degree + 1)
     return weight[:, None] * torch.cos(order[:, None] * _angles(degree))

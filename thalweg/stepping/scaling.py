@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -47,3 +49,8 @@ class Scaling:
 
 NO_SCALING = Scaling()
 """Of a step that no GradScaler has a part in."""
+
+
+def as_tensor(value: Any) -> Tensor:
+    """Return a number as a tensor of the host's, whatever torch's default device is; a tensor as it is."""
+    return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64, device="cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
@@ -79,6 +80,7 @@ class AllSettings:
 _FEW, _MOST = 16, 256
 _ALL: dict[tuple[Any, ...], AllSettings] = {}
 _KEYS: dict[tuple[Any, ...], int] = {}
+_FRESH = itertools.count()  # `len(_KEYS)` may be the same in two threads
 
 
 class SettingsReader:
@@ -107,7 +109,7 @@ class SettingsReader:
         ids = tuple(map(id, now))
         found = _ALL.get(ids)
         if found is None:
-            key = _KEYS.setdefault(tuple(one.choices for one in now), len(_KEYS))
+            key = _KEYS.setdefault(tuple(one.choices for one in now), next(_FRESH))
             found = AllSettings(now, key, any(one.is_volatile for one in now))
             if len(now) <= _FEW and not found.is_volatile:
                 _ALL[ids] = found

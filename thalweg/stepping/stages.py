@@ -12,7 +12,7 @@ from thalweg.rule.measure import STAGES
 from thalweg.stepping.batches import Batch
 from thalweg.stepping.meshes import Meshes
 from thalweg.stepping.parts import Parts
-from thalweg.stepping.scaling import Scaling
+from thalweg.stepping.scaling import Scaling, as_tensor
 
 _GRADIENT, _NONFINITE = "statistics_grad_sq", "statistics_nonfinite"
 _UPDATE, _WEIGHTS = "statistics_update_sq", "statistics_weights_sq"
@@ -68,7 +68,7 @@ class Stages:
         self.refused = found
         if scaling.found_inf is None:
             return Scaling(scaling.scale, _as_flag(found))
-        known = torch.as_tensor(scaling.found_inf, dtype=torch.float32)
+        known = as_tensor(scaling.found_inf).float()
         if isinstance(found, Tensor):
             known = known.to(found.device, non_blocking=True)
         self.refused = found * (known == 0)

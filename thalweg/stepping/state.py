@@ -165,7 +165,7 @@ def prepare_plain(
     for counter in recipe.counters:
         value = state.get(counter.name)
         if counter.name not in state:
-            state[counter.name] = torch.full((), counter.initial, dtype=dtype)
+            state[counter.name] = torch.full((), counter.initial, dtype=dtype, device="cpu")
         elif not _is_plain(value, dtype, torch.Size(())):
             return None
     for slot in recipe.slots_on(on):

@@ -34,7 +34,7 @@ from thalweg.storage.choices import (
     rows_are_blocks,
 )
 from thalweg.storage.codecs import Codec, codec_of
-from thalweg.storage.layout import has_rows, is_plain, overlaps_itself
+from thalweg.storage.layout import has_rows, has_version, is_plain, overlaps_itself
 
 # Training loops that change back and forth between a few ways to step need a plan for each.
 _MOST_PLANS = 16
@@ -228,6 +228,7 @@ class Stepper:
                 plan = self._make(
                     groups, state, settings, unscale, _can_look(groups, state) and not is_dispatching
                 )
+            key = (tuple(self._gradients), *key[1:])  # a plan may leave some out
             self._plans.pop(key, None)
             if len(self._plans) >= _MOST_PLANS:
                 self._plans.pop(next(iter(self._plans)))
@@ -323,10 +324,17 @@ class Stepper:
         members, owns = [], []
         sorts = _Sorts(groups, settings, may_look)
         for position in range(len(self._params)):
-            if self._gradients[position] is not None:
+            if self._gradients[position] is None:
+                continue
+            try:
                 member, own = self._member(position, state, sorts)
-                members.append(member)
-                owns.append(own)
+            except (TypeError, ValueError):
+                if self._params[position].grad is not None:
+                    raise
+                self._gradients[position] = None  # without one, what state there is need not fit
+                continue
+            members.append(member)
+            owns.append(own)
         idle = [p for p, gradient in zip(self._params, self._gradients, strict=True) if gradient is None]
         plan = Plan(Making(self._firsts, unscale, self._rests), members, idle, settings)
         # Before the state is there: if interrupted in between, it must not pass for one that was stepped.
@@ -537,7 +545,7 @@ def _check(position: int, param: Tensor) -> None:
             f"{_name(position, param)} has several elements in one place of memory "
             f"(strides {param.stride()}), as `expand` makes; step the tensor behind it"
         )
-    if param.is_inference() and not torch.is_inference_mode_enabled():
+    if not (has_version(param) or torch.is_inference_mode_enabled()):
         raise RuntimeError(
             f"{_name(position, param)} was made in inference mode. Inplace update to inference tensor "
             "outside InferenceMode is not allowed; step it there, or step a clone that is made outside"

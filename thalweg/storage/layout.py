@@ -33,6 +33,17 @@ def has_memory(tensor: Tensor) -> bool:
     return plain and not tensor.is_nested and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
+def has_version(tensor: Tensor) -> bool:
+    """Say whether autograd counts what is written to a tensor.
+
+    It does not where the tensor was made in inference mode, whatever memory it has been given since.
+    """
+    try:
+        return tensor._version >= 0
+    except RuntimeError:
+        return False
+
+
 def has_shard(tensor: Tensor) -> bool:
     """Say whether processes share a tensor, and what this one holds of it is memory."""
     return is_dtensor(tensor) and has_memory(part_of(tensor)) and not is_partial(tensor)

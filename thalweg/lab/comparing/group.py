@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from thalweg.lab.comparing import budget, optimizers
-from thalweg.lab.workload.errors import Doubt
 from thalweg.lab.running.rehearsal import rehearse
 from thalweg.lab.spaces import Space
 from thalweg.lab.workload import Workload, tasks
+from thalweg.lab.workload.errors import Doubt
 
 
 def try_out(

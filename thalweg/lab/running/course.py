@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import nn
 
-from thalweg.lab.workload.errors import ResumingError
 from thalweg.lab.running import hopeless, ranks, resuming
 from thalweg.lab.running.checkpoints import Keeper
 from thalweg.lab.running.explaining import Explaining, Leave
@@ -22,6 +21,7 @@ from thalweg.lab.study.record import Failure, Point, Record, Timing, Trial
 from thalweg.lab.study.why import Why
 from thalweg.lab.workload import Evaluation, Split, Workload, chance, tasks
 from thalweg.lab.workload.contract import option
+from thalweg.lab.workload.errors import ResumingError
 
 _MEASURED = (
     "_curve",

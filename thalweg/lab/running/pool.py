@@ -19,7 +19,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from thalweg.lab.workload.errors import TrialError, WorkerDiedError
 from thalweg.lab.running import endings
 from thalweg.lab.running.checkpoints import EVERY_SECONDS, Place
 from thalweg.lab.running.explaining import Leave
@@ -31,6 +30,7 @@ from thalweg.lab.spaces import Space
 from thalweg.lab.study.record import Failure, Record, Trial, failed
 from thalweg.lab.workload import Workload
 from thalweg.lab.workload.contract import option
+from thalweg.lab.workload.errors import TrialError, WorkerDiedError
 from thalweg.lab.workload.tasks import TaskError
 
 MOST_BY_DEFAULT = 16

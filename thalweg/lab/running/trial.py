@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import torch
 
-from thalweg.lab.workload.errors import Doubt, ResumingError
 from thalweg.lab.running import ranks
 from thalweg.lab.running.checkpoints import Keeper
 from thalweg.lab.running.course import REPEATED, Course, Way
@@ -19,6 +18,7 @@ from thalweg.lab.spaces import Axis, Space
 from thalweg.lab.study.record import Failure, Record, Trial, failed
 from thalweg.lab.workload import Workload, chance
 from thalweg.lab.workload.contract import option
+from thalweg.lab.workload.errors import Doubt, ResumingError
 from thalweg.lab.workload.lazy import settled
 
 CPU = torch.device("cpu")

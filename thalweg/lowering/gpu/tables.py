@@ -234,7 +234,7 @@ def fetch(tensor: Tensor) -> tuple[Tensor, Any]:
     """
     if tensor.device.type == "cpu":
         return tensor.clone(), _Arrived()
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
     with on(tensor.device):
         host.copy_(tensor, non_blocking=True)
         event = torch.get_device_module(tensor.device).Event()

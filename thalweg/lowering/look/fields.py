@@ -11,7 +11,6 @@ import ctypes
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +122,7 @@ def _inside(tensor: Any) -> tuple[Any, Any]:
 _PARAMS = "params"
 
 
-@cache
+@machine.Once
 def known() -> Fields | None:
     """Return the fields; None where they are not to be found, or no walk can be compiled that reads them."""
     if machine.obstacle():

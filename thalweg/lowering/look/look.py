@@ -17,7 +17,7 @@ from torch import Tensor
 from thalweg.distributed.parts import is_dtensor, part_of
 from thalweg.lowering.look import fields
 from thalweg.lowering.look.walk import ENTRY, GROUP, HEAD, ITEM, MOST_DIMS, STATE, WORDS, Row, Seen, walk
-from thalweg.storage.layout import has_memory, has_shard
+from thalweg.storage.layout import has_memory, has_shard, has_version
 
 __all__ = ["Look", "Row", "Seen", "is_watched"]
 
@@ -38,7 +38,7 @@ def is_watched(tensor: Tensor) -> bool:
         known = fields.known()
         whole = has_shard(tensor) and known is not None and known.know_dtensors(tensor)
         return whole and is_watched(part_of(tensor))
-    return has_memory(tensor) and tensor.dim() <= MOST_DIMS and not tensor.is_inference()
+    return has_memory(tensor) and tensor.dim() <= MOST_DIMS and has_version(tensor)
 
 
 class Look:

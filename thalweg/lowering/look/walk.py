@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import ctypes
 from enum import IntEnum
-from functools import cache
 
 from thalweg.lowering import machine
 from thalweg.lowering.look import fields
@@ -634,7 +633,7 @@ class _Walk:
         self.look = ctypes.PYFUNCTYPE(integer, pointer, thing, thing, integer)(self.address)
 
 
-@cache
+@machine.Once
 def walk() -> _Walk:
     """Return the walk, compiled once."""
     return _Walk()

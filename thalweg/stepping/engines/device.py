@@ -13,7 +13,7 @@ from thalweg.lowering.chunks import Chunks
 from thalweg.lowering.gpu import tables as cuda
 from thalweg.lowering.spec import Spec
 from thalweg.stepping.member import Member
-from thalweg.stepping.scaling import Scaling
+from thalweg.stepping.scaling import Scaling, as_tensor
 from thalweg.stepping.settings import AllSettings
 from thalweg.stepping.state import counter_dtype
 from thalweg.storage.codecs import Codec
@@ -234,7 +234,7 @@ class DeviceEngine:
         """Return a number that GradScaler gives, or zero, on this device."""
         if value is None:
             return self._never
-        return torch.as_tensor(value, dtype=torch.float32).to(self._device, non_blocking=True)
+        return as_tensor(value).to(self._device, torch.float32, non_blocking=True)
 
     def _step(self, table: Tensor, chunks: Chunks, found_inf: Tensor) -> None:
         if table is not self._sent or chunks is not self._chunks:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from thalweg.lab.comparing.comparison import Task
-from thalweg.lab.workload.errors import TrialError
 from thalweg.lab.running.rehearsal import rehearse
 from thalweg.lab.running.serving import device_for
 from thalweg.lab.showing import console, results
@@ -20,6 +19,7 @@ from thalweg.lab.sweeping.rate.own import check
 from thalweg.lab.sweeping.rate.runs import at_rate, searched, sweep
 from thalweg.lab.workload import Workload, tasks
 from thalweg.lab.workload.contract import option
+from thalweg.lab.workload.errors import TrialError
 
 SEEDS = 6
 

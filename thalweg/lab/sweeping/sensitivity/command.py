@@ -6,13 +6,13 @@ from pathlib import Path
 
 from thalweg.lab.comparing import comparison
 from thalweg.lab.comparing.command import command_line, folder_of
-from thalweg.lab.workload.errors import TrialError
 from thalweg.lab.running.pool import Pool
 from thalweg.lab.showing import console
 from thalweg.lab.study import grid
 from thalweg.lab.sweeping.asked import find_space
 from thalweg.lab.sweeping.sensitivity import api, question
 from thalweg.lab.sweeping.sensitivity.answer import Answer
+from thalweg.lab.workload.errors import TrialError
 
 CALLED = {"optimizer": "--optimizer", "of": "--of", "values": "--values", "points": "--points"}
 """The options by the names of the arguments in Python."""
