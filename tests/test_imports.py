@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import importlib
+import pickle
 import re
 from pathlib import Path
 
 import pytest
 
 import thalweg as tw
+from thalweg.lab.workload.errors import Doubt
 
 ROOT = Path(tw.__file__).parent
 
@@ -236,6 +238,7 @@ def test_imports_of_the_lab_run_down(path):
     [
         ("thalweg.lab", "Axis Evaluation Result Space Split Workload compare device_of tasks"),
         ("thalweg.lab", "StoreError TrialError WorkerDiedError"),
+        ("thalweg.lab.errors", "TrialError StoreError WorkerDiedError"),
         ("thalweg.lab.workload", "Evaluation Split Workload device_of"),
         ("thalweg.lab.spaces", "FEW SOME MANY Axis Space"),
     ],
@@ -243,6 +246,11 @@ def test_imports_of_the_lab_run_down(path):
 def test_users_files_find_what_documents_have_shown_them(module, names):
     for name in names.split():
         assert getattr(importlib.import_module(module), name) is not None
+
+
+def test_pickles_of_a_former_version_find_its_errors():
+    former = b"cthalweg.lab.errors\nDoubt\n(Vmodel\nVtrained before\ntR."
+    assert pickle.loads(former) == Doubt("model", "trained before")
 
 
 def test_algorithms_see_the_optimizer_and_the_vocabulary_only():

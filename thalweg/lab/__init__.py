@@ -18,8 +18,11 @@ Read the rooms in this order:
 Nothing here is imported by `import thalweg`.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from thalweg.lab.workload import errors
 
 if TYPE_CHECKING:
     from thalweg.lab.comparing.api import compare
@@ -73,6 +76,9 @@ __all__ = [
     "sensitivity",
     "tasks",
 ]
+
+
+sys.modules[f"{__name__}.errors"] = errors  # where version 0.1 had them: scripts and pickles name the module
 
 
 def __getattr__(name: str) -> Any:
