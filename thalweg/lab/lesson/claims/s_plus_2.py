@@ -3,7 +3,17 @@
 from thalweg.lab.lesson import arms, workloads
 from thalweg.lab.lesson.claim import Claim, Line, told
 from thalweg.lab.lesson.experiment import ACCURACY_AT_LOSS, Experiment
-from thalweg.lab.lesson.found import Found, Scores, log_ratio, minus, scores, sharpness
+from thalweg.lab.lesson.found import (
+    Found,
+    Scores,
+    finals,
+    log_ratio,
+    minus,
+    outcomes,
+    scores,
+    sharpness,
+    test_metric,
+)
 from thalweg.lab.lesson.scale import POINTS, TIMES
 
 SMALL = Experiment(
@@ -28,9 +38,24 @@ def values(found: Found) -> Scores:
 
 
 def secondary(found: Found) -> list[Line]:
-    """Whether small batches end where it is flatter."""
+    """Whether small batches end where it is flatter; how many runs came to the loss; how all of them end."""
     ends = [sharpness(found[e.name], "sgd-momentum") for e in (FULL, SMALL)]
-    return [told("lambda_max at the full batch's ends over that of batches of 16", log_ratio(*ends), TIMES)]
+    runs = [finals(found[e.name], "sgd-momentum") for e in (SMALL, FULL)]
+    there = [f"{sum(r.met is not None for r in one.values())} of {len(one)}" for one in runs]
+    last = [outcomes(found[e.name], "sgd-momentum", test_metric) for e in (SMALL, FULL)]
+    return [
+        told("lambda_max at the full batch's ends over that of batches of 16", log_ratio(*ends), TIMES),
+        Line(
+            "Runs that came to the loss; one that did not counts as 100 points behind",
+            f"{there[0]} in batches of 16, {there[1]} of the full batch",
+        ),
+        told(
+            "Where each run ends, there or not: batches of 16 minus the full batch (added after records were "
+            "seen)",
+            minus(*last),
+            POINTS,
+        ),
+    ]
 
 
 CLAIM = Claim(
