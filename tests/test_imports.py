@@ -55,7 +55,8 @@ ORDER = {
     "optimizer": [
         "sam",
         "base groups schedules presets",
-        "averaging backward",
+        "averaging backward offload",
+        "mirrors",
         "checkpoint compiling depths obstacles priming",
     ],
     "rule": ["resting", "recipe", "addition", "rule", "hyper measure rest roots", "maths"],

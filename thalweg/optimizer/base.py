@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
@@ -16,6 +17,7 @@ from thalweg.optimizer.averaging import averages, exchanged
 from thalweg.optimizer.backward import InBackward
 from thalweg.optimizer.checkpoint import RecipeOf
 from thalweg.optimizer.compiling import is_compiling
+from thalweg.optimizer.offload import Groups, Offload, State
 from thalweg.optimizer.priming import is_primed
 from thalweg.rule import Recipe, Rule
 from thalweg.stepping.parts import Parts
@@ -77,6 +79,7 @@ class Optimizer(torch.optim.Optimizer):
     _rests: Rests | None = None
     _is_averaged = False
     _backward: InBackward | None = None
+    _offload: Offload | None = None
     _until_train: ExitStack | None = None
 
     def __init__(self, params: Params, defaults: dict[str, Any], **options: Unpack[Options]) -> None:
@@ -151,8 +154,9 @@ class Optimizer(torch.optim.Optimizer):
         if recipe.eager:
             alone = Recipe.of(recipe.rule)  # what is added begins with the first step, and knows its gradient
             on = alone.flags(alone.numbers(group))
-            for param in filter(_has_state, group["params"]):
-                prepare(alone, on, param, self.state[param], group)
+            with self._at_home() as (groups, state):
+                for param in filter(_has_state, groups[-1]["params"]):
+                    prepare(alone, on, param, state.setdefault(param, {}), group)
         if self.steps_in_backward:
             self._watch_last_group()
 
@@ -194,10 +198,27 @@ class Optimizer(torch.optim.Optimizer):
         if self._stepper is None and parts is None and is_primed(self.param_groups, self.state):
             self.init_state()
             return
+        if self._offload is not None and self._offload.is_on:
+            self._step_at_home(self._offload, scaling, parts)
+            return
         stepper = self._own_stepper()
         if self._rests:
             self._rests.flush_dense(self.state)
         stepper.step(self.param_groups, self.state, scaling, parts)
+
+    def _step_at_home(self, offload: Offload, scaling: Scaling, parts: Parts | None) -> None:
+        scaling = scaling.on_host()
+        if scaling.overflowed_on_host:
+            return
+        stepper = self._own_stepper()
+        assert self._rests is not None, "it came with the stepper"
+        offload.step(stepper, self.param_groups, self.state, scaling, parts, self._rests.flush_dense)
+
+    def _at_home(self) -> AbstractContextManager[tuple[Groups, State]]:
+        """Return a context of groups and state as they are stepped: on the host, where `offload()` is on."""
+        if self._offload is None or not self._offload.is_on:
+            return nullcontext((self.param_groups, self.state))
+        return self._offload.at_home(self.param_groups, self.state)
 
     def _own_stepper(self) -> Stepper:
         if self._stepper is None:
@@ -215,7 +236,8 @@ class Optimizer(torch.optim.Optimizer):
         counters are at 0, and nothing was drawn. State that is there stays. Parameters that do not require a
         gradient have none.
         """
-        self._own_stepper().prepare(self.param_groups, self.state)
+        with self._at_home() as (groups, state):
+            self._own_stepper().prepare(groups, state)
 
     def in_backward(
         self, *, every: int = 1, hold: int | None = None, clip_by_last_norm: bool = False
@@ -246,6 +268,37 @@ class Optimizer(torch.optim.Optimizer):
         self._backward = InBackward(self, every, hold, clip_by_last_norm)
         return self._backward
 
+    def offload(self, *, early: bool = True, from_cpu: bool = False) -> Offload:
+        """Keep state on the host, and step there, while parameters lie on a device.
+
+        Gradients are fetched while backward goes on, the host's kernels step a copy of each parameter, of its
+        dtype (with what `weight_bits` holds beside it, its float32 weights), and what they have written is
+        sent back. All else is as it is without: `docs/offload.md` says what that costs.
+
+        State that is on the device already comes to the host with the next step. Parameters of the CPU are
+        stepped where they are.
+
+        Args:
+            early: fetch gradients when they are complete, and again if autograd knows that they were changed
+                since; False fetches them in the step, for loops that write to `grad.data`.
+            from_cpu: treat parameters of the CPU as if they were on a device, as tests do.
+
+        Returns:
+            What has a `remove()`, and is a context manager that calls it; and a `refresh()`.
+
+        Raises:
+            ValueError: if steps are on the host already, a parameter is a tensor subclass (DTensor), two of
+                them share memory, or a group asks for `differentiable`.
+            RuntimeError: if a parameter was made in inference mode.
+        """
+        if self._offload is not None and self._offload.is_on:
+            raise ValueError("offload() is on: call remove() on what it has returned first")
+        self.flush()
+        offload = Offload(self, self._recipes(), early, from_cpu)
+        with offload.at_home(self.param_groups, self.state):
+            self._offload = offload
+        return offload
+
     def accumulating(self) -> AbstractContextManager[None]:
         """Have backward passes step nothing, also with `in_backward()`, until the end of the `with` block."""
         return nullcontext() if self._backward is None else self._backward.accumulating()
@@ -274,8 +327,16 @@ class Optimizer(torch.optim.Optimizer):
         self._opt_called = True  # schedulers ask whether there was a step before theirs
 
     def _scaling(self) -> Scaling:
-        scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        scale, found_inf = vars(self).get("grad_scale"), vars(self).get("found_inf")
         return NO_SCALING if scale is None and found_inf is None else Scaling(scale, found_inf)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Raise AttributeError. A GradScaler that asks in vain unscales, and autograd does not know."""
+            if name == "_step_supports_amp_scaling" and self._offload is not None:
+                self._offload.forget_gradients()
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def state_dict(self) -> dict[str, Any]:
         """Return state and groups in torch's layout.
@@ -323,12 +384,14 @@ class Optimizer(torch.optim.Optimizer):
             raise ValueError("rows must come with the param that they belong to")
         if not self._rests:
             return
-        if rows is not None and param is not None:
-            self._rests.catch_up(param, rows, self.state)
-        elif param is not None:
-            self._rests.flush(param, self.state)
-        else:
-            self._rests.flush_all(self.state)
+        with self._at_home() as (groups, state):
+            home = None if param is None else dict(_pairs(self.param_groups, groups)).get(param, param)
+            if rows is not None and home is not None:
+                self._rests.catch_up(home, rows, state)
+            elif home is not None:
+                self._rests.flush(home, state)
+            else:
+                self._rests.flush_all(state)
 
     def __getstate__(self) -> dict[str, Any]:
         self.flush()
@@ -343,10 +406,11 @@ class Optimizer(torch.optim.Optimizer):
             float16 parameters, else of the parameter's dtype.
         """
         self.flush()
-        return {
-            key: checkpoint.full_weights(param, self.state.get(param, {}), group)
-            for key, param, group in self._keyed()
-        }
+        with self._at_home() as (groups, state):
+            return {
+                key: checkpoint.full_weights(param, state.get(param, {}), group)
+                for key, param, group in _keyed(groups)
+            }
 
     def averaged_weights(self) -> dict[Any, Tensor]:
         """Return the averages that `average=` or `schedule_free=` keeps, of what has been stepped.
@@ -354,8 +418,7 @@ class Optimizer(torch.optim.Optimizer):
         Returns:
             For each parameter, by name or position as in `full_precision_weights`, a new tensor of its dtype.
         """
-        found = ((key, param, self._average_of(param, group)) for key, param, group in self._keyed())
-        return {key: value.to(param.dtype, copy=True) for key, param, value in found if value is not None}
+        return {key: value.to(param.dtype, copy=True) for key, param, value in self._averages()}
 
     @contextmanager
     def averaged(self, model: nn.Module | None = None) -> Iterator[None]:
@@ -373,8 +436,7 @@ class Optimizer(torch.optim.Optimizer):
         if self._is_averaged:
             raise RuntimeError("the weights are their averages already")
         self.flush()
-        pairs = ((param, self._average_of(param, group)) for _, param, group in self._keyed())
-        values = {param: value for param, value in pairs if value is not None}
+        values = {param: value for _, param, value in self._averages()}
         if not values:
             raise RuntimeError(
                 "there is no average: give the optimizer average=0.999 or schedule_free=0.9, and take a step"
@@ -386,8 +448,14 @@ class Optimizer(torch.optim.Optimizer):
         finally:
             self._is_averaged = False
 
-    def _average_of(self, param: Tensor, group: Mapping[str, Any]) -> Tensor | None:
-        return averages(self.recipe_of(group).slots, self.state.get(param, {}), param, group)
+    def _averages(self) -> Iterator[tuple[Any, Tensor, Tensor]]:
+        """Give the averages that there are, each with the name and the parameter that it is of."""
+        with self._at_home() as (groups, state):
+            keyed = zip(_keyed(self.param_groups), _keyed(groups), strict=True)
+            for (key, param, _), (_, home, group) in keyed:
+                value = averages(self.recipe_of(group).slots, state.get(home, {}), home, group)
+                if value is not None:
+                    yield key, param, value
 
     def eval(self) -> None:
         """Have parameters be their averages until `train()`, as `averaged()` does in a block.
@@ -395,9 +463,7 @@ class Optimizer(torch.optim.Optimizer):
         Nothing happens if they are already, or if there is no average yet; but `flush()` is called.
         """
         self.flush()
-        if not self._is_averaged and any(
-            self._average_of(param, group) is not None for _, param, group in self._keyed()
-        ):
+        if not self._is_averaged and any(True for _ in self._averages()):
             self._until_train = ExitStack()
             self._until_train.enter_context(self.averaged())
 
@@ -433,19 +499,10 @@ class Optimizer(torch.optim.Optimizer):
             ValueError: if parameters are missing or others are there, or a shape is not the parameter's.
                 Nothing has been changed then.
         """
-        keyed = list(self._keyed())
-        checkpoint.check_weights({key: param for key, param, _ in keyed}, weights)
-        with torch.no_grad():
-            for key, param, group in keyed:
-                checkpoint.set_weights(param, weights[key], self.state, group)
-
-    def _keyed(self) -> Iterable[tuple[Any, Tensor, dict[str, Any]]]:
-        names = checkpoint.names_of(self.param_groups)
-        position = 0
-        for index, group in enumerate(self.param_groups):
-            for i, param in enumerate(group["params"]):
-                yield position if names is None else names[index][i], param, group
-                position += 1
+        checkpoint.check_weights({key: param for key, param, _ in _keyed(self.param_groups)}, weights)
+        with torch.no_grad(), self._at_home() as (groups, state):
+            for key, param, group in _keyed(groups):
+                checkpoint.set_weights(param, weights[key], state, group)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Load a checkpoint of this optimizer, of its `torch.optim` namesake, or of one with the same state.
@@ -472,7 +529,12 @@ class Optimizer(torch.optim.Optimizer):
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             changed = pre_hook(self, state_dict)
             state_dict = state_dict if changed is None else dict(changed)
-        state, groups = checkpoint.load(self.recipe_of, self.param_groups, state_dict)
+        with self._at_home() as (own, _):
+            state, groups = checkpoint.load(self.recipe_of, own, state_dict)
+            param_of = {home: param for param, home in _pairs(self.param_groups, own)}
+        state = defaultdict(dict, {param_of.get(key, key): value for key, value in state.items()})
+        for group, before in zip(groups, self.param_groups, strict=True):
+            group["params"] = before["params"]
         if self._backward is not None:
             self._backward.settle()
         stepper = self._stepper
@@ -481,6 +543,22 @@ class Optimizer(torch.optim.Optimizer):
             self._stepper = stepper
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
+
+
+def _keyed(groups: Groups) -> Iterator[tuple[Any, Tensor, dict[str, Any]]]:
+    """Give all parameters with their groups, each by its name, or by its position where names do not do."""
+    names = checkpoint.names_of(groups)
+    position = 0
+    for index, group in enumerate(groups):
+        for i, param in enumerate(group["params"]):
+            yield position if names is None else names[index][i], param, group
+            position += 1
+
+
+def _pairs(groups: Groups, others: Groups) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give each parameter of groups with the one in its place in others."""
+    for group, other in zip(groups, others, strict=True):
+        yield from zip(group["params"], other["params"], strict=True)
 
 
 def _check_fused(defaults: Mapping[str, Any]) -> None:

@@ -27,6 +27,10 @@ class Scaling:
         """Whether this step must not be taken, and that is known without waiting for a device."""
         return self.found_inf is not None and self.is_on_host and self._overflowed
 
+    def on_host(self) -> Scaling:
+        """Return what a device knows as numbers of the host; waits for it."""
+        return self if self is NO_SCALING else Scaling(_number(self.scale), _number(self.found_inf))
+
     @property
     def is_on_host(self) -> bool:
         """Whether `found_inf` can be read without waiting for a device."""
@@ -45,6 +49,10 @@ class Scaling:
     def inverse(self) -> float | None:
         """What gradients have to be multiplied by, if anything; waits for the device that knows."""
         return None if self.scale is None else 1.0 / float(self.scale)
+
+
+def _number(value: Tensor | float | None) -> float | None:
+    return None if value is None else float(value)
 
 
 NO_SCALING = Scaling()

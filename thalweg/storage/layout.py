@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -83,11 +85,18 @@ def home_order(param: Tensor) -> tuple[int, ...] | None:
     return own if own is not None else order(torch.empty(param.shape, device="meta"))
 
 
-def like_home(param: Tensor, dtype: torch.dtype, fill: float | None = None) -> Tensor:
-    """Return a new tensor with the shape of `param` and its `home_order`, filled if `fill` is given."""
+def like_home(param: Tensor, dtype: torch.dtype, fill: float | None = None, **where: Any) -> Tensor:
+    """Return a new tensor with the shape of `param` and its `home_order`, filled if `fill` is given.
+
+    Args:
+        param: the parameter.
+        dtype: of the new tensor.
+        fill: what it is filled with.
+        where: `device` and `pin_memory`, as in torch; the device of `param`, if none is given.
+    """
     dense = is_plain(param) and order(param) is not None
     memory_format = torch.preserve_format if dense else torch.contiguous_format
-    new = torch.empty_like(param, dtype=dtype, memory_format=memory_format, requires_grad=False)
+    new = torch.empty_like(param, dtype=dtype, memory_format=memory_format, requires_grad=False, **where)
     if fill is None:
         return new
     return new.fill_(complex(fill, fill) if new.is_complex() else fill)
