@@ -52,12 +52,12 @@ def test_the_command_prints_and_writes_every_figure(tmp_path, monkeypatch):
     figures = json.loads(out.read_text())
     assert len(figures["steps"]) == 24
     assert [row["limit"] is not None for row in figures["steps"]].count(True) == 3
-    assert len(figures["training"]) == 2
+    assert [one["optimizer"] for one in figures["training"]] == [*training.PAIRS, training.IN_BACKWARD]
     assert len(figures["update"]) == 3 * (5 + 1)
     assert [row["limit"] is not None for row in figures["update"]].count(True) == 3 * 2
     assert all(row["norm"] > update.MAX_NORM for row in figures["update"]), "clipped"
     assert figures["startup"] == [{"what": "import", "seconds": 0.02, "goal": 0.05}]
-    assert sum("goal" in line for line in lines) == 27 + 5 + 3
+    assert sum("goal" in line for line in lines) == 27 + 6 + 3
 
 
 @pytest.mark.parametrize("storage", update.STORAGES, ids=lambda s: s.name)

@@ -76,10 +76,11 @@ def _steps(seconds: float, say: Callable[[str], object]) -> Iterable[steps.StepR
 
 def _training(seconds: float, say: Callable[[str], object]) -> Iterable[training.TrainingResult]:
     say("\ntraining steps: with torch's fused optimizer / with thalweg, median ratio [quartiles]")
+    say("in backward: with thalweg's step after backward / in it")
     for r in training.measure(seconds):
         c = r.comparison
         say(
-            f"  {r.network:18} {r.optimizer:13} {c.baseline * 1e3:8.2f} ms {c.ours * 1e3:8.2f} ms  "
+            f"  {r.network:18} {r.optimizer:17} {c.baseline * 1e3:8.2f} ms {c.ours * 1e3:8.2f} ms  "
             f"{c.ratio:6.3f} [{c.low:.3f}, {c.high:.3f}]  goal 1"
         )
         yield r

@@ -1,4 +1,4 @@
-"""Whole training steps: forward, backward and optimizer step of three small networks."""
+"""Whole training steps of three small networks: forward, backward, and the step after that or in it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ LEAST_TURNS = 25
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A network's training step with torch's fused optimizer and with ours."""
+    """A network's training step with torch's fused optimizer and with ours; or ours after and in backward.
+
+    Attributes:
+        network: one of `NETWORKS`.
+        optimizer: one of `PAIRS`, or `IN_BACKWARD`.
+        comparison: theirs and ours, or after and in backward.
+    """
 
     network: str
     optimizer: str
@@ -52,8 +58,18 @@ PAIRS: dict[str, tuple[type, type, dict[str, float]]] = {
 }
 
 
+IN_BACKWARD = "AdamW in backward"
+"""Our steps while gradients arrive, beside our steps after them."""
+
+
+def _in_backward(params: list[nn.Parameter]) -> thalweg.AdamW:
+    optimizer = thalweg.AdamW(params, lr=1e-4)
+    optimizer.in_backward()
+    return optimizer
+
+
 def measure(seconds: float) -> Iterator[TrainingResult]:
-    """Measure every network with every optimizer, `seconds` for each."""
+    """Measure every network with every optimizer and in backward, `seconds` for each."""
     for network, make in NETWORKS.items():
         for name, (theirs, ours, settings) in PAIRS.items():
             comparison = in_turns(
@@ -63,6 +79,11 @@ def measure(seconds: float) -> Iterator[TrainingResult]:
                 least=LEAST_TURNS,
             )
             yield TrainingResult(network, name, comparison)
+        after, during = partial(thalweg.AdamW, lr=1e-4), _in_backward
+        comparison = in_turns(
+            training_step(make, after), training_step(make, during), seconds, least=LEAST_TURNS
+        )
+        yield TrainingResult(network, IN_BACKWARD, comparison)
 
 
 class Steps(Protocol):
