@@ -91,10 +91,12 @@ class Chunks:
             lengths: for each tensor, the length of a row, in elements.
             most: elements of a chunk, a multiple of 64.
         """
-        parts = [np.empty((0, 4), np.int64)]
-        for tensor, (rows, length) in enumerate(zip(numbers, lengths, strict=True)):
-            parts.append(_pieces(np.full(len(rows), tensor), rows, np.arange(len(rows)), length, most))
-        return cls._of(np.concatenate(parts), most)
+        parts = [
+            _pieces(np.full(len(rows), tensor), rows, np.arange(len(rows)), length, most)
+            for tensor, (rows, length) in enumerate(zip(numbers, lengths, strict=True))
+        ]
+        table = parts[0] if len(parts) == 1 else np.concatenate([np.empty((0, 4), np.int64), *parts])
+        return cls._of(table, most)
 
     @classmethod
     def rows_of_one(cls, tensors: np.ndarray, rows: np.ndarray, length: int, most: int = SIZE) -> Chunks:
@@ -142,6 +144,12 @@ class Chunks:
 
 def _pieces(tensors: np.ndarray, rows: np.ndarray, places: np.ndarray, length: int, most: int) -> np.ndarray:
     """Return a table of chunks, one or more for each row; `places` are those of the rows in the gradient."""
+    if 0 < length <= most:
+        table = np.empty((len(rows), 4), np.int64)
+        table[:, 0], table[:, 3] = tensors, length
+        np.multiply(rows, length, out=table[:, 1])
+        np.multiply(places, length, out=table[:, 2])
+        return table
     begins = np.arange(0, length, most)
     begin = np.tile(begins, len(rows))
     tensor, row, place = (np.repeat(x, len(begins)) for x in (tensors, rows, places))

@@ -386,6 +386,8 @@ def _row_numbers(grad: Tensor | None) -> np.ndarray:
     """Return which row each of the values is, counting over all sparse dimensions."""
     if grad is None:
         return np.empty(0, np.int64)
+    if grad.sparse_dim() == 1:
+        return grad.indices()[0].cpu().numpy()
     number = torch.zeros(grad._nnz(), dtype=torch.int64, device=grad.device)
     for size, index in zip(grad.shape, grad.indices(), strict=False):
         number = number * size + index

@@ -47,6 +47,10 @@ processor fetches of its own accord does not reach over the pause."""
 
 _LINE = 64  # bytes that memory gives at once
 
+ROWS_AHEAD, LINES_AHEAD = 8, 4
+"""Chunks from the one that is stepped to the one that memory is asked for, and how many lines of each stream.
+Rows of a table that a sparse gradient names are chunks, and lie where no processor expects them."""
+
 
 def assembly(spec: Spec) -> str:
     """Return the kernel of `spec` as LLVM assembly."""
@@ -61,6 +65,8 @@ def assembly(spec: Spec) -> str:
         buffers="\n".join(line for name in spec.blocks for line in _buffers(name)),
         row="\n".join(load_row(spec)),
         elements=_chunk(spec),
+        rows_ahead=ROWS_AHEAD,
+        ahead="\n".join(_chunk_ahead(spec)),
     )
     if spec.by_row:
         text += rows.mean_function(spec)
@@ -71,6 +77,27 @@ def assembly(spec: Spec) -> str:
     if spec.blocks:
         text += _second_function(spec)
     return text + _METADATA
+
+
+def _chunk_ahead(spec: Spec) -> list[str]:
+    """Return how memory is asked for what a later chunk begins with; rows of gradients are neighbours."""
+    lines = []
+    for i, (name, kind, shared) in enumerate(streams(spec)):
+        if name == "g" or shared != 1:
+            continue
+        lines += [
+            f"  %{name}.later.index = mul i64 %tensors, {i}",
+            f"  %{name}.later.tensor = add i64 %{name}.later.index, %later.tensor",
+            f"  %{name}.later.cell = getelementptr ptr, ptr %addresses, i64 %{name}.later.tensor",
+            f"  %{name}.later.start = load ptr, ptr %{name}.later.cell",
+            f"  %{name}.later = getelementptr {kind}, ptr %{name}.later.start, i64 %later.offset",
+        ]
+        for line in range(LINES_AHEAD):
+            lines += [
+                f"  %{name}.later.{line} = getelementptr i8, ptr %{name}.later, i64 {line * _LINE}",
+                f"  call void @llvm.prefetch.p0(ptr %{name}.later.{line}, i32 0, i32 3, i32 1)",
+            ]
+    return lines
 
 
 def _chunk(spec: Spec) -> str:
@@ -391,6 +418,14 @@ begin:
 
 chunk:
   %c = phi i64 [ %first, %begin ], [ %c.next, %finish ]
+  %c.later = add nuw nsw i64 %c, {rows_ahead}
+  %c.last = sub i64 %last.chunk, 1
+  %c.ahead = call i64 @llvm.umin.i64(i64 %c.later, i64 %c.last)
+  %later = getelementptr [{fields} x i64], ptr %chunks, i64 %c.ahead
+  %later.tensor = load i64, ptr %later
+  %later.offset.at = getelementptr i64, ptr %later, i64 1
+  %later.offset = load i64, ptr %later.offset.at
+{ahead}
   %fields = getelementptr [{fields} x i64], ptr %chunks, i64 %c
   %tensor = load i64, ptr %fields
   %offset.at = getelementptr i64, ptr %fields, i64 1
