@@ -4,7 +4,9 @@ Two processes over gloo, a thread each; AdamW in float32. Clipping is `max_norm`
 `clip_grad_norm_` and the step. All take turns, with a barrier before each; ratios are medians over the turns,
 above 1 where ours is faster.
 
-Run: python benchmarks/sharded.py [--turns 40]
+With `--ranks` and `--parameters`: one process that stands for many (`many_ranks.py`).
+
+Run: python benchmarks/sharded.py [--turns 40] [--ranks 512 --parameters 100000]
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import many_ranks
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -115,7 +118,13 @@ def measure(rank: int, port: int, count: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=40)
+    parser.add_argument("--ranks", type=int)
+    parser.add_argument("--parameters", type=int, default=100_000)
+    given = parser.parse_args()
+    if given.ranks is not None:
+        many_ranks.report(given.ranks, given.parameters)
+        raise SystemExit
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(measure, (port, parser.parse_args().turns), nprocs=PROCESSES)
+    mp.spawn(measure, (port, given.turns), nprocs=PROCESSES)

@@ -5,7 +5,7 @@ of tests runs twice, with torch's classes and with ours. What fails with ours al
 `DIFFERENCES`; anything beyond is printed, and makes the exit status 1.
 
 In the processes that run the tests, pytest loads this file as a plugin, which substitutes the classes and
-notes the outcomes.
+notes the outcomes. In those that distributed tests start, Python's `sitecustomize` substitutes them.
 """
 
 from __future__ import annotations
@@ -32,6 +32,12 @@ SUITES = {
     "optim/test_lrscheduler.py": "",
     "optim/test_swa_utils.py": "",
     "test_torch.py": "grad_scal",
+    "distributed/tensor/test_optimizers.py": "",
+    "distributed/_tensor/test_optimizers.py": "",
+    "distributed/checkpoint/test_state_dict.py": "",
+    "distributed/checkpoint/test_state_dict_utils.py": "",
+    "distributed/optim/test_zero_redundancy_optimizer.py": "",
+    "distributed/optim/test_apply_optimizer_in_backward.py": "",
 }
 """Files below `test`, and which of their tests, as pytest's `-k` takes it."""
 
@@ -61,6 +67,11 @@ DIFFERENCES = [
         r"Jacobian mismatch for output 0 with respect to input 4",
         "counters have the default dtype, which is too coarse for differences of a float64 mu_product",
     ),
+    Difference(
+        r"::test_apply_optimizer_in_backward_shared_params",
+        "Tensor-likes are not close",
+        "a parameter that is listed twice in a group is stepped once",
+    ),
 ]
 """What is known, and meant."""
 
@@ -74,7 +85,7 @@ _outcomes: dict[str, str] = {}
 _messages: dict[str, str] = {}
 
 
-def pytest_configure() -> None:
+def substitute() -> None:
     """Put our classes in torch's place, before torch's database of optimizers is made of them."""
     if os.environ.get(OURS) == "1":
         import torch
@@ -84,6 +95,10 @@ def pytest_configure() -> None:
         assert "torch.testing._internal.common_optimizers" not in sys.modules
         for name in SUBSTITUTED:
             setattr(torch.optim, name, getattr(thalweg, name))
+
+
+def pytest_configure() -> None:
+    """Have torch's tests find ours, and what an older checkout asks for."""
     for name in ("common_cuda", "common_device_type", "common_mkldnn", "common_utils"):
         module = importlib.import_module(f"torch.testing._internal.{name}")
         module.__getattr__ = _stand_in  # type: ignore[method-assign]
@@ -126,7 +141,8 @@ def run(tests: Path, file: str, chosen: str, ours: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         notes = Path(folder) / "notes.json"
         here = Path(__file__).resolve().parent
-        path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+        (Path(folder) / "sitecustomize.py").write_text("import torch_suites\ntorch_suites.substitute()\n")
+        path = os.pathsep.join([folder, str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
         env = {
             **os.environ,
             "PYTHONPATH": path,
@@ -170,15 +186,17 @@ def compare(tests: Path, file: str, chosen: str) -> dict[str, str]:
     return failed
 
 
-LINE = "{:28} {:>18} {:>18} {:>12}"
+LINE = "{:52} {:>18} {:>18} {:>12}"
 
 
 def main() -> int:
     """Run all, print the table and what ours alone fail; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pytorch", type=Path, help="a checkout of pytorch, or a folder with its `test`")
-    tests = (parser.parse_args().pytorch / "test").resolve()
-    files = {file: chosen for file, chosen in SUITES.items() if (tests / file).exists()}
+    parser.add_argument("--only", default="", help="run files whose path below `test` begins like this")
+    given = parser.parse_args()
+    tests = (given.pytorch / "test").resolve()
+    files = {f: k for f, k in SUITES.items() if (tests / f).exists() and f.startswith(given.only)}
     if not files:
         parser.error(f"there is none of {', '.join(SUITES)} in {tests}")
     print(LINE.format("passed / failed / skipped", "torch", "thalweg", "ours alone"))

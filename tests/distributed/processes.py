@@ -59,6 +59,7 @@ def _go_through(rank: int, count: int, port: int, results: Any) -> None:
     import cases_of_checkpoints  # noqa: F401 - which notes its cases
     import cases_of_dtensors  # noqa: F401
     import cases_of_measures  # noqa: F401
+    import cases_of_sums  # noqa: F401
     import cases_of_training  # noqa: F401
 
     dist.init_process_group("gloo", rank=rank, world_size=count, timeout=PATIENCE)
