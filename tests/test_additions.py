@@ -424,7 +424,7 @@ def test_an_average_rests_between_updates_and_slow_weights_between_meetings(stor
 
     def kept():
         state = optimizer.state[param]
-        return [copy.deepcopy(numbers_of(state, name)) for name in ("average", "slow")]
+        return [copy.deepcopy(numbers_of(state, name, param)) for name in ("average", "slow")]
 
     grads = gradients([param], 11)
     for i, (grad,) in enumerate(grads):
@@ -436,9 +436,9 @@ def test_an_average_rests_between_updates_and_slow_weights_between_meetings(stor
             assert same(kept()[1], before[1]), f"slow, step {i + 1}"
 
 
-def numbers_of(state, name):
-    """Return the values of a slot, whatever stores them."""
-    return values_of(Slot(name), state).clone()
+def numbers_of(state, name, param):
+    """Return the values of a slot of a parameter, whatever stores them."""
+    return values_of(Slot(name), state, param).clone()
 
 
 def same(a, b):
@@ -462,7 +462,7 @@ def test_what_begins_as_the_weights_does_so_whatever_stores_it(addition, slot, w
     optimizer = tw.SGD([param], lr=0.0, **options)
     follow(optimizer, [param], gradients([param], 1))
     assert torch.equal(param, rand(100, 60).float())
-    assert_close(numbers_of(optimizer.state[param], slot.name), param, 0.05)
+    assert_close(numbers_of(optimizer.state[param], slot.name, param), param, 0.05)
 
 
 @pytest.mark.parametrize("weight_bits", [None, 24])
