@@ -81,6 +81,18 @@ def launches() -> Iterator[list[int]]:
         cuda.run = run
 
 
+def aside(device: torch.device, work: Callable[[], object]) -> None:
+    """Do something on another stream, as torch asks for before autograd is captured."""
+    if device.type != "cuda":
+        work()
+        return
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        work()
+    torch.cuda.current_stream().wait_stream(side)
+
+
 def capture(device: torch.device, work: Callable[[], object]) -> Graph | torch.cuda.CUDAGraph:
     """Return a graph of `work`, which has been run before."""
     if device.type != "cuda":

@@ -7,7 +7,7 @@ import io
 
 import pytest
 import torch
-from devices import capture, host_kernels, no_waiting
+from devices import aside, capture, host_kernels, no_waiting
 from interpreter import smaller
 from support import assert_close
 from torch import nn
@@ -147,18 +147,6 @@ def test_a_checkpoint_between_passes_goes_to_the_host_and_comes_back(device):
 
 
 # --- graphs and streams ---
-
-
-def aside(device, work):
-    """Do something on another stream, as torch asks for before autograd is captured."""
-    if device.type != "cuda":
-        work()
-        return
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        work()
-    torch.cuda.current_stream().wait_stream(side)
 
 
 CAPTURED = {

@@ -8,7 +8,7 @@ import io
 import pytest
 import torch
 from captured import Captured
-from devices import capture, host_kernels, no_waiting
+from devices import aside, capture, host_kernels, no_waiting
 from interpreter import INTERPRETED
 from runs import assert_alike, assert_equal, several, start
 from support import assert_close, follow, give, gradients, leaf, ours
@@ -293,18 +293,6 @@ def test_two_passes_are_captured(device):
         graph.replay() if graph else aside(device, work)
     for p, q in zip(model.parameters(), twin.parameters(), strict=True):
         assert_close(p, q, 1e-5)
-
-
-def aside(device, work):
-    """Do something on another stream, as torch asks for before autograd is captured."""
-    if device.type != "cuda":
-        work()
-        return
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        work()
-    torch.cuda.current_stream().wait_stream(side)
 
 
 def captured(device, optimizer, work):

@@ -55,6 +55,11 @@ def indented(depth: int, found: list[str]) -> str:
     return "\n".join(" " * depth + line for line in found)
 
 
+def over_tiles(whole: list[str], rest: list[str]) -> str:
+    """Return the loop over a chunk's tiles: what is done with a whole one, and with the rest by `mask`."""
+    return _TILES.format(whole=indented(12, whole), rest=indented(12, rest))
+
+
 def start(index: int, stream: Stream, aligned: bool) -> list[str]:
     """Return where the memory of a stream begins that a chunk walks along.
 
@@ -186,3 +191,17 @@ PLACE = """\
     row = rows + tensor * {columns}
 {row}
 """
+
+_TILES = """\
+        begin = tl.full((), 0, tl.int32)
+        while begin + TILE <= length:
+            block = begin // BLOCK + tl.arange(0, BLOCKS)[:, None]
+            index = block * BLOCK + lane
+{whole}
+            begin += TILE
+        if begin < length:
+            block = begin // BLOCK + tl.arange(0, BLOCKS)[:, None]
+            index = block * BLOCK + lane
+            mask = index < length
+            blocks_mask = block * BLOCK < length
+{rest}"""

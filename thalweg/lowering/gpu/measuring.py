@@ -12,6 +12,7 @@ from thalweg.lowering.gpu.elements import (
     indented,
     input_of,
     load,
+    over_tiles,
     start,
 )
 from thalweg.lowering.gpu.expressions import lines
@@ -40,8 +41,7 @@ def measure(spec: Spec, aligned: bool) -> str:
         starts=indented(4, [line for i, one in enumerate(spec.streams) for line in start(i, one, aligned)]),
         own=f"own = sums + tl.program_id(0) * {len(names)}",
         zeros=indented(4, [f"{name}_sum = tl.zeros((BLOCKS, BLOCK), tl.float64)" for name in names]),
-        whole=indented(12, _measured_tile(spec, "")),
-        rest=indented(12, _measured_tile(spec, "mask")),
+        tiles=over_tiles(_measured_tile(spec, ""), _measured_tile(spec, "mask")),
         store=indented(
             4,
             [
@@ -103,18 +103,7 @@ def measure(addresses, chunks, rows, sums, tensors):
     {own}
 {zeros}
     if tl.load(addresses + tensors + tensor) != 0:
-        begin = tl.full((), 0, tl.int32)
-        while begin + TILE <= length:
-            block = begin // BLOCK + tl.arange(0, BLOCKS)[:, None]
-            index = block * BLOCK + lane
-{whole}
-            begin += TILE
-        if begin < length:
-            block = begin // BLOCK + tl.arange(0, BLOCKS)[:, None]
-            index = block * BLOCK + lane
-            mask = index < length
-            blocks_mask = block * BLOCK < length
-{rest}
+{tiles}
 {store}
 """
 

@@ -19,6 +19,7 @@ from thalweg.lowering.gpu.elements import (
     load,
     masked,
     nearest,
+    over_tiles,
     start,
 )
 from thalweg.lowering.gpu.expressions import lines, plain
@@ -44,13 +45,9 @@ def step(spec: Spec, aligned: bool) -> str:
         ),
         starts=indented(4, [line for i, one in enumerate(streams) for line in start(i, one, aligned)]),
         ahead=indented(8, _ahead(spec, "", "length >= TILE") if shapes.shape_of(spec).ahead else []),
-        whole=indented(12, [*_whole(spec), *_tile(spec, "")]),
-        rest=indented(
-            12,
-            [
-                *(fetch(one, "raw", mask="mask") for one in streams),
-                *_tile(spec, "mask"),
-            ],
+        tiles=over_tiles(
+            [*_whole(spec), *_tile(spec, "")],
+            [*(fetch(stream, "raw", mask="mask") for stream in streams), *_tile(spec, "mask")],
         ),
     )
 
@@ -150,16 +147,5 @@ def step(addresses, chunks, rows, keys, found_inf, tensors):
         block = tl.arange(0, BLOCKS)[:, None]
         index = block * BLOCK + lane
 {ahead}
-        begin = tl.full((), 0, tl.int32)
-        while begin + TILE <= length:
-            block = begin // BLOCK + tl.arange(0, BLOCKS)[:, None]
-            index = block * BLOCK + lane
-{whole}
-            begin += TILE
-        if begin < length:
-            block = begin // BLOCK + tl.arange(0, BLOCKS)[:, None]
-            index = block * BLOCK + lane
-            mask = index < length
-            blocks_mask = block * BLOCK < length
-{rest}
+{tiles}
 """
