@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing._internal.common_optimizers import optim_db
 
 import thalweg as tw
@@ -189,3 +189,48 @@ def oracle_step(
         copy.grad = None if grad is None else grad.clone().to(dtype)
     optimizer.step()
     return [c.detach() for c in copies], [optimizer.state.get(c, {}) for c in copies]
+
+
+class Net(nn.Module):
+    """Packed and small, tied, frozen and unused parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(64, 64)  # 4,096 elements: packed
+        self.inner = nn.Linear(64, 96)
+        self.outer = nn.Linear(96, 64)
+        self.logits = nn.Linear(64, 64, bias=False)
+        self.logits.weight = self.words.weight
+        self.frozen = nn.Parameter(torch.ones(64), requires_grad=False)
+        self.unused = nn.Linear(3, 3)
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        inner = self.inner(self.words(numbers) * self.frozen).tanh()
+        return self.logits(self.outer(inner))
+
+
+def net(dtype: torch.dtype = torch.float32) -> Net:
+    """Return a `Net` with weights that are always the same."""
+    model = Net()
+    for i, param in enumerate(model.parameters()):
+        param.data = (0.3 * rand(*param.shape, seed=i)).to(dtype)
+    return model
+
+
+def numbers(step: int) -> Tensor:
+    """Return what a `Net` reads in a step."""
+    return torch.randint(64, (16,), generator=torch.Generator().manual_seed(step))
+
+
+def loss_of(model: nn.Module, step: int) -> Tensor:
+    """Return the loss of a `Net` in a step."""
+    return model(numbers(step)).float().square().mean()
+
+
+def groups_of(model: Net) -> list[dict[str, Any]]:
+    """Return the parameters of a `Net` as groups of several kinds."""
+    return [
+        {"params": [model.words.weight, model.frozen]},
+        {"params": [*model.inner.parameters(), *model.outer.parameters()], "lr": 0.003},
+        {"params": list(model.unused.parameters())},
+    ]

@@ -55,9 +55,11 @@ ORDER = {
     "optimizer": [
         "sam",
         "base groups schedules presets",
-        "averaging backward offload",
+        "evaluated",
+        "averaging stepped",
+        "backward grouped offload",
         "mirrors",
-        "checkpoint compiling depths obstacles priming",
+        "arguments checkpoint compiling depths handles obstacles priming",
     ],
     "rule": ["resting", "recipe", "addition", "rule", "hyper measure rest roots", "maths"],
 }

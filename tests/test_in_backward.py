@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 import torch
-from support import ONE_EACH, label, rand
+from support import ONE_EACH, groups_of, label, loss_of, net, numbers
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -29,47 +29,6 @@ if os.environ.get("THALWEG_TEST_ADDITIONS") != "all":
 def name_of(pair):
     first, second = pair
     return label(pair) if isinstance(first, str) else "-".join([str(first)[6:], *map(str, second.values())])
-
-
-class Net(nn.Module):
-    """Packed and small, tied, frozen and unused parameters."""
-
-    def __init__(self):
-        super().__init__()
-        self.words = nn.Embedding(64, 64)  # 4,096 elements: packed
-        self.inner = nn.Linear(64, 96)
-        self.outer = nn.Linear(96, 64)
-        self.logits = nn.Linear(64, 64, bias=False)
-        self.logits.weight = self.words.weight
-        self.frozen = nn.Parameter(torch.ones(64), requires_grad=False)
-        self.unused = nn.Linear(3, 3)
-
-    def forward(self, numbers):
-        inner = self.inner(self.words(numbers) * self.frozen).tanh()
-        return self.logits(self.outer(inner))
-
-
-def net(dtype=torch.float32):
-    model = Net()
-    for i, param in enumerate(model.parameters()):
-        param.data = (0.3 * rand(*param.shape, seed=i)).to(dtype)
-    return model
-
-
-def numbers(step):
-    return torch.randint(64, (16,), generator=torch.Generator().manual_seed(step))
-
-
-def loss_of(model, step):
-    return model(numbers(step)).float().square().mean()
-
-
-def groups_of(model):
-    return [
-        {"params": [model.words.weight, model.frozen]},
-        {"params": [*model.inner.parameters(), *model.outer.parameters()], "lr": 0.003},
-        {"params": list(model.unused.parameters())},
-    ]
 
 
 def made(name, settings, dtype=torch.float32):

@@ -7,8 +7,9 @@ import warnings
 import weakref
 
 import pytest
+import support
 import torch
-from support import ONE_EACH, label, rand
+from support import ONE_EACH, groups_of, label, loss_of, rand
 from torch import nn
 
 import thalweg as tw
@@ -47,43 +48,10 @@ def name_of(value):
     return label(value) if isinstance(first, str) else "-".join([str(first)[6:], *map(str, second.values())])
 
 
-class Net(nn.Module):
-    """Packed and small, tied, frozen, unused and transposed parameters."""
-
-    def __init__(self):
-        super().__init__()
-        self.words = nn.Embedding(64, 64)  # 4,096 elements: packed
-        self.inner = nn.Linear(64, 96)
-        self.outer = nn.Linear(96, 64)
-        self.logits = nn.Linear(64, 64, bias=False)
-        self.logits.weight = self.words.weight
-        self.frozen = nn.Parameter(torch.ones(64), requires_grad=False)
-        self.unused = nn.Linear(3, 3)
-
-    def forward(self, numbers):
-        inner = self.inner(self.words(numbers) * self.frozen).tanh()
-        return self.logits(self.outer(inner))
-
-
 def net(dtype=torch.float32):
-    model = Net()
-    for i, param in enumerate(model.parameters()):
-        param.data = (0.3 * rand(*param.shape, seed=i)).to(dtype)
+    model = support.net(dtype)
     model.outer.weight.data = model.outer.weight.data.t().contiguous().t()
     return model
-
-
-def loss_of(model, step):
-    numbers = torch.randint(64, (16,), generator=torch.Generator().manual_seed(step))
-    return model(numbers).float().square().mean()
-
-
-def groups_of(model):
-    return [
-        {"params": [model.words.weight, model.frozen]},
-        {"params": [*model.inner.parameters(), *model.outer.parameters()], "lr": 0.003},
-        {"params": list(model.unused.parameters())},
-    ]
 
 
 def made(name, settings, dtype=torch.float32):

@@ -73,7 +73,7 @@ def _undocumented(found: griffe.Object | griffe.Alias, path: str) -> Iterator[st
         for name in _exports(found):
             yield from _undocumented(found[name], f"{path}.{name}")
     if found.is_class:
-        for name, member in found.members.items():
+        for name, member in found.all_members.items():
             public = not name.startswith("_") and member.is_function
             if public and not member.has_docstring and not _overrides(found, name):
                 yield f"{path}.{name} has no docstring"

@@ -12,12 +12,13 @@ import weakref
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from math import inf
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from thalweg.optimizer.compiling import is_compiling
+from thalweg.optimizer.handles import Handle
 from thalweg.optimizer.obstacles import (
     obstacle_in,
     refuse_late_reductions,
@@ -73,7 +74,7 @@ class Steps(Protocol):
         ...
 
 
-class InBackward:
+class InBackward(Handle):
     """An optimizer's steps in backward, until `remove()` or, in a `with` statement, the end of the block.
 
     Made by `Optimizer.in_backward`, which says what it does.
@@ -112,12 +113,6 @@ class InBackward:
     def is_on(self) -> bool:
         """Whether it steps parameters still."""
         return bool(self._hooks)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self.remove()
 
     def remove(self) -> None:
         """Leave stepping to `optimizer.step()` again. Gradients that were not stepped stay where they are."""

@@ -12,11 +12,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
+from thalweg.optimizer.handles import Handle
 from thalweg.optimizer.mirrors import Lane, Mirror
 from thalweg.optimizer.obstacles import obstacle_in
 from thalweg.stepping.parts import Parts
@@ -45,7 +46,7 @@ class Owner(Protocol):
         ...
 
 
-class Offload:
+class Offload(Handle):
     """An optimizer's state and steps on the host, until `remove()` or the end of a `with` block.
 
     Made by `Optimizer.offload`, which says what it does.
@@ -61,12 +62,6 @@ class Offload:
         self._params: list[list[Tensor]] = []
         self._is_settled = False
         self.is_on = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self.remove()
 
     def remove(self) -> None:
         """Leave steps to the device again; the next one brings the state there."""
