@@ -278,15 +278,25 @@ def sensitivity(
         ),
     ] = None,
     points: Annotated[
-        int, typer.Option(help="Values of each, where none are given.", parser=whole, metavar="N")
-    ] = 4,
+        int | None,
+        typer.Option(help="Values of each, where none are given; 4 by default.", parser=whole, metavar="N"),
+    ] = None,
     trials: Annotated[
-        int, typer.Option(help="Learning rates tried at each point.", parser=whole, metavar="N")
-    ] = 8,
+        int | None,
+        typer.Option(help="Learning rates tried at each point; 8 by default.", parser=whole, metavar="N"),
+    ] = None,
     seeds: Annotated[
-        int,
-        typer.Option(help="Fresh seeds on which the best of them is measured.", parser=whole, metavar="N"),
-    ] = 6,
+        int | None,
+        typer.Option(
+            help="Fresh seeds on which the best of them is measured; 6 by default.",
+            parser=whole,
+            metavar="N",
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Time to spend, such as 10m; chooses points, trials and seeds.", metavar="TIME"),
+    ] = None,
     margin: SmallestDifference = None,
     seed: Seed = 0,
     out: Annotated[
@@ -322,6 +332,7 @@ def sensitivity(
         points=points,
         trials=trials,
         seeds=seeds,
+        budget=budget,
         margin=margin,
         seed=seed,
         out=out,

@@ -6,13 +6,11 @@ from hypothesis import strategies as st
 from samples import Line
 
 from thalweg.lab import spaces
-from thalweg.lab.comparing import budget
+from thalweg.lab.comparing import budget, group
 from thalweg.lab.comparing.budget import MOST_SEEDS, MOST_TRIALS, START_SECONDS, buy, seconds, spread
 from thalweg.lab.judging.statistics import fewest_seeds
 from thalweg.lab.study.protocol import CANDIDATES, CONFIRMATION_SEEDS, extension, runs_at_least
 from thalweg.lab.study.study import Settings
-
-SPACES = [spaces.find(name) for name in ("sgd", "rmsprop", "adamw")]
 
 
 @pytest.mark.parametrize(
@@ -27,6 +25,7 @@ SPACES = [spaces.find(name) for name in ("sgd", "rmsprop", "adamw")]
         ("10m30", 630),
         ("2h", 7200),
         (" 1h1m1s ", 3661),
+        (90, 90.0),
         ("0h5m", 300),
     ],
 )
@@ -72,13 +71,8 @@ def test_no_more_is_spread_than_is_useful():
     assert spread(10**6, 7) == (MOST_TRIALS, MOST_SEEDS)
 
 
-def costs(monkeypatch, **seconds_of: float) -> None:
-    monkeypatch.setattr(budget, "_cost", lambda workload, space: seconds_of[space.name])
-
-
-def test_a_budget_buys_what_fits_and_says_so(monkeypatch):
-    costs(monkeypatch, sgd=1.0, rmsprop=2.0, adamw=3.0)
-    bought = buy(Line(), SPACES, 300, workers=2)
+def test_a_budget_buys_what_fits_and_says_so():
+    bought = buy([1.0, 2.0, 3.0], 300, workers=2)
     runs = (300 - START_SECONDS) * 2 / 1.15 / 6
     settings = Settings(trials=bought.trials, seeds=bought.seeds)
     assert runs_at_least(1, settings) + extension(settings) <= runs
@@ -90,27 +84,24 @@ def test_a_budget_buys_what_fits_and_says_so(monkeypatch):
     )
 
 
-def test_more_time_and_more_workers_buy_more(monkeypatch):
-    costs(monkeypatch, sgd=1.0, rmsprop=1.0, adamw=1.0)
-    small, large = buy(Line(), SPACES, 120, 1), buy(Line(), SPACES, 240, 1)
+def test_more_time_and_more_workers_buy_more():
+    small, large = buy([1.0] * 3, 120, 1), buy([1.0] * 3, 240, 1)
     assert (small.trials, small.seeds) < (large.trials, large.seeds)
-    two = buy(Line(), SPACES, 120, 2)
+    two = buy([1.0] * 3, 120, 2)
     assert (two.trials, two.seeds) > (small.trials, small.seeds)
 
 
 @pytest.mark.parametrize("total", [1, START_SECONDS, 6])
-def test_a_budget_that_is_too_small_buys_the_least(monkeypatch, total):
-    costs(monkeypatch, sgd=10.0, rmsprop=10.0, adamw=10.0)
-    bought = buy(Line(), SPACES, total, 1)
+def test_a_budget_that_is_too_small_buys_the_least(total):
+    bought = buy([10.0] * 3, total, 1)
     assert (bought.trials, bought.seeds) == (1, 1)
 
 
 @pytest.mark.parametrize(
     ("total", "text"), [(90, "1 min 30 s"), (3600, "1 h"), (3661, "1 h 1 min 1 s"), (5, "5 s")]
 )
-def test_a_budget_is_said_in_words(monkeypatch, total, text):
-    costs(monkeypatch, sgd=1.0, rmsprop=1.0, adamw=1.0)
-    assert buy(Line(), SPACES, total, 1).text.startswith(f"a budget of {text} buys")
+def test_a_budget_is_said_in_words(total, text):
+    assert buy([1.0] * 3, total, 1).text.startswith(f"a budget of {text} buys")
 
 
 class Timed(Line):
@@ -138,5 +129,12 @@ def test_the_cost_of_a_run_is_estimated_from_a_short_one(monkeypatch, steps, eva
     for module in ("trial", "course", "training"):
         clock = SimpleNamespace(perf_counter=lambda: timed.now)
         monkeypatch.setattr(f"thalweg.lab.running.{module}.time", clock)
-    assert budget._cost(timed, spaces.find("sgd")) == pytest.approx(cost)
+    assert budget.cost(timed, spaces.find("sgd")) == pytest.approx(cost)
     assert timed.now < 3 * cost
+
+
+def test_processes_of_a_run_measure_the_optimizers_that_are_named(monkeypatch):
+    monkeypatch.setattr(budget, "cost", lambda workload, space: {"sgd": 1.0, "adamw": 3.0}[space.name])
+    known = [spaces.find(name) for name in ("sgd", "adamw")]
+    assert group.costs(Line(), known, None, ["sgd", "adamw"]) == [1.0, 3.0]
+    assert group.costs(Line(), known, None, ["adamw"]) == [3.0]

@@ -69,7 +69,7 @@ def compare(
     options = Options(
         trials=trials,
         seeds=seeds,
-        budget=seconds(budget, "budget") if isinstance(budget, str) else budget,
+        budget=None if budget is None else seconds(budget, "budget"),
         margin=comparison.parse_margin("margin", margin),
         seed=seed,
         storage=IN_MEMORY if storage is None else str(storage),

@@ -40,12 +40,16 @@ class Bought:
     seconds: float = 0.0
 
 
-def seconds(text: str, argument: str) -> float:
+def seconds(text: str | float, argument: str) -> float:
     """The seconds in a duration: ``90``, ``90s``, ``10m``, ``1h30m``; ``1h30`` too means 30 minutes.
+
+    A number is one of seconds, and as a float names the same study as its text.
 
     Raises:
         ValueError: it is no duration, or none above zero; the message names the argument.
     """
+    if not isinstance(text, str):
+        return float(text)
     text = re.sub(r"(h\d+)$", r"\1m", text.strip())
     parts = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text)
     total = parts and sum(int(n or 0) * unit for n, unit in zip(parts.groups(), (3600, 60, 1), strict=True))
@@ -54,24 +58,27 @@ def seconds(text: str, argument: str) -> float:
     return float(total)
 
 
-def buy(workload: Workload, spaces: Sequence[Space], budget: float, workers: int) -> Bought:
-    """Measures what a run of each optimizer costs, and spreads `budget` seconds over trials and seeds.
+def buy(costs: Sequence[float], budget: float, workers: int) -> Bought:
+    """Spreads `budget` seconds over trials and seeds, by what a run of each optimizer costs (`cost`).
 
     About a third of the runs goes to fresh seeds, of which there are at least as many as a verdict needs
     where the budget allows. One extension of a range is paid for in advance.
     """
-    costs = [_cost(workload, space) for space in spaces]
-    capacity = max(0.0, budget - START_SECONDS) * workers / RESERVE
-    trials, seeds = spread(int(capacity / sum(costs)), fewest_seeds(len(spaces)))
-    runs = len(spaces) * (trials + seeds + (CANDIDATES * CONFIRMATION_SEEDS if trials > 1 else 0))
+    trials, seeds = spread(int(capacity(budget, workers) / sum(costs)), fewest_seeds(len(costs)))
+    runs = len(costs) * (trials + seeds + (CANDIDATES * CONFIRMATION_SEEDS if trials > 1 else 0))
     return Bought(
         trials,
         seeds,
-        f"a budget of {_duration(budget)} buys {trials} configurations and up to {seeds} seeds for each of "
-        f"{len(spaces)} optimizers: at most {runs} runs of about {sum(costs) / len(costs):.2g} s, "
+        f"a budget of {duration(budget)} buys {trials} configurations and up to {seeds} seeds for each of "
+        f"{len(costs)} optimizers: at most {runs} runs of about {sum(costs) / len(costs):.2g} s, "
         f"{workers} at a time",
         sum(costs) / len(costs),
     )
+
+
+def capacity(budget: float, workers: int) -> float:
+    """The seconds of runs, each measured alone, that fit into a budget."""
+    return max(0.0, budget - START_SECONDS) * workers / RESERVE
 
 
 def spread(runs: int, fewest: int) -> tuple[int, int]:
@@ -88,7 +95,7 @@ def spread(runs: int, fewest: int) -> tuple[int, int]:
     return (trials, seeds) if trials >= CANDIDATES and seeds >= 1 else (1, max(1, runs - 1))
 
 
-def _cost(workload: Workload, space: Space) -> float:
+def cost(workload: Workload, space: Space) -> float:
     """The seconds of a whole run on one thread, estimated from a short one."""
     workload, space = space.applied(workload), replace(space, changes={})
     steps = min(PILOT_STEPS, workload.steps)
@@ -120,7 +127,8 @@ class _Short:
         return getattr(self._workload, name)
 
 
-def _duration(total: float) -> str:
+def duration(total: float) -> str:
+    """Seconds in words: ``1 h 30 min``."""
     hours, rest = divmod(round(total), 3600)
     minutes, left = divmod(rest, 60)
     return " ".join(f"{n} {unit}" for n, unit in ((hours, "h"), (minutes, "min"), (left, "s")) if n)

@@ -514,16 +514,7 @@ def _spend(task: Task, spaces: Sequence[Space], options: Options, pool: Pool) ->
         enough = max(SEEDS, fewest_seeds(len(spaces)))
         seeds = enough if options.seeds is None else options.seeds
         return {"trials": trials, "seeds": seeds, "looks": looks_up_to(seeds), "bought": ""}
-    try:
-        with within(options.limit and options.limit * 2 * len(spaces), "measuring what a run costs"):
-            if option(task.workload, "processes") > 1:
-                bought = pool.call(group.buy, options.budget, pool.workers)
-            else:
-                bought = budget.buy(task.workload, spaces, options.budget, pool.workers)
-    except TrialError:
-        raise
-    except Exception as error:
-        raise TrialError(tasks.told(error, task.file)) from error
+    bought = budget.buy(costs(task, spaces, options, pool), options.budget, pool.workers)
     return {
         "trials": bought.trials,
         "seeds": bought.seeds,
@@ -531,3 +522,21 @@ def _spend(task: Task, spaces: Sequence[Space], options: Options, pool: Pool) ->
         "bought": bought.text,
         "seconds": bought.seconds,
     }
+
+
+def costs(task: Task, spaces: Sequence[Space], options: Options, pool: Pool) -> list[float]:
+    """Measures the seconds of a whole run with each optimizer, from a short one.
+
+    Raises:
+        thalweg.lab.TrialError: the task raised an exception, or it takes longer than the limit.
+    """
+    try:
+        with within(options.limit and options.limit * 2 * len(spaces), "measuring what a run costs"):
+            if option(task.workload, "processes") > 1:
+                measured: list[float] = pool.call(group.costs, [space.name for space in spaces])
+                return measured
+            return [budget.cost(task.workload, space) for space in spaces]
+    except TrialError:
+        raise
+    except Exception as error:
+        raise TrialError(tasks.told(error, task.file)) from error

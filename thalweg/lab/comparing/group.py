@@ -27,8 +27,8 @@ def try_out(
     return found
 
 
-def buy(
-    workload: Workload, spaces: Sequence[Space], file: Path | None, seconds: float, workers: int
-) -> budget.Bought:
-    """Measures what a run costs, and spreads so many seconds."""
-    return budget.buy(workload, spaces, seconds, workers)
+def costs(
+    workload: Workload, spaces: Sequence[Space], _file: Path | None, names: Sequence[str]
+) -> list[float]:
+    """The seconds of a whole run with each of the optimizers that are named, in their order among all."""
+    return [budget.cost(workload, space) for space in spaces if space.name in names]

@@ -2,22 +2,26 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from thalweg.lab.comparing import comparison
-from thalweg.lab.comparing.comparison import Options, Task, Watch
+from thalweg.lab.comparing.budget import seconds
+from thalweg.lab.comparing.comparison import Begun, Options, Task, Watch
 from thalweg.lab.running.pool import Pool
 from thalweg.lab.running.store import IN_MEMORY
 from thalweg.lab.showing import console, results
 from thalweg.lab.showing.results import Provenance
 from thalweg.lab.spaces import Space
 from thalweg.lab.study import grid
-from thalweg.lab.study.grid import Factor
 from thalweg.lab.study.study import Settings, Study, margin_of
-from thalweg.lab.sweeping.asked import find_space, find_task
+from thalweg.lab.sweeping.asked import Called, find_space, find_task
+from thalweg.lab.sweeping.sensitivity import budget as budgets
 from thalweg.lab.sweeping.sensitivity.answer import Answer
+from thalweg.lab.sweeping.sensitivity.budget import FINEST, Asked
 from thalweg.lab.sweeping.sensitivity.question import ask
 from thalweg.lab.workload import Workload
 
@@ -34,9 +38,10 @@ def sensitivity(
     optimizer: str | Space = "adamw",
     *,
     values: Mapping[str, Sequence[Any]] | None = None,
-    points: int = POINTS,
-    trials: int = TRIALS,
-    seeds: int = SEEDS,
+    points: int | None = None,
+    trials: int | None = None,
+    seeds: int | None = None,
+    budget: str | float | None = None,
     margin: float | str | None = None,
     seed: int = 0,
     workers: int | None = None,
@@ -51,9 +56,10 @@ def sensitivity(
         of: one or two arguments of the optimizer, such as ``"beta2"`` or ``["beta2", "eps"]``.
         optimizer: a name, a dotted path, or a space of your own.
         values: of each, by name; by default spread over the range in which `compare` searches it.
-        points: how many of each, where none were given.
-        trials: learning rates that are tried at each point.
-        seeds: fresh seeds on which the best of them is measured.
+        points: how many of each, where none were given; 4 by default.
+        trials: learning rates that are tried at each point; 8 by default.
+        seeds: fresh seeds on which the best of them is measured; 6 by default.
+        budget: a duration such as ``"10m"``, or seconds, in place of `points`, `trials` and `seeds`.
         margin: the smallest difference worth having, in the metric's unit, or relative as ``"2%"``; by
             default the task's.
         seed: fixes all that is random.
@@ -74,27 +80,57 @@ def sensitivity(
     options = Options(
         trials=trials,
         seeds=seeds,
+        budget=None if budget is None else seconds(budget, "budget"),
         margin=comparison.parse_margin("margin", margin),
         seed=seed,
         storage=IN_MEMORY if storage is None else str(storage),
         limit=limit,
         command="thalweg.lab.sensitivity(...)",
     )
-    comparison.check(options)
+    check(options, points)
     found = find_task(task)
     space = find_space(optimizer, found.workload, {})
-    factors = ask(space, [of] if isinstance(of, str) else list(of), values or {}, points, {})
+    names = [of] if isinstance(of, str) else list(of)
+    asked = ask_of(space, names, values or {}, points, {})
     with (
         Pool(comparison.at_least_one("workers", workers)) as pool,
         console.progress(shown=progress, left=grid.left) as screen,
     ):
-        return run(found, space, factors, options, pool, say=screen.say, watch=screen.watch)
+        return run(found, space, asked, options, pool, say=screen.say, watch=screen.watch)
+
+
+def check(options: Options, points: int | None, prefix: str = "") -> None:
+    """Sees whether options agree with each other.
+
+    Raises:
+        ValueError: they do not; the message names them, each with `prefix` before it.
+    """
+    comparison.check(options, prefix)
+    if options.budget is not None and points is not None:
+        raise ValueError(f"{prefix}points cannot be given with {prefix}budget, which chooses it")
+
+
+def ask_of(
+    space: Space,
+    names: Sequence[str],
+    values: Mapping[str, Sequence[Any]],
+    points: int | None,
+    called: Called,
+) -> Asked:
+    """The hyperparameters with their values: as many as is said, else as many as a budget will buy.
+
+    Raises:
+        ValueError: that cannot be asked; the message names the argument.
+    """
+    asked = partial(ask, space, names, values, called=called)
+    factors = asked(POINTS if points is None else points)
+    return asked if points is None else lambda _: factors
 
 
 def run(
     task: Task,
     space: Space,
-    factors: Sequence[Factor],
+    asked: Asked,
     options: Options,
     pool: Pool,
     *,
@@ -106,23 +142,31 @@ def run(
     Args:
         task: what is trained.
         space: of the optimizer.
-        factors: the hyperparameters with their values.
-        options: how much is spent; both trials and seeds are said.
+        asked: the hyperparameters with their values.
+        options: how much is spent.
         pool: the processes that train.
         say: called with lines for the user.
         watch: called with the study so far and the trials under way.
     """
     started, clock = datetime.now().astimezone(), time.monotonic()
-    arms = grid.arms(space, factors)
-    settings = Settings(
-        options.trials or TRIALS,
-        options.seeds or SEEDS,
-        options.margin or margin_of(task.workload),
-        options.seed,
-    )
-    begun = comparison.begin(task, arms, options, pool, say=say, kind="sensitivity")
+    if options.budget is None:
+        options = replace(options, trials=options.trials or TRIALS, seeds=options.seeds or SEEDS)
+    begun, spent = _begun(task, space, asked, options, pool, say)
+    factors = asked(spent["points"])
+    margin = options.margin or margin_of(task.workload)
     study, warnings, finished = comparison.carry_out(
-        Study(task.workload, settings, arms), begun, options, pool, say=say, watch=watch, plan=grid.due
+        Study(
+            task.workload,
+            Settings(spent["trials"], spent["seeds"], margin, options.seed),
+            grid.arms(space, factors),
+        ),
+        begun,
+        options,
+        pool,
+        say=say,
+        watch=watch,
+        plan=grid.due,
+        planned=spent["seconds"],
     )
     provenance = Provenance(
         started,
@@ -132,7 +176,30 @@ def run(
         command=options.command,
         task=task.reference,
         data=None if task.data is None else str(task.data),
+        bought=spent["bought"],
         found=begun.found,
         warnings=warnings,
     )
     return Answer(study, space, factors, provenance, finished)
+
+
+def _begun(
+    task: Task, space: Space, asked: Asked, options: Options, pool: Pool, say: Callable[[str], Any]
+) -> tuple[Begun, dict[str, Any]]:
+    """The study, begun now or before, and what is spent on it: what was said, or what the budget has bought.
+
+    With a budget, the study is that of the finest grid which any budget buys: others lie within it, so that
+    all their points are tried out and known to the processes before it is measured what a run takes.
+    """
+    finest = POINTS if options.budget is None else FINEST[len(asked(POINTS))]
+    arms = grid.arms(space, asked(finest))
+    begun = comparison.begin(task, arms, options, pool, say=say, kind="sensitivity")
+    if options.budget is None:
+        said = {"points": POINTS, "trials": options.trials, "seeds": options.seeds}
+        return begun, {**said, "bought": "", "seconds": 0.0}
+    spent = begun.store.agreed()
+    if spent is None:
+        [cost] = comparison.costs(task, arms[:1], options, pool)
+        spent = begun.store.agree(budgets.buy(space, asked, cost, options.budget, pool.workers))
+    say(spent["bought"])
+    return begun, spent

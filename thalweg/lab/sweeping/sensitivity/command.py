@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from thalweg.lab.comparing import comparison
+from thalweg.lab.comparing.budget import seconds
 from thalweg.lab.comparing.command import command_line, folder_of
 from thalweg.lab.running.pool import Pool
 from thalweg.lab.showing import console
@@ -26,9 +27,10 @@ class Request:
     of: Sequence[str]
     optimizer: str
     values: Sequence[str]
-    points: int
-    trials: int
-    seeds: int
+    points: int | None
+    trials: int | None
+    seeds: int | None
+    budget: str | None
     margin: str | None
     seed: int
     out: Path | None
@@ -57,23 +59,24 @@ def run(request: Request) -> bool:
     options = comparison.Options(
         trials=request.trials,
         seeds=request.seeds,
+        budget=None if request.budget is None else seconds(request.budget, "--budget"),
         margin=margin,
         seed=request.seed,
         fresh=request.fresh,
         limit=request.limit,
         command=command_line(),
     )
-    comparison.check(options, prefix="--")
+    api.check(options, request.points, prefix="--")
     task = comparison.find(request.task, request.data)
     space = find_space(request.optimizer, task.workload, CALLED)
     values = question.parse(request.values, request.of)
-    factors = question.ask(space, request.of, values, request.points, CALLED)
+    asked = api.ask_of(space, request.of, values, request.points, CALLED)
     folder = folder_of(request.out, f"sensitivity-{Path(request.task.partition(':')[0]).stem}")
     options = replace(options, storage=request.storage or str(folder / "study.db"))
     pool = Pool(workers)
     pool.logs = folder / "logs"
     with pool, console.progress(left=grid.left) as screen:
-        answer = api.run(task, space, factors, options, pool, say=screen.say, watch=screen.watch)
+        answer = api.run(task, space, asked, options, pool, say=screen.say, watch=screen.watch)
     try:
         answer.save(folder)
     finally:
