@@ -54,7 +54,7 @@ ORDER = {
     "storage": ["choices", "codecs layout"],
     "optimizer": [
         "sam",
-        "base groups schedules presets",
+        "base groups schedules presets moments",
         "evaluated",
         "averaging stepped",
         "backward grouped offload",

@@ -14,7 +14,8 @@ TEXT = (ROOT / "docs/public.md").read_text(encoding="utf-8")
 
 SINCE_0_2 = {
     "thalweg": "SAM SGD Adadelta Adagrad Adam AdamW Adamax Lion Mixed NAdam Optimizer Prodigy RAdam RMSprop "
-    "__version__ half_life half_life_of memory param_groups rmsprop_for_vision scaled_to schedules",
+    "__version__ half_life half_life_of memory param_groups rmsprop_for_vision scaled_to schedules "
+    "second_moment_snr",
     "thalweg.lab": "Axis Evaluation Recipe Result Run Space Split Together Workload compare device_of "
     "find_rate rate sensitivity tasks",
     "thalweg.lab.workload.adapters": "FunctionTask LightningTask TransformersTask",

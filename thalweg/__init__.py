@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from thalweg.lab.memory import memory
     from thalweg.optimizer import schedules
     from thalweg.optimizer.groups import param_groups
+    from thalweg.optimizer.moments import second_moment_snr
     from thalweg.optimizer.presets import half_life, half_life_of, scaled_to
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "rmsprop_for_vision",
     "scaled_to",
     "schedules",
+    "second_moment_snr",
 ]
 
 
@@ -62,6 +64,7 @@ _LATER = {
     "rmsprop_for_vision": "algorithms.vision",
     "scaled_to": "optimizer.presets",
     "schedules": "optimizer.schedules",
+    "second_moment_snr": "optimizer.moments",
 }
 
 

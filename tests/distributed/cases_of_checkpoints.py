@@ -279,11 +279,12 @@ def averages_of_dtensors():
 
 
 @case(2)
-def state_by_row_is_refused():
+def means_are_refused():
     mesh, placements = meshes()[0]
     with pytest.raises(ValueError, match="rowwise=True is not for DTensors"):
         Pair(lambda params: tw.Adagrad(params, rowwise=True), mesh, placements)
-    state = {"exp_avg_sq": "row"}
-    pair = Pair(lambda params: tw.AdamW(params, state=state), mesh, placements)
-    with pytest.raises(ValueError, match=r"state\['exp_avg_sq'\]='row' is not for DTensors"):
-        pair.step(1)
+    for per in ("row", "column", "tensor"):
+        state = {"exp_avg_sq": per}
+        pair = Pair(lambda params, state=state: tw.AdamW(params, state=state), mesh, placements)
+        with pytest.raises(ValueError, match=rf"state\['exp_avg_sq'\]='{per}' is not for DTensors"):
+            pair.step(1)

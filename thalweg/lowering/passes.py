@@ -2,8 +2,9 @@
 
 A plain stream enters as a number; one with a correction as a number and an integer, `name.side`; one in
 blocks as an integer code, `name.code`, and its block's unit. What leaves a block's stream is a number
-again: its code depends on all of the block, so it is made in a second pass. What is kept by row enters and
-leaves as the number of the row, and with it the mean over the row, `row.mean`, of what `squares` says.
+again: its code depends on all of the block, so it is made in a second pass. What is kept by row, or as one
+row, enters and leaves as the number of the row, and with it the mean over the row, `row.mean`, of what
+`squares` says.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from thalweg.lowering.fusion import fused
 from thalweg.lowering.trace import Integer, RowMean, Symbol, Trace, record_measures, record_recipe
 from thalweg.rule import Recipe
-from thalweg.storage.codecs import BlockCodec, Codec, HalfCodec, RowCodec
+from thalweg.storage.codecs import BlockCodec, Codec, HalfCodec, MeanCodec
 from thalweg.storage.codecs.draws import distance, first_word, numbers
 
 
@@ -82,7 +83,7 @@ def squares(
 
 
 def _row_mean(record: Trace, codecs: Mapping[str, Codec]) -> RowMean | None:
-    if not any(isinstance(codec, RowCodec) for codec in codecs.values()):
+    if not any(isinstance(codec, MeanCodec) for codec in codecs.values()):
         return None
     return lambda squared: record.emit("input", "row.mean")
 

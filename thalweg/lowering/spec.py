@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from thalweg.rule import Measure, Recipe
-from thalweg.storage.codecs import BLOCK, BlockCodec, Codec, RowCodec
+from thalweg.storage.codecs import BLOCK, BlockCodec, Codec, MeanCodec
 from thalweg.storage.codecs.plain import dtype_name
 
 
@@ -86,14 +86,17 @@ class Spec(NamedTuple):
         return {name: codec for name, codec in self.codecs.items() if isinstance(codec, BlockCodec)}
 
     @property
-    def by_row(self) -> dict[str, RowCodec]:
-        """The codecs of what is kept by row, by name. If there is any, a kernel goes row by row."""
-        return {name: codec for name, codec in self.codecs.items() if isinstance(codec, RowCodec)}
+    def by_row(self) -> dict[str, MeanCodec]:
+        """The codecs of what is kept as means, by name. If there is any, a kernel goes row by row.
+
+        Where the whole tensor has one number, it is one row.
+        """
+        return {name: codec for name, codec in self.codecs.items() if isinstance(codec, MeanCodec)}
 
     @property
     def streams(self) -> list[Stream]:
         """The streams in the order of the table of addresses, `stored` by the name of a dtype."""
-        streams = [Stream(n, c.name, 0 if isinstance(c, RowCodec) else 1) for n, c in self.stored.items()]
+        streams = [Stream(n, c.name, 0 if isinstance(c, MeanCodec) else 1) for n, c in self.stored.items()]
         for name, codec in self.codecs.items():
             if codec.side is not None:
                 shared = BLOCK if isinstance(codec, BlockCodec) else 1

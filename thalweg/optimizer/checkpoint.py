@@ -160,7 +160,7 @@ def _state_in_form(
     source: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the state of a parameter from what a checkpoint has of it."""
-    asks = storage.DEFAULTS.keys() & group.keys() or storage.asks_for_rows(recipe, group)
+    asks = storage.DEFAULTS.keys() & group.keys() or storage.asks_for_means(recipe, group)
     if not asks and is_in_plain_form(recipe, param, saved):
         return dict(saved)
     if not is_stepped_in_shards(param, group):

@@ -26,10 +26,11 @@ class Slot:
         begins: whether a step is the first of a parameter's state if the slot is new.
         copies: whether it begins as the parameter.
         squares: whether it is made of `square(g, s)` alone, and linear in it, so that one number may be kept
-            for each row, an index of the parameter's first dimension: the mean of what its elements would be.
+            for many elements: the mean of what theirs would be.
         maximum_of: the slot of squares whose maximum it is, and which it is kept as.
-        whole_with: the group's flag under which it cannot be kept by row.
-        by_row: the group's flag under which it is kept by row, whatever is said of how it is stored.
+        whole_with: the group's flag under which it cannot be kept as means.
+        by_row: the group's flag under which it is kept by row, whatever is said of how it is stored: one
+            number for each index of the parameter's first dimension.
     """
 
     name: str

@@ -29,7 +29,7 @@ from thalweg.stepping.member import Member, packed
 from thalweg.stepping.rests import Rested, Rests, put_back, reals, row_major
 from thalweg.stepping.scaling import Scaling, as_tensor
 from thalweg.stepping.settings import AllSettings
-from thalweg.storage.choices import asks_for_rows
+from thalweg.storage.choices import refuse_sparse_means
 from thalweg.storage.codecs import BlockCodec, codec_of
 from thalweg.storage.layout import has_memory, is_plain, like_home, order, overlaps_itself
 
@@ -73,13 +73,12 @@ class Batch:
         """
         for member in self.members:
             grad, sort = member.grad, member.sort
-            if grad is None or grad.layout != torch.sparse_coo or grad.sparse_dim() == 1:
+            if grad is None or grad.layout != torch.sparse_coo:
                 continue
-            if sort.by_row:
-                asked = asks_for_rows(self.recipe, sort.options)
-                raise ValueError(
-                    f"{asked} needs sparse gradients that index 1 dimension, not {grad.sparse_dim()}"
-                )
+            per = None if sort.mean is None else sort.mean.per
+            refuse_sparse_means(self.recipe, sort.options, per, grad.sparse_dim())
+            if grad.sparse_dim() == 1:
+                continue
             if any(isinstance(codec, BlockCodec) for codec in sort.codecs.values()):
                 raise ValueError(
                     f"state='int8' began with gradients that index 1 dimension, not {grad.sparse_dim()}: its "
@@ -170,9 +169,10 @@ class KernelBatch(Batch):
         self.measured = self._dense(lengths, self.engine.measured) if measures else self.chunks
 
     def _dense(self, lengths: list[int], most: int) -> Chunks:
-        if not self.members[0].sort.by_row:
+        mean = self.members[0].sort.mean
+        if mean is None:
             return Chunks.dense(lengths, most)
-        rows = [reals(m.memory) // max(len(m.memory), 1) for m in self.members]
+        rows = [reals(m.memory) // max(*mean.shape(m.memory.shape), 1) for m in self.members]
         return Chunks.whole_rows(lengths, rows, most)
 
     def connect(self, look: Look) -> None:  # noqa: D102
@@ -373,7 +373,7 @@ class SparseBatch(KernelBatch):
     def _rows_of(self, grads: Sequence[Tensor | None], values: Sequence[Tensor | None], most: int) -> Chunks:
         lengths = [0 if v is None else reals(v) // max(len(v), 1) for v in values]
         numbers = [_row_numbers(grad) for grad in grads]
-        if self.members[0].sort.by_row:
+        if self.members[0].sort.mean is not None:
             return Chunks.rows(numbers, lengths, max(most, *lengths)).in_rows()
         return Chunks.rows(numbers, lengths, most)
 
@@ -467,6 +467,7 @@ class ReferenceBatch(Batch):
             packed=packed(member.sort, member.memory, own),
             key=key,
             index=self._index(member),
+            mean=sort.mean,
         )
 
     def _index(self, member: Member) -> Tensor | None:

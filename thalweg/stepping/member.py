@@ -15,7 +15,7 @@ from thalweg.lowering.gpu.tables import Shared
 from thalweg.lowering.reference.steps import Packed
 from thalweg.rule import Recipe
 from thalweg.storage.choices import CORRECTION, key_of, scale_of
-from thalweg.storage.codecs import BlockCodec, Codec, HalfCodec, RowCodec
+from thalweg.storage.codecs import BlockCodec, Codec, HalfCodec, MeanCodec
 from thalweg.storage.layout import has_memory, is_plain
 
 
@@ -85,9 +85,9 @@ class Sort:
     has_rows: bool
 
     @cached_property
-    def by_row(self) -> bool:
-        """Whether something is kept by row."""
-        return any(isinstance(codec, RowCodec) for codec in self.codecs.values())
+    def mean(self) -> MeanCodec | None:
+        """How means are stored, if something is kept as means: a rule has one second moment."""
+        return next((codec for codec in self.codecs.values() if isinstance(codec, MeanCodec)), None)
 
     @cached_property
     def slot_keys(self) -> dict[str, str]:

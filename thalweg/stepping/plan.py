@@ -33,6 +33,7 @@ from thalweg.stepping.scaling import Scaling
 from thalweg.stepping.settings import AllSettings, Groups
 from thalweg.stepping.stages import Stages
 from thalweg.storage.codecs import codec_of
+from thalweg.storage.codecs.means import ROW, TENSOR
 from thalweg.storage.layout import span
 
 
@@ -383,15 +384,21 @@ def _kind(sort: Sort) -> type[Batch]:
     )
     # Only the host knows how long rows have rested, and a device may skip steps without telling it.
     rests_apart = grad.is_sparse and sort.recipe.catches_up and sort.device.type != "cpu"
-    # Only the CPU's kernels go row by row, and only where rows lie in one piece.
-    lies_in_rows = grad.is_sparse or sort.has_rows
-    by_row_elsewhere = sort.by_row and not (engine is CpuEngine and lies_in_rows)
+    has_means_elsewhere = sort.mean is not None and not (engine is CpuEngine and _lies_in_pieces(sort))
     is_elsewhere = sort.is_shard and not _has_kernel_of_shards(sort)
-    if not has_kernel or rests_apart or by_row_elsewhere or is_elsewhere:
+    if not has_kernel or rests_apart or has_means_elsewhere or is_elsewhere:
         return ReferenceBatch
     if grad.is_sparse:
         return SparseBatch
     return DenseBatch if grad.is_dense and sort.is_contiguous and not sort.dtype.is_complex else StagedBatch
+
+
+def _lies_in_pieces(sort: Sort) -> bool:
+    """Say whether what has one number lies in one piece, which kernels go over twice; columns do not."""
+    assert sort.mean is not None, "the caller has asked"
+    if sort.mean.per == ROW:
+        return sort.gradient.is_sparse or sort.has_rows
+    return sort.mean.per == TENSOR
 
 
 def _has_kernel_of_shards(sort: Sort) -> bool:

@@ -103,7 +103,7 @@ class Rested:
         launch.read(np.ascontiguousarray(amounts), None)
         length = reals(staged[0]) // len(self._taken)
         most = cpu.chunk(len(rows) * length)
-        by_row = self.sort.by_row
+        by_row = self.sort.mean is not None
         chunks = Chunks.rows_of_one(of, rows, length, max(most, length) if by_row else most)
         launch.divide(chunks.in_rows() if by_row else chunks)
         cpu.Run([launch])()

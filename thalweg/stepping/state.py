@@ -15,17 +15,17 @@ from thalweg.rule import Recipe, Slot
 from thalweg.stepping.shards import Inside, is_stepped_in_shards
 from thalweg.storage.choices import (
     CORRECTION,
-    asks_for_rows,
+    asks_for_means,
     codec_of_weights,
     codecs_of_slots,
     codes_of,
     has_blocks,
     key_of,
     keys_of,
-    rows_of,
+    means_of,
     scale_of,
 )
-from thalweg.storage.codecs import BLOCK, BlockCodec, Codec, RowCodec, slot_codec
+from thalweg.storage.codecs import BLOCK, FLOAT32, MEANS, BlockCodec, Codec, MeanCodec, mean_codec, slot_codec
 from thalweg.storage.codecs.tensors import pack, side_shape, unpack
 from thalweg.storage.layout import has_memory, home_order, is_plain, like_home, order
 
@@ -72,9 +72,9 @@ def prepare(
     device = counter_device(param, group)
     if not is_stepped_in_shards(param, group):
         return _prepare(recipe, on, param, state, group, codecs, device)
-    if any(isinstance(codec, RowCodec) for codec in codecs.values()):
+    if any(isinstance(codec, MeanCodec) for codec in codecs.values()):
         raise ValueError(
-            f"{asks_for_rows(recipe, group)} is not for DTensors, whose rows processes may share"
+            f"{asks_for_means(recipe, group)} is not for DTensors: a mean may be over what processes share"
         )
     inside = Inside(param, state_in_own_blocks(recipe, param, state), recipe.slots)
     first = _prepare(recipe, on, inside.param, inside.state, group, codecs, device)
@@ -111,9 +111,10 @@ def _prepare(
         if before is None:
             first |= slot.begins
             fill = float(group[slot.initial]) if slot.initial else 0.0
-            if isinstance(codec, RowCodec):
-                rows = torch.full(param.shape[:1], fill, dtype=codec.dtype, device=param.device)
-                state[rows_of(slot.name)] = rows
+            if isinstance(codec, MeanCodec):
+                shape = codec.shape(param.shape)
+                means = torch.full(shape, fill, dtype=codec.dtype, device=param.device)
+                state[key_of(slot.name, codec)] = means
             elif slot.copies:
                 weights = _weights(param, state, codecs["p"], _dtype(codec, param))
                 state.update(_packed(slot, codec, weights))
@@ -159,7 +160,7 @@ def prepare_plain(
         return None
     if any(codec.side is not None for codec in codecs.values()):
         return None
-    if any(isinstance(codec, RowCodec) for codec in codecs.values()):
+    if any(isinstance(codec, MeanCodec) for codec in codecs.values()):
         return None
     first, dtype, shape = False, counter_dtype(), param.shape
     for counter in recipe.counters:
@@ -227,7 +228,7 @@ def _form(tensor: Tensor) -> str:
 
 
 def stored_of(slot: Slot, state: Mapping[str, Any]) -> Any:
-    """Return what is stored of a slot, numbers, codes or rows; None if there is nothing."""
+    """Return what is stored of a slot, numbers, codes or means; None if there is nothing."""
     return state.get(_stored_key(slot, state))
 
 
@@ -290,14 +291,21 @@ def in_form(slot: Slot, codec: Codec, state: Mapping[str, Any], param: Tensor) -
         ValueError: if its shape is not that of `param`, or its codes lack their scales.
     """
     value = stored_of(slot, state)
-    if _is_of_rows(slot, state):
-        _check_rows(rows_of(slot.name), value, param)
-        if isinstance(codec, RowCodec):
-            return {rows_of(slot.name): value.to(param.device, codec.dtype).contiguous()}
-        return _packed(slot, codec, like_home(param, _dtype(codec, param)).copy_(_spread(value, param)))
-    _check_shape(slot.name, value, param)
-    if isinstance(codec, RowCodec):
-        return {rows_of(slot.name): _row_means(values_of(slot, state, param)).to(param.device, codec.dtype)}
+    means = _means_stored(slot, state)
+    if means is None:
+        _check_shape(slot.name, value, param)
+    else:
+        _check_means(means_of(slot.name, means.per), value, means, param)
+        if isinstance(codec, MeanCodec) and codec.per == means.per:
+            return {key_of(slot.name, codec): value.to(param.device, codec.dtype).contiguous()}
+    if isinstance(codec, MeanCodec):
+        values = values_of(slot, state, param).to(param.device)
+        real = torch.view_as_real(values) if values.is_complex() else values
+        return {key_of(slot.name, codec): _means(codec, real).to(codec.dtype)}
+    if means is not None:
+        return _packed(
+            slot, codec, like_home(param, _dtype(codec, param)).copy_(_spread(means, value, param))
+        )
     stored = stored_codec(slot, state)
     if stored is None:
         value = _in_plain_form(value, codec, param)
@@ -344,8 +352,9 @@ def stored_codec(slot: Slot, state: Mapping[str, Any]) -> BlockCodec | None:
 def values_of(slot: Slot, state: Mapping[str, Any], param: Tensor) -> Tensor:
     """Return the values of a slot of `param`, in a dtype that torch's optimizers compute in."""
     value: Tensor = stored_of(slot, state)
-    if _is_of_rows(slot, state):
-        return _spread(value, param).contiguous()
+    means = _means_stored(slot, state)
+    if means is not None:
+        return _spread(means, value, param).contiguous()
     stored = stored_codec(slot, state)
     if stored is not None:
         scales = state[scale_of(slot.name)]
@@ -355,18 +364,19 @@ def values_of(slot: Slot, state: Mapping[str, Any], param: Tensor) -> Tensor:
     return value.float() if value.dtype == torch.bfloat16 else value
 
 
-def _is_of_rows(slot: Slot, state: Mapping[str, Any]) -> bool:
-    return _stored_key(slot, state) == rows_of(slot.name)
+def _means_stored(slot: Slot, state: Mapping[str, Any]) -> MeanCodec | None:
+    """Return the codec of a slot that is stored as means; None for one whose elements have their own."""
+    key = _stored_key(slot, state)
+    return next((mean_codec(FLOAT32, per) for per in MEANS if key == means_of(slot.name, per)), None)
 
 
-def _spread(rows: Tensor, param: Tensor) -> Tensor:
-    """Return a view of rows' numbers in which each element of `param` has its row's."""
-    return rows.reshape(-1, *[1] * (param.dim() - 1)).expand(param.shape)
+def _spread(codec: MeanCodec, means: Tensor, param: Tensor) -> Tensor:
+    """Return a view of means in which each element of `param` has its own."""
+    return codec.spread(means, param.shape).expand(param.shape)
 
 
-def _row_means(values: Tensor) -> Tensor:
-    real = torch.view_as_real(values) if values.is_complex() else values
-    return real.mean(tuple(range(1, real.dim())))
+def _means(codec: MeanCodec, values: Tensor) -> Tensor:
+    return codec.mean(values).reshape(codec.shape(values.shape))
 
 
 def to_counter(value: Any, device: Any) -> Tensor:
@@ -401,11 +411,12 @@ def _check_shape(name: str, value: Any, param: Tensor) -> None:
         )
 
 
-def _check_rows(name: str, value: Any, param: Tensor) -> None:
+def _check_means(name: str, value: Any, codec: MeanCodec, param: Tensor) -> None:
     _check_tensor(name, value)
-    if value.shape != param.shape[:1]:
+    shape = codec.shape(param.shape)
+    if value.shape != shape:
         raise ValueError(
-            f"state {name!r} must have one number for each row of its parameter, {tuple(param.shape[:1])}, "
+            f"state {name!r} must have one number for each {codec.per} of its parameter, {shape}, "
             f"not {tuple(value.shape)}"
         )
 

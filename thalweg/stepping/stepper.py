@@ -27,10 +27,11 @@ from thalweg.stepping.stall import FirstSteps
 from thalweg.stepping.state import prepare, prepare_plain
 from thalweg.storage.choices import (
     SMALL,
-    asks_for_rows,
+    asks_for_means,
     codec_of_weights,
     codecs_of_slots,
     has_blocks,
+    refuse_sparse_means,
     rows_are_blocks,
 )
 from thalweg.storage.codecs import Codec, codec_of
@@ -396,7 +397,7 @@ class _Sorts:
         pairs = zip(settings.groups, groups, strict=True)
         self._choices = [one.recipe.choices(group) for one, group in pairs]
         pairs = zip(settings.groups, groups, strict=True)
-        self._in_rows = [asks_for_rows(one.recipe, group) for one, group in pairs]
+        self._has_means = [asks_for_means(one.recipe, group) is not None for one, group in pairs]
         self._known: dict[Any, Sort] = {}
 
     def of(self, param: Tensor, gradient: Gradient, group: int, may_have_memory: bool = True) -> Sort:
@@ -407,24 +408,22 @@ class _Sorts:
         is_contiguous = param.is_contiguous() and part.is_contiguous() and is_plain(part)
         in_blocks = rows_are_blocks(param) if gradient.is_sparse else has_blocks(param)
         shape: tuple[bool, ...] = ()
-        if self._in_rows[group] is not None and param.dim() > 1:
+        if self._has_means[group] and param.dim() > 1:
             shape = (True, rows_are_blocks(param), has_rows(param))
-            if gradient.sparse_dims > 1:
-                raise ValueError(
-                    f"{self._in_rows[group]} needs sparse gradients that index 1 dimension, not "
-                    f"{gradient.sparse_dims}"
-                )
         kind = (group, param.dtype, param.device, param.numel() >= SMALL, type(param), in_blocks, shape)
         key = (*kind, gradient, has_memory, is_contiguous)
         sort = self._known.get(key)
         if sort is None:
             codecs = self._codecs(param, group, gradient.sparse_dims)
             one, options = self._settings.groups[group], self._groups[group]
-            sort = self._known[key] = Sort(
+            sort = Sort(
                 *(one.recipe, gradient, group, one.on, options, self._choices[group]),
                 *(is_contiguous, has_memory, codecs, param.dtype, param.device, is_shard),
                 has_rows=has_rows(param),
             )
+            per = None if sort.mean is None else sort.mean.per
+            refuse_sparse_means(one.recipe, options, per, gradient.sparse_dims)
+            self._known[key] = sort
         return sort
 
     def _codecs(self, param: Tensor, group: int, sparse: int) -> dict[str, Codec]:

@@ -13,18 +13,19 @@ from thalweg.distributed.parts import blocks_shape, is_dtensor
 from thalweg.rule import Recipe, Slot
 from thalweg.storage.codecs import (
     BLOCK,
-    BY_ROW,
     FLOAT32,
+    MEANS,
     STATE,
     BlockCodec,
     Codec,
-    RowCodec,
-    by_row,
+    MeanCodec,
     codec_of,
+    mean_codec,
     slot_codec,
     state_dtype,
     weight_codec,
 )
+from thalweg.storage.codecs.means import ROW
 from thalweg.storage.layout import has_memory, has_shard
 
 SMALL = 4096
@@ -43,11 +44,11 @@ class Storage(TypedDict, total=False):
     Attributes:
         state: how slots are stored: `"float32"` (default), `"bfloat16"` (2 bytes an element) or
             `"int8"` (65/64 bytes), or a dict from slots' names to these, where a slot that is not named
-            is float32; a second moment may be `"row"` there: one number for each row, the mean over it
-            (SlimAdam, arXiv 2503.01843). Rounding is stochastic. State of parameters with fewer than 4,096
-            elements, of float64 and complex ones and of tensor subclasses stays as it is (but float64 can be
-            kept by row, and vectors cannot), and with sparse gradients or beside `"row"` `"int8"` needs rows
-            whose length is a multiple of 64.
+            is float32; a second moment may be `"row"`, `"column"` or `"tensor"` there: one number for each
+            row, each column or the whole, the mean over it (SlimAdam, arXiv 2503.01843). Rounding is
+            stochastic. State of parameters with fewer than 4,096 elements, of float64 and complex ones and
+            of tensor subclasses stays as it is (but float64 ones can be means, and vectors cannot), and with
+            sparse gradients or beside `"row"` `"int8"` needs rows whose length is a multiple of 64.
         weight_bits: of bfloat16 and float16 parameters: None (default), rounded to nearest; 16, rounded
             stochastically; 24 or 32, with a correction of 8 or 16 bits held as state, which for 32 makes
             them float32 weights exactly. Other parameters have their full precision anyway, and
@@ -67,7 +68,8 @@ A group has all of them or none, which means the defaults: groups and checkpoint
 torch's keys and no others, as torch's tools expect.
 """
 
-_CODES, _ROWS = "_codes", "_rows"
+_CODES = "_codes"
+_ENDINGS = (_CODES, *MEANS.values())
 
 _STORED = "_state"
 """How a key ends that says how a slot of an addition is stored; what is rounded there is drawn for too."""
@@ -146,25 +148,27 @@ def _check_state(recipe: Recipe, group: Mapping[str, Any]) -> None:
     for name, value in state.items():
         if name not in slots:
             raise ValueError(f"state names the slot {name!r}; {recipe.name} has {', '.join(slots) or 'none'}")
-        if value == BY_ROW:
-            _check_row(recipe, slot_of[name], group)
+        if value in MEANS:
+            _check_mean(recipe, slot_of[name], value, group)
         elif value not in STATE:
             raise ValueError(f"state[{name!r}] must be {allowed}, not {value!r}")
 
 
-def _check_row(recipe: Recipe, slot: Slot, group: Mapping[str, Any]) -> None:
-    """Raise ValueError if a slot cannot be kept by row."""
-    said = f"state[{slot.name!r}]={BY_ROW!r}"
-    if slot.maximum_of is not None and group["state"].get(slot.maximum_of) != BY_ROW:
-        raise ValueError(f"{said} needs state[{slot.maximum_of!r}]={BY_ROW!r}, whose maximum it is")
+def _check_mean(recipe: Recipe, slot: Slot, per: str, group: Mapping[str, Any]) -> None:
+    """Raise ValueError if a slot cannot be kept as means."""
+    said = f"state[{slot.name!r}]={per!r}"
+    if slot.maximum_of is not None and group["state"].get(slot.maximum_of) != per:
+        raise ValueError(f"{said} needs state[{slot.maximum_of!r}]={per!r}, whose maximum it is")
     if not (slot.squares or slot.maximum_of):
         able = ", ".join(one.name for one in recipe.slots if one.squares) or "none"
         raise ValueError(f"{said} is for second moments; of the slots of {recipe.name} that is {able}")
     if slot.whole_with and group.get(slot.whole_with):
         raise ValueError(f"{said} needs {slot.whole_with}=False: a variance is that of an element")
+    if slot.by_row is not None and group.get(slot.by_row) and per != ROW:
+        raise ValueError(f"{said} needs {slot.by_row}=False, which keeps it by row")
     rest = recipe.rule.rest
-    if recipe.catches_up and rest is not None and slot.name in rest.needs:
-        raise ValueError(f"{said} needs sparse='lazy', not 'exact': an element cannot catch up for its row")
+    if recipe.catches_up and rest is not None and (per != ROW or slot.name in rest.needs):
+        raise ValueError(f"{said} needs sparse='lazy', not 'exact': an element cannot catch up for its {per}")
     if group.get("differentiable"):
         raise ValueError(f"{said} needs differentiable=False")
 
@@ -184,27 +188,43 @@ def _wanted(slot: Slot, group: Mapping[str, Any]) -> str:
     state = _said("state", group)
     if isinstance(state, str):
         return state
-    follows = slot.maximum_of is not None and state.get(slot.maximum_of) == BY_ROW
-    return str(state.get(slot.name, BY_ROW if follows else "float32"))
+    followed = None if slot.maximum_of is None else state.get(slot.maximum_of)
+    return str(state.get(slot.name, followed if followed in MEANS else "float32"))
 
 
-def asks_for_rows(recipe: Recipe, group: Mapping[str, Any]) -> str | None:
-    """Return the words by which a group asks for slots that are kept by row; None, if it does not."""
+def asks_for_means(recipe: Recipe, group: Mapping[str, Any]) -> str | None:
+    """Return the words by which a group asks for slots that are kept as means; None, if it does not."""
     for slot in recipe.slots:
         if slot.by_row is not None and group.get(slot.by_row):
             return f"{slot.by_row}=True"
-        if _wanted(slot, group) == BY_ROW:
-            return f"state[{slot.name!r}]={BY_ROW!r}"
+        if _wanted(slot, group) in MEANS:
+            return f"state[{slot.name!r}]={_wanted(slot, group)!r}"
     return None
 
 
-def is_by_row(slot: Slot, param: Tensor, group: Mapping[str, Any]) -> bool:
-    """Say whether a slot of `param` has one number for each index of its first dimension."""
+def refuse_sparse_means(recipe: Recipe, group: Mapping[str, Any], per: str | None, dims: int) -> None:
+    """Raise ValueError if a sparse gradient names parts of what has one number.
+
+    Args:
+        recipe: what the steps of the group are made by.
+        group: the group.
+        per: what has one number, one of `MEANS`; None, if every element has its own.
+        dims: how many dimensions the gradient indexes; 0 if it is dense.
+    """
+    if per is None or dims == 0 or (per == ROW and dims == 1):
+        return
+    needs = f"sparse gradients that index 1 dimension, not {dims}" if per == ROW else "dense gradients"
+    raise ValueError(f"{asks_for_means(recipe, group)} needs {needs}")
+
+
+def mean_of(slot: Slot, param: Tensor, group: Mapping[str, Any]) -> str | None:
+    """Return what has one number of a slot of `param`, one of `MEANS`; None, if every element has its own."""
     if param.dim() < 2:
-        return False
+        return None
     if slot.by_row is not None and group.get(slot.by_row):
-        return True
-    return _wanted(slot, group) == BY_ROW and param.numel() >= SMALL and _is_packable(param)
+        return ROW
+    wanted = _wanted(slot, group)
+    return wanted if wanted in MEANS and param.numel() >= SMALL and _is_packable(param) else None
 
 
 def codecs_of_slots(
@@ -218,13 +238,14 @@ def codecs_of_slots(
         group: its group.
         sparse: how many dimensions its gradient indexes; 0 if it is dense.
     """
-    in_rows = any(is_by_row(slot, param, group) for slot in slots)
+    in_rows = any(mean_of(slot, param, group) == ROW for slot in slots)
     return {slot.name: _codec_of_slot(slot, param, group, sparse, in_rows) for slot in slots}
 
 
 def _codec_of_slot(slot: Slot, param: Tensor, group: Mapping[str, Any], sparse: int, in_rows: bool) -> Codec:
-    if in_rows and is_by_row(slot, param, group):
-        return by_row(_slot_codec(param.dtype, "", slot.signed))
+    per = mean_of(slot, param, group)
+    if per is not None:
+        return mean_codec(_slot_codec(param.dtype, "", slot.signed), per)
     may_pack = param.numel() >= SMALL and _is_packable(param)
     wanted = _wanted(slot, group) if may_pack else ""
     if wanted == "int8" and sparse and not (sparse == 1 and rows_are_blocks(param)):
@@ -274,25 +295,26 @@ def codes_of(name: str) -> str:
     return name + _CODES
 
 
-def rows_of(name: str) -> str:
-    """Return the key in `optimizer.state[p]` of a slot that is kept by row, which is not its own either."""
-    return name + _ROWS
+def means_of(name: str, per: str) -> str:
+    """Return the key in `optimizer.state[p]` of a slot that is kept as means, which is not its own either."""
+    return name + MEANS[per]
 
 
-def keys_of(name: str) -> tuple[str, str, str]:
-    """Return the keys under which a slot may lie: its numbers, its codes, its rows."""
-    return name, codes_of(name), rows_of(name)
+def keys_of(name: str) -> tuple[str, ...]:
+    """Return the keys under which a slot may lie: its numbers, its codes, its means."""
+    return name, *(name + ending for ending in _ENDINGS)
 
 
 def slot_of(key: str) -> str:
-    """Return the slot whose numbers, codes or rows lie under a key of `optimizer.state[p]`."""
-    return key.removesuffix(_CODES).removesuffix(_ROWS)
+    """Return the slot whose numbers, codes or means lie under a key of `optimizer.state[p]`."""
+    ending = next((ending for ending in _ENDINGS if key.endswith(ending)), "")
+    return key.removesuffix(ending)
 
 
 def key_of(name: str, codec: Codec) -> str:
     """Return the key in `optimizer.state[p]` of a slot that is stored by `codec`."""
-    if isinstance(codec, RowCodec):
-        return rows_of(name)
+    if isinstance(codec, MeanCodec):
+        return means_of(name, codec.per)
     return codes_of(name) if isinstance(codec, BlockCodec) else name
 
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from thalweg.rule import Recipe
-from thalweg.storage.codecs import Codec, codec_of
+from thalweg.storage.codecs import Codec, MeanCodec, codec_of
 from thalweg.storage.codecs.draws import numbers, word
+from thalweg.storage.codecs.means import ROW
 from thalweg.storage.codecs.tensors import in_memory_order, pack, unpack
 from thalweg.storage.layout import like_home
 
@@ -57,7 +58,7 @@ class Work:
         on: its flags.
         param: any shape, strides, device and floating or complex dtype.
         grad: of the same shape; any floating dtype.
-        slots: the state by name, each of the shape of `param`, or of one dimension if it is kept by row.
+        slots: the state by name, each of the shape of `param`, or of one dimension if it is kept as means.
         scalars: the values of this step by name, numbers or 0-dim tensors.
         maximize: negate the gradient.
         unscale: multiply the gradient by this first; a step writes it back.
@@ -66,6 +67,7 @@ class Work:
         key: of the random words of this step and parameter.
         index: int32, by which the elements of `param` draw: where they lie in the whole that it is a part of;
             in its own memory, if None.
+        mean: how those of the slots are stored that are kept as means; None, if there are none.
     """
 
     recipe: Recipe
@@ -80,6 +82,7 @@ class Work:
     packed: Mapping[str, Packed] = field(default_factory=dict)
     key: int = 0
     index: Tensor | None = None
+    mean: MeanCodec | None = None
 
     @cached_property
     def inputs(self) -> dict[str, Tensor]:
@@ -124,15 +127,16 @@ class Work:
             dict(self.values) if self.rows is None else {name: self._of_rows(name) for name in self.inputs}
         )
         g = -self.unscaled if self.maximize else self.unscaled
-        for name in self.by_row:
-            taken[name] = taken[name].reshape(-1, *[1] * (g.dim() - 1))
         s = _scalars(self.scalars, g.dtype)
-        s.row_mean = _row_mean if self.by_row else None
+        s.row_mean = None if self.mean is None else self.mean.mean
+        if self.mean is not None:
+            for name in self.means:
+                taken[name] = self.mean.spread(taken[name], g.shape)
         return taken.pop("p"), g, taken, s, SimpleNamespace(**self.on)
 
     @cached_property
-    def by_row(self) -> list[str]:
-        """The slots that have a number for each index of the parameter's first dimension."""
+    def means(self) -> list[str]:
+        """The slots that are kept as means."""
         return [name for name, value in self.slots.items() if value.dim() < self.param.dim()]
 
     def _of_rows(self, name: str) -> Tensor:
@@ -177,12 +181,6 @@ def _as_stored(value: Tensor, stored: Tensor) -> Tensor:
     return (value.reshape(stored.shape) if value.numel() == stored.numel() else value).to(stored.dtype)
 
 
-def _row_mean(x: Tensor) -> Tensor:
-    """Return the means over all dimensions but the first, which stay with a size of 1."""
-    exact = x if x.device.type == "mps" else x.double()
-    return exact.mean(tuple(range(1, x.dim())), keepdim=True).to(x.dtype)
-
-
 def measure(work: Work, stage: str) -> dict[str, Tensor]:
     """Return the sums that a stage of the recipe measures of one tensor, by name, 0-dim and float64."""
     found = work.recipe.measure(stage, *work.arguments)
@@ -209,7 +207,7 @@ def _words(work: Work) -> dict[str, Tensor]:
     codecs = {name: one.codec for name, one in work.packed.items()}
     sparse = work.rows is not None and work.coalesced._nnz()
     row = work.coalesced.values()[0].numel() if sparse else None
-    if work.by_row and not sparse:
+    if work.mean is not None and work.mean.per == ROW and not sparse:
         row = max(work.param.numel() // max(len(work.param), 1), 1)
     found = {}
     for name, number in numbers(codecs).items():

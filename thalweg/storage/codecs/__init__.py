@@ -9,7 +9,7 @@ stored as pairs of real numbers and are stepped as such.
 | `plain` | a number of a torch dtype |
 | `halves` | 16-bit floats rounded stochastically, with a correction beside them or without |
 | `blocks` | 8-bit codes in blocks that share a scale |
-| `rows` | one number for each row |
+| `means` | one number for each row or column, or for the tensor |
 | `draws` | the random bits for rounding |
 | `bits` | the vocabulary of integers |
 
@@ -23,6 +23,7 @@ import torch
 
 from thalweg.storage.codecs.blocks import BLOCK, BlockCodec
 from thalweg.storage.codecs.halves import HalfCodec
+from thalweg.storage.codecs.means import MEANS, MeanCodec, mean_codec
 from thalweg.storage.codecs.plain import (
     BFLOAT16,
     FLOAT16,
@@ -34,22 +35,21 @@ from thalweg.storage.codecs.plain import (
     real_dtype,
     state_dtype,
 )
-from thalweg.storage.codecs.rows import RowCodec, by_row
 
 __all__ = [
     "BFLOAT16",
     "BLOCK",
-    "BY_ROW",
     "FLOAT16",
     "FLOAT32",
     "FLOAT64",
+    "MEANS",
     "STATE",
     "BlockCodec",
     "Codec",
     "HalfCodec",
-    "RowCodec",
-    "by_row",
+    "MeanCodec",
     "codec_of",
+    "mean_codec",
     "real_dtype",
     "slot_codec",
     "state_dtype",
@@ -58,9 +58,6 @@ __all__ = [
 
 STATE = ("float32", "bfloat16", "int8")
 """What `state=` may say."""
-
-BY_ROW = "row"
-"""What it may also say of a second moment, by the slot's name."""
 
 
 def slot_codec(name: str, signed: bool) -> Codec:

@@ -1,11 +1,9 @@
-"""Second moments kept as one number for each row. Oracle: torch's operations by hand, in float64."""
+"""Second moments kept as means over rows, columns, tensors. Oracle: torch's operations by hand in float64."""
 
 from __future__ import annotations
 
 import copy
-import re
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -35,14 +33,18 @@ def by_reference(monkeypatch) -> None:
 both_ways = pytest.mark.parametrize("way", WAYS, indirect=True)
 
 
-def mean(g: Tensor) -> Tensor:
-    """Return the mean square of each row, of shape (rows, 1, ...)."""
-    return g.square().mean(tuple(range(1, g.dim())), keepdim=True)
+PERS = ("row", "column", "tensor")
+
+
+def mean(g: Tensor, s: dict) -> Tensor:
+    """Return the mean square of each row, of shape (rows, 1, ...); of what `s["per"]` says, likewise."""
+    over = {"row": range(1, g.dim()), "column": [0], "tensor": range(g.dim())}[s.get("per", "row")]
+    return g.square().mean(tuple(over), keepdim=True)
 
 
 def adam(p, g, s, t, lr=0.01, b1=0.9, b2=0.99, eps=1e-3, decay=0.0, amsgrad=False):
     s["m"] = b1 * s.get("m", 0) + (1 - b1) * g
-    s["v"] = b2 * s.get("v", 0) + (1 - b2) * mean(g)
+    s["v"] = b2 * s.get("v", 0) + (1 - b2) * mean(g, s)
     v = s["v"]
     if amsgrad:
         v = s["most"] = torch.maximum(s.get("most", torch.zeros_like(v)), v)
@@ -53,7 +55,7 @@ def nadam(p, g, s, t, lr=0.01, b1=0.9, b2=0.99, eps=1e-3):
     now, following = (b1 * (1 - 0.5 * 0.96 ** (k * 0.004)) for k in (t, t + 1))
     s["product"] = torch.tensor(s.get("product", 1.0) * now, dtype=torch.float32).item()  # as it is kept
     s["m"] = b1 * s.get("m", 0) + (1 - b1) * g
-    s["v"] = b2 * s.get("v", 0) + (1 - b2) * mean(g)
+    s["v"] = b2 * s.get("v", 0) + (1 - b2) * mean(g, s)
     root = (s["v"] / (1 - b2**t)).sqrt() + eps
     gradient = (1 - now) * g / (1 - s["product"])
     return p - lr * (gradient + following * s["m"] / (1 - s["product"] * following)) / root
@@ -61,7 +63,7 @@ def nadam(p, g, s, t, lr=0.01, b1=0.9, b2=0.99, eps=1e-3):
 
 def radam(p, g, s, t, lr=0.01, b1=0.9, b2=0.99, eps=1e-3):
     s["m"] = b1 * s.get("m", 0) + (1 - b1) * g
-    s["v"] = b2 * s.get("v", 0) + (1 - b2) * mean(g)
+    s["v"] = b2 * s.get("v", 0) + (1 - b2) * mean(g, s)
     most = 2 / (1 - b2) - 1
     length = most - 2 * t * b2**t / (1 - b2**t)
     m = s["m"] / (1 - b1**t)
@@ -72,18 +74,18 @@ def radam(p, g, s, t, lr=0.01, b1=0.9, b2=0.99, eps=1e-3):
 
 
 def rmsprop(p, g, s, t, lr=0.01, alpha=0.9, eps=1e-3, momentum=0.5):
-    s["v"] = alpha * s.get("v", 0) + (1 - alpha) * mean(g)
+    s["v"] = alpha * s.get("v", 0) + (1 - alpha) * mean(g, s)
     s["b"] = momentum * s.get("b", 0) + g / (s["v"].sqrt() + eps)
     return p - lr * s["b"]
 
 
 def adagrad(p, g, s, t, lr=0.01, eps=1e-3):
-    s["v"] = s.get("v", 0) + mean(g)
+    s["v"] = s.get("v", 0) + mean(g, s)
     return p - lr * g / (s["v"].sqrt() + eps)
 
 
 def adadelta(p, g, s, t, lr=0.5, rho=0.9, eps=1e-3):
-    s["v"] = rho * s.get("v", 0) + (1 - rho) * mean(g)
+    s["v"] = rho * s.get("v", 0) + (1 - rho) * mean(g, s)
     delta = (s.get("u", 0 * p) + eps).sqrt() / (s["v"] + eps).sqrt() * g
     s["u"] = rho * s.get("u", 0) + (1 - rho) * delta.square()
     return p - lr * delta
@@ -102,9 +104,9 @@ RULES = {
 }
 
 
-def made(name: str, params: list[Tensor], **options) -> tw.Optimizer:
+def made(name: str, params: list[Tensor], per: str = "row", **options) -> tw.Optimizer:
     _, given, slot = RULES[name]
-    state = {slot: "row", **options.pop("state", {})}
+    state = {slot: per, **options.pop("state", {})}
     return getattr(tw, name.partition(",")[0])(params, **given, **options, state=state)
 
 
@@ -112,14 +114,18 @@ def rows_of(optimizer: tw.Optimizer, p: Tensor, slot: str) -> Tensor:
     return optimizer.state[p][f"{slot}_rows"]
 
 
-@both_ways
-@pytest.mark.parametrize("name", RULES)
-def test_the_mean_over_a_row_is_all_that_is_kept(name, way):
+ALL = [(name, "row", way) for name in RULES for way in WAYS]
+ALL += [("Adam, amsgrad", "column", way) for way in WAYS]
+ALL += [(name, per, "kernel") for name in RULES for per in PERS if (name, per, "kernel") not in ALL]
+
+
+@pytest.mark.parametrize(("name", "per", "way"), ALL, indirect=["way"])
+def test_means_are_all_that_is_kept(name, per, way):
     """Of matrices, convolutions, and long rows; gradients differ in scale from row to row."""
     formula, _, slot = RULES[name]
     params = [leaf(rand(*shape, seed=i)) for i, shape in enumerate([(37, 113), (8, 64, 3, 3), (2, 5000)])]
-    expected, states = [p.detach().clone() for p in params], [{} for _ in params]
-    optimizer = made(name, params)
+    expected, states = [p.detach().clone() for p in params], [{"per": per} for _ in params]
+    optimizer = made(name, params, per)
     for t in range(1, 8):
         for i, (p, q) in enumerate(zip(params, expected, strict=True)):
             scale = torch.arange(1.0, len(p) + 1).reshape(-1, *[1] * (p.dim() - 1))
@@ -127,13 +133,14 @@ def test_the_mean_over_a_row_is_all_that_is_kept(name, way):
             expected[i] = formula(q, p.grad.double(), states[i], t)
         optimizer.step()
     (batch,) = optimizer._stepper._plan.batches
-    has_kernel = way == "kernel" and not INTERPRETED  # a GPU has none
+    has_kernel = way == "kernel" and per != "column" and not INTERPRETED  # a GPU has none
     assert type(batch) is (plan.DenseBatch if has_kernel else plan.ReferenceBatch)
     for p, q, s in zip(params, expected, states, strict=True):
         assert_close(p.detach(), q, 1e-12)
-        assert_close(rows_of(optimizer, p, slot), s["v"].flatten(), 1e-12)
+        ending = {"row": "rows", "column": "columns", "tensor": "tensor"}[per]
+        assert_close(optimizer.state[p][f"{slot}_{ending}"], s["v"].flatten(), 1e-12)
         if "most" in s:
-            assert_close(rows_of(optimizer, p, f"max_{slot}"), s["most"].flatten(), 1e-12)
+            assert_close(optimizer.state[p][f"max_{slot}_{ending}"], s["most"].flatten(), 1e-12)
 
 
 @both_ways
@@ -154,13 +161,16 @@ def test_decay_of_gradients_clipping_and_the_sign_come_before_the_mean():
 @pytest.mark.parametrize(
     "option", [{"lamb": True}, {"max_step_rms": 0.1}, {"statistics": True, "average": 0.9}]
 )
-def test_what_is_measured_of_the_step_is_that_of_the_means(option):
+@pytest.mark.parametrize("per", PERS)
+def test_what_is_measured_of_the_step_is_that_of_the_means(option, per):
     """Oracle: gradients whose squares are alike in a row, of which full second moments are the same."""
     p, q = leaf(rand(64, 128)), leaf(rand(64, 128))
-    a = tw.AdamW([p], lr=0.1, **option, state={"exp_avg_sq": "row"})
+    a = tw.AdamW([p], lr=0.1, **option, state={"exp_avg_sq": per})
     b = tw.AdamW([q], lr=0.1, **option)
+    sizes = {"row": (64, 1), "column": (1, 128), "tensor": (1, 1)}[per]
     for t in range(4):
-        q.grad = rand(64, 128, seed=t).sign() * torch.rand(64, 1, generator=torch.Generator().manual_seed(t))
+        scale = torch.rand(sizes, generator=torch.Generator().manual_seed(t))
+        q.grad = rand(64, 128, seed=t).sign() * scale
         p.grad = q.grad.clone()
         a.step()
         b.step()
@@ -195,30 +205,48 @@ def test_beside_it_other_slots_are_stored_as_they_are_asked_for(stored, dtype, c
     assert state[key].dtype == (held[stored] if columns == 128 or stored != "int8" else torch.bfloat16)
 
 
-def test_kernel_and_reference_round_alike(monkeypatch):
-    """Random words go by the row and the place in it, on both ways."""
+@pytest.mark.parametrize("columns", [100, 128])
+@pytest.mark.parametrize("per", ["column", "tensor"])
+def test_beside_columns_and_tensors_blocks_go_on_from_row_to_row(per, columns):
+    p = leaf(rand(47, columns), torch.float32)
+    expected, s = p.detach().double(), {"per": per}
+    optimizer = made("AdamW", [p], per, state={"exp_avg": "int8"})
+    for t in range(1, 4):
+        p.grad = rand(47, columns, seed=t).float()
+        expected = adam(expected, p.grad.double(), s, t, decay=0.1)
+        optimizer.step()
+    assert optimizer.state[p]["exp_avg_codes"].dtype == torch.int8
+    key = "exp_avg_sq_columns" if per == "column" else "exp_avg_sq_tensor"
+    assert_close(optimizer.state[p][key], s["v"].flatten().float(), 1e-6)
+    assert_close(p.detach().double(), expected, 0, 1e-2)
+
+
+@pytest.mark.parametrize(("per", "columns"), [("row", 192), ("tensor", 100)])
+def test_kernel_and_reference_round_alike(monkeypatch, per, columns):
+    """Random words go by the row and the place in it, on both ways; those of a tensor by the place alone."""
     found = []
     for by_kernel in (True, False):
-        p = leaf(rand(48, 192), torch.float32)
-        optimizer = made("AdamW", [p], state={"exp_avg": "int8"})
+        p = leaf(rand(48, columns), torch.float32)
+        optimizer = made("AdamW", [p], per, state={"exp_avg": "int8"})
         if not by_kernel:
             by_reference(monkeypatch)
         for t in range(3):
-            p.grad = rand(48, 192, seed=t).float()
+            p.grad = rand(48, columns, seed=t).float()
             optimizer.step()
         found.append(optimizer.state[p]["exp_avg_codes"])
     # A product that is fused may fall to the other side of a code's edge.
     assert (found[0] != found[1]).float().mean() < 1e-3
 
 
-def test_threads_do_not_matter():
+@pytest.mark.parametrize("per", PERS)
+def test_threads_do_not_matter(per):
     found = []
     for threads in (1, 2):
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
             p = leaf(rand(300, 640), torch.float32)
-            optimizer = made("AdamW", [p], state={"exp_avg": "int8"})
+            optimizer = made("AdamW", [p], per, state={"exp_avg": "int8"})
             for t in range(3):
                 p.grad = rand(300, 640, seed=t).float()
                 optimizer.step()
@@ -229,21 +257,23 @@ def test_threads_do_not_matter():
 
 
 @pytest.mark.parametrize("layout", ["channels_last", "transposed", "strided"])
-def test_rows_are_those_of_the_first_dimension_whatever_the_memory(layout):
+@pytest.mark.parametrize("per", PERS)
+def test_rows_and_columns_are_those_of_the_shape_whatever_the_memory(layout, per):
     p = {
         "channels_last": lambda: rand(8, 64, 3, 3).to(memory_format=torch.channels_last),
         "transposed": lambda: rand(90, 60).t(),
         "strided": lambda: rand(60, 180)[:, ::2],
     }[layout]()
     twin, mine = leaf(p.contiguous()), p.detach().requires_grad_()
-    a, b = made("AdamW", [mine]), made("AdamW", [twin])
+    a, b = made("AdamW", [mine], per), made("AdamW", [twin], per)
     for t in range(3):
         twin.grad = rand(*p.shape, seed=t)
         mine.grad = twin.grad.clone()
         a.step()
         b.step()
     assert_close(mine.detach(), twin.detach(), 1e-13)
-    assert_close(rows_of(a, mine, "exp_avg_sq"), rows_of(b, twin, "exp_avg_sq"), 1e-13)
+    (key,) = a.state[mine].keys() - {"step", "exp_avg"}
+    assert_close(a.state[mine][key], b.state[twin][key], 1e-13)
 
 
 @both_ways
@@ -265,16 +295,36 @@ def test_a_sparse_step_is_a_dense_one_of_its_rows(name):
     assert not rows_of(optimizer, p, slot)[others].any()
 
 
-def test_what_has_no_rows_or_is_small_stays_whole():
+@pytest.mark.parametrize("per", PERS)
+def test_what_has_no_rows_or_is_small_stays_whole(per):
     shapes = [(5000,), (), (63, 65), (64, 64)]
     params = [leaf(rand(*shape), torch.float32) for shape in shapes]
     params.append(torch.complex(rand(64, 64), rand(64, 64)).requires_grad_())
-    optimizer = made("AdamW", params)
+    optimizer = made("AdamW", params, per)
     for p in params:
         p.grad = torch.ones_like(p)
     optimizer.step()
-    kept = ["exp_avg_sq_rows" in optimizer.state[p] for p in params]
+    kept = ["exp_avg_sq" not in optimizer.state[p] for p in params]
     assert kept == [False, False, False, True, False]
+
+
+@pytest.mark.parametrize("per", ["column", "tensor"])
+@pytest.mark.parametrize("begun", [False, True])
+def test_sparse_gradients_are_for_rows_alone(per, begun):
+    p = leaf(rand(100, 64))
+    optimizer = made("AdamW", [p], per)
+    if begun:
+        p.grad = rand(100, 64, seed=1)
+        optimizer.step()
+    before, state = p.detach().clone(), copy.deepcopy(optimizer.state_dict()["state"])
+    p.grad = torch.sparse_coo_tensor([[2, 50]], rand(2, 64), (100, 64))
+    with pytest.raises(ValueError, match=rf"state\['exp_avg_sq'\]='{per}' needs dense gradients"):
+        optimizer.step()
+    assert torch.equal(p, before)
+    assert optimizer.state_dict()["state"].keys() == state.keys()
+    p.grad = p.grad.to_dense()
+    optimizer.step()
+    assert not torch.equal(p, before)
 
 
 def test_bytes_of_a_parameter():
@@ -295,18 +345,6 @@ def test_memory_counts_it():
     assert row.state == 1024 * 1024 * 65 // 64 + 4 * 1024 + 4
 
 
-def test_the_recipe_of_the_page_chooses_by_the_signal():
-    page = (Path(__file__).parent.parent / "docs/storage.md").read_text()
-    (block,) = [one for one in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) if "def signal" in one]
-    names = {}
-    exec(compile(block, "docs/storage.md", "exec"), names)
-    assert names["signal"](torch.tensor([[1.0, 3.0], [2.0, 2.5]])) == pytest.approx(
-        (4 / 1 + 2.25**2 / 0.0625) / 2
-    )
-    kept = {p for group in names["optimizer"].param_groups for p in group["params"]}
-    assert kept == set(names["model"].parameters())
-
-
 # --- checkpoints ---
 
 
@@ -319,8 +357,20 @@ def trained(state=None) -> tuple[Tensor, tw.Optimizer]:
     return p, optimizer
 
 
-@pytest.mark.parametrize("saved", [None, "bfloat16", "int8", "torch"])
-def test_a_full_second_moment_is_averaged(saved):
+KEYS = {"row": "exp_avg_sq_rows", "column": "exp_avg_sq_columns", "tensor": "exp_avg_sq_tensor"}
+
+
+def spread(optimizer: tw.Optimizer, p: Tensor, per: str) -> Tensor:
+    """Return the means that are kept, as large as their parameter."""
+    shape = {"row": (64, 1), "column": (1, 128), "tensor": (1, 1)}[per]
+    return optimizer.state[p][KEYS[per]].reshape(shape).expand(64, 128)
+
+
+@pytest.mark.parametrize("per", PERS)
+@pytest.mark.parametrize("saved", [None, "bfloat16", "int8", "torch", *PERS])
+def test_a_second_moment_is_averaged(saved, per):
+    if saved == per:
+        saved = None
     if saved == "torch":
         p = leaf(rand(64, 128), torch.float32)
         there = torch.optim.AdamW([p], **BETAS)
@@ -328,39 +378,43 @@ def test_a_full_second_moment_is_averaged(saved):
         there.step()
         full = there.state[p]["exp_avg_sq"]
     else:
-        p, there = trained(saved)
+        p, there = trained({"exp_avg_sq": saved} if saved in PERS else saved)
         full = there.full_precision_state_dict()["state"][0]["exp_avg_sq"]
-    q, here = trained({"exp_avg_sq": "row"})
+    q, here = trained({"exp_avg_sq": per})
     here.load_state_dict(copy.deepcopy(there.state_dict()))
-    assert set(here.state[q]) == {"step", "exp_avg", "exp_avg_sq_rows"}
-    assert_close(rows_of(here, q, "exp_avg_sq"), full.mean(1), 1e-6)
+    assert set(here.state[q]) == {"step", "exp_avg", KEYS[per]}
+    dims = {"row": 1, "column": 0, "tensor": (0, 1)}[per]
+    assert_close(here.state[q][KEYS[per]], full.mean(dims).flatten(), 1e-6)
 
 
+@pytest.mark.parametrize("per", PERS)
 @pytest.mark.parametrize("loaded", [None, "bfloat16", "int8"])
-def test_rows_are_spread_over_their_elements(loaded):
-    p, there = trained({"exp_avg_sq": "row"})
+def test_means_are_spread_over_their_elements(loaded, per):
+    p, there = trained({"exp_avg_sq": per})
     _, here = trained(loaded)
     here.load_state_dict(copy.deepcopy(there.state_dict()))
     full = here.full_precision_state_dict()["state"][0]["exp_avg_sq"]
     error = {None: 0, "bfloat16": 2**-8, "int8": 2**-5}[loaded]
-    assert_close(full, rows_of(there, p, "exp_avg_sq")[:, None].expand(64, 128), error)
+    assert_close(full, spread(there, p, per), error)
 
 
-def test_torch_takes_the_full_form_and_misses_the_other():
-    p, optimizer = trained({"exp_avg_sq": "row"})
+@pytest.mark.parametrize("per", PERS)
+def test_torch_takes_the_full_form_and_misses_the_other(per):
+    p, optimizer = trained({"exp_avg_sq": per})
     q = leaf(p)
     theirs = torch.optim.AdamW([q], **BETAS)
     theirs.load_state_dict(optimizer.full_precision_state_dict())
-    assert_close(theirs.state[q]["exp_avg_sq"][:, 5], rows_of(optimizer, p, "exp_avg_sq"), 0)
+    assert_close(theirs.state[q]["exp_avg_sq"], spread(optimizer, p, per), 0)
     theirs.load_state_dict(optimizer.state_dict())
     q.grad = torch.ones_like(q)
     with pytest.raises(KeyError, match="exp_avg_sq"):
         theirs.step()
 
 
-def test_a_resumed_run_is_the_uninterrupted_one():
-    p, a = trained({"exp_avg": "int8", "exp_avg_sq": "row"})
-    q, b = trained({"exp_avg": "int8", "exp_avg_sq": "row"})
+@pytest.mark.parametrize("per", PERS)
+def test_a_resumed_run_is_the_uninterrupted_one(per):
+    p, a = trained({"exp_avg": "int8", "exp_avg_sq": per})
+    q, b = trained({"exp_avg": "int8", "exp_avg_sq": per})
     q.data.copy_(p.data)
     b.load_state_dict(copy.deepcopy(a.state_dict()))
     for one, other in ((a, p), (b, q)):
@@ -370,15 +424,15 @@ def test_a_resumed_run_is_the_uninterrupted_one():
     assert all(map(torch.equal, a.state[p].values(), b.state[q].values()))
 
 
-def test_rows_of_another_number_are_refused():
-    q, here = trained({"exp_avg_sq": "row"})
+@pytest.mark.parametrize(("per", "count"), [("row", 64), ("column", 128), ("tensor", 1)])
+def test_means_of_another_number_are_refused(per, count):
+    q, here = trained({"exp_avg_sq": per})
     saved = copy.deepcopy(here.state_dict())
-    saved["state"][0]["exp_avg_sq_rows"] = torch.zeros(3)
-    with pytest.raises(
-        ValueError, match=r"'exp_avg_sq_rows' must have one number for each row .*\(64,\), not"
-    ):
+    saved["state"][0][KEYS[per]] = torch.zeros(3)
+    said = rf"'{KEYS[per]}' must have one number for each {per} .*\({count},\), not \(3,\)"
+    with pytest.raises(ValueError, match=said):
         here.load_state_dict(saved)
-    assert len(rows_of(here, q, "exp_avg_sq")) == 64
+    assert len(here.state[q][KEYS[per]]) == count
 
 
 # --- what cannot be ---
@@ -400,6 +454,13 @@ def test_rows_of_another_number_are_refused():
         ("Adam", {"amsgrad": True, "state": {"max_exp_avg_sq": "row"}}, r"needs state\['exp_avg_sq'\]='row'"),
         ("Adam", {"sparse": "exact", "state": {"exp_avg_sq": "row"}}, "needs sparse='lazy', not 'exact'"),
         ("Adam", {"differentiable": True, "state": {"exp_avg_sq": "row"}}, "needs differentiable=False"),
+        ("Adagrad", {"sparse": "exact", "state": {"sum": "column"}}, "cannot catch up for its column"),
+        ("Adagrad", {"rowwise": True, "state": {"sum": "tensor"}}, "needs rowwise=False"),
+        (
+            "Adam",
+            {"amsgrad": True, "state": {"exp_avg_sq": "row", "max_exp_avg_sq": "column"}},
+            r"needs state\['exp_avg_sq'\]='column'",
+        ),
     ],
 )
 def test_it_is_said_at_construction_which_slots_have_no_rows(name, options, message):
