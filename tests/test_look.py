@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import pytest
 import torch
 from support import leaf, rand
 
-from thalweg.lowering.look.look import Look, Seen
+from thalweg.lowering.look.look import Look, Row, Seen
 
 SAME, OTHER, MOVED, VALUES = 0, Seen.OTHER, Seen.MOVED, Seen.VALUES
 
@@ -227,3 +229,24 @@ def test_an_empty_gradient_is_there():
     assert cell[0] == 1
     p.grad = None
     assert look.again([{"params": [p]}], {}) == OTHER  # other groups
+
+
+def test_what_is_asked_for_ahead_may_lie_anywhere(scene):
+    noted = [Row.OBJECT, Row.PART_OBJECT, Row.STORAGE, Row.VERSION, Row.PART_VERSION, Row.GRAD]
+    scene.look.rows[:, noted] = 0x5A5A5A5A5A5A5A5A
+    assert scene.again() == SAME
+    scene.look.rows[:, noted] = -1
+    assert scene.again() == SAME
+
+
+def test_the_version_counter_is_where_it_was_found(scene):
+    param = scene.params[0]
+    with torch.no_grad():
+        param.add_(1)
+    assert scene.again() == SAME
+    counter = int(scene.look.rows[scene.look.row(param), Row.VERSION])
+    counted = (ctypes.c_int64 * 4).from_address(counter)
+    assert any(word & 0xFFFFFFFF == param._version == 1 for word in counted[1:])
+    # Two words count references, which for a parameter alone with its counter are 1 as well.
+    torch._C._autograd._unsafe_set_version_counter((param,), (78,))
+    assert any(word & 0xFFFFFFFF == param._version == 78 for word in counted[1:])

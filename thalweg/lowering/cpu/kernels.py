@@ -20,7 +20,7 @@ from thalweg.lowering import machine
 from thalweg.lowering.chunks import SIZE, Chunks
 from thalweg.lowering.cpu import scalars, threads
 from thalweg.lowering.cpu.assembly import assembly
-from thalweg.lowering.look import fields
+from thalweg.lowering.look import ahead, fields
 from thalweg.lowering.look.look import Look, Row
 from thalweg.lowering.spec import Spec
 from thalweg.rule import Recipe
@@ -250,8 +250,11 @@ done:
   ret void
 }}
 
+{declared}declare i64 @llvm.smin.i64(i64, i64)
+
 define void @tell(ptr %impls, ptr %grads, i64 %tensors, ptr %bump) {{
 entry:
+  %last = sub i64 %tensors, 1
   br label %tensor
 
 tensor:
@@ -266,6 +269,11 @@ ask:
   br i1 %absent, label %tensor.next, label %tell
 
 tell:
+  %later = add i64 %t, {stepped}
+  %later.there = call i64 @llvm.smin.i64(i64 %later, i64 %last)
+  %next.at = getelementptr ptr, ptr %impls, i64 %later.there
+  %next = load ptr, ptr %next.at
+{fetched}
   %impl.at = getelementptr ptr, ptr %impls, i64 %t
   %impl = load ptr, ptr %impl.at
   call void %bump(ptr %impl)
@@ -322,7 +330,14 @@ def _run_assembly() -> str:
         f"  %{name} = load {kinds.get(name, 'ptr')}, ptr %{name}.at"
         for i, name in enumerate(_WORDS)
     )
-    return _RUN.format(words=words, part=Row.PART - Row.IMPL)
+    told = (Row.IMPL, Row.PART, Row.VERSION, Row.PART_VERSION)
+    return _RUN.format(
+        words=words,
+        part=Row.PART - Row.IMPL,
+        declared=ahead.DECLARED,
+        stepped=ahead.STEPPED,
+        fetched=ahead.fetched("%next", [(word - Row.IMPL, 0) for word in told]),
+    )
 
 
 class _Functions(NamedTuple):

@@ -40,6 +40,7 @@ NAMES = (
     "dtensor_type",  # the class of tensors that processes share; 0 until one was looked at
     "part",  # bytes from such a tensor's object to the pointer to the part of this process
     "placing",  # the same to what says how it is cut
+    "version",  # bytes from libtorch's tensor to the pointer to its version counter
 )
 
 TYPE = 8  # bytes from a Python object to the pointer to its type
@@ -95,6 +96,7 @@ class Fields:
             "dtensor_type": 0,
             "part": 0,
             "placing": 0,
+            "version": _version_field(storage),
         }
         self._table = np.array([values[name] for name in NAMES], np.int64)
         self.table: int = self._table.ctypes.data
@@ -234,6 +236,15 @@ def _object_field() -> int:
         if all(_tensor(one)[place] & ~1 == id(one) for one in ones):
             return 8 * place
     raise LookupError("Python's tensor in libtorch's")
+
+
+def _version_field(storage: int) -> int:
+    """Return where a tensor has its version counter, which `detach` shares as it does the storage."""
+    one = torch.zeros(3)
+    words = zip(_tensor(one), _tensor(one.detach()), _tensor(torch.zeros(3)), strict=True)
+    shared = (i for i, (a, b, other) in enumerate(words) if a == b != other and 8 * i != storage)
+    # Only what is asked for ahead goes by it, and that may be anything.
+    return 8 * next(shared, 0)
 
 
 def _meta_mask(sizes: int) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from thalweg.distributed.parts import is_dtensor, part_of
-from thalweg.lowering.look import fields
+from thalweg.lowering.look import ahead, fields
 from thalweg.lowering.look.walk import ENTRY, GROUP, HEAD, ITEM, MOST_DIMS, STATE, WORDS, Row, Seen, walk
 from thalweg.storage.layout import has_memory, has_shard, has_version
 
@@ -58,7 +58,9 @@ class Look:
     def __init__(self, groups: Groups, state: dict[Any, Any], watched: Sequence[int]) -> None:
         self._row_of = {one: 2 * i for i, one in enumerate(watched)}
         owns = [(key, own) for key, own in state.items() if self._is_own(key, own)]
-        self.rows = np.zeros((2 * len(watched) + sum(len(own) for _, own in owns), WORDS), np.int64)
+        count = 2 * len(watched) + sum(len(own) for _, own in owns)
+        # What follows the last row is read too, for what is asked for ahead.
+        self.rows = np.zeros((count + ahead.ROWS, WORDS), np.int64)[:count]
         self._start, self._row_bytes = _address(self.rows), self.rows.itemsize * WORDS
         self._note_groups(groups)
         self._note_states(state, owns)

@@ -16,7 +16,7 @@ import ctypes
 from enum import IntEnum
 
 from thalweg.lowering import machine
-from thalweg.lowering.look import fields
+from thalweg.lowering.look import ahead, fields
 
 
 class Seen:
@@ -41,10 +41,17 @@ class Row(IntEnum):
     SIZES = 8
     STRIDES = 16
     PART = 24  # libtorch's tensor of the part of this process, if processes share the tensor, and else 0
-    PLACING = 25  # how it is cut; all other words but TYPE and IMPL are then the part's
+    PLACING = 25  # how it is cut; all other words but TYPE, IMPL and those below are then the part's
+    # Where it lay the last time, for what is asked for ahead.
+    OBJECT = 26  # Python's tensor
+    PART_OBJECT = 27
+    STORAGE = 28
+    VERSION = 29  # libtorch's counter
+    PART_VERSION = 30
+    GRAD = 31  # of a parameter: where libtorch has the pointer to its gradient
 
 
-WORDS = 26
+WORDS = 32
 MOST_DIMS = 8
 
 HEAD = (
@@ -85,7 +92,22 @@ def _function(name: str) -> str:
   %{name} = load ptr, ptr %function.{name}.at"""
 
 
+_LINE = 64
+_LOOKED_AT = (
+    *((word, 0) for word in (Row.OBJECT, Row.PART_OBJECT, Row.STORAGE)),
+    *((word, _LINE * i) for word in (Row.IMPL, Row.PART) for i in range(3)),
+    *((Row.GRAD, offset) for offset in (0, -_LINE)),
+)
+
+
+def _kept(word: Row, value: str) -> str:
+    return f"""\
+  %kept.{word.name}.at = getelementptr ptr, ptr %row, i64 {word.value}
+  store ptr %{value}, ptr %kept.{word.name}.at"""
+
+
 _ASSEMBLY = f"""\
+{ahead.DECLARED}
 ; Note a value, or say whether it is the one that was noted.
 define internal i1 @same(ptr %cell, i64 %now, i1 %note) alwaysinline {{
   br i1 %note, label %keep, label %compare
@@ -107,9 +129,15 @@ entry:
 {_field("data")}
 {_field("deleter")}
 {_field("cow_deleter")}
+{_field("version")}
 {_field("item_sizes", "ptr")}
   %impl.cell = getelementptr i64, ptr %row, i64 {Row.IMPL}
   store ptr %impl, ptr %impl.cell
+  %later = getelementptr i64, ptr %row, i64 {ahead.ROWS * WORDS}
+{ahead.fetched("%later", _LOOKED_AT)}
+  %version.at = getelementptr i8, ptr %impl, i64 %version
+  %version.now = load ptr, ptr %version.at
+{_kept(Row.VERSION, "version.now")}
   %dims.at = getelementptr i8, ptr %impl, i64 %sizes
   %dims = load i64, ptr %dims.at
   %few = icmp ule i64 %dims, {MOST_DIMS}
@@ -164,6 +192,7 @@ size:
 place:
   %storage.at = getelementptr i8, ptr %impl, i64 %storage
   %storage.now = load ptr, ptr %storage.at
+{_kept(Row.STORAGE, "storage.now")}
   %no.storage = icmp eq ptr %storage.now, null
   %is.filled = icmp ne i64 %numel, 0
   br i1 %no.storage, label %nowhere, label %stored
@@ -230,6 +259,7 @@ entry:
 {_field("borrowed")}
 {_field("part")}
 {_field("placing")}
+{_field("version")}
 {_field("tensor_type", "ptr")}
   %placing.at = getelementptr i8, ptr %object, i64 %placing
   %placing.now = load ptr, ptr %placing.at
@@ -240,6 +270,8 @@ entry:
 placed:
   %part.at = getelementptr i8, ptr %object, i64 %part
   %part.now = load ptr, ptr %part.at
+{_kept(Row.OBJECT, "object")}
+{_kept(Row.PART_OBJECT, "part.now")}
   %no.part = icmp eq ptr %part.now, null
   br i1 %no.part, label %other, label %part.kind
 part.kind:
@@ -261,10 +293,16 @@ read:
   %answer = call i32 @memory(ptr %fields, ptr %part.impl, ptr %row, i1 %note, i1 %is.grad)
   %part.cell = getelementptr i64, ptr %row, i64 {Row.PART}
   store ptr %part.impl, ptr %part.cell
+  %part.version.at = getelementptr ptr, ptr %row, i64 {Row.VERSION}
+  %part.version = load ptr, ptr %part.version.at
+{_kept(Row.PART_VERSION, "part.version")}
   %whole.impl.at = getelementptr i8, ptr %object, i64 %impl
   %whole.impl = load ptr, ptr %whole.impl.at
   %impl.cell = getelementptr i64, ptr %row, i64 {Row.IMPL}
   store ptr %whole.impl, ptr %impl.cell
+  %version.at = getelementptr i8, ptr %whole.impl, i64 %version
+  %version.now = load ptr, ptr %version.at
+{_kept(Row.VERSION, "version.now")}
   ret i32 %answer
 other:
   ret i32 {Seen.OTHER}
@@ -297,6 +335,7 @@ dtensor:
   %answer.part = call i32 @part(ptr %fields, ptr %object, ptr %row, i1 %note, i1 false)
   ret i32 %answer.part
 read:
+{_kept(Row.OBJECT, "object")}
   %impl.at = getelementptr i8, ptr %object, i64 %impl
   %tensor = load ptr, ptr %impl.at
   %answer = call i32 @memory(ptr %fields, ptr %tensor, ptr %row, i1 %note, i1 false)
@@ -316,6 +355,7 @@ entry:
   %impl = load ptr, ptr %impl.cell
   %grad.row = getelementptr i64, ptr %row, i64 {WORDS}
   %tensor = call ptr %grad(ptr %impl)
+{_kept(Row.GRAD, "tensor")}
   %grad.impl = load ptr, ptr %tensor
   %none = icmp eq ptr %grad.impl, %undefined
   br i1 %none, label %missing, label %present
