@@ -17,6 +17,7 @@ from thalweg.algorithms.rmsprop import RMSprop
 from thalweg.algorithms.sgd import SGD
 from thalweg.optimizer import Optimizer, Params
 from thalweg.optimizer.checkpoint import RULE as KEY
+from thalweg.optimizer.compiling import uncompiled
 from thalweg.rule import Rule
 
 _CLASSES = (SGD, Adadelta, Adagrad, Adam, AdamW, Adamax, Lion, NAdam, RAdam, RMSprop)
@@ -51,6 +52,7 @@ class Mixed(Optimizer):
 
     _known: ClassVar[dict[str, type[Optimizer]]] = {cls.__name__: cls for cls in _CLASSES}
 
+    @uncompiled  # what is set here would be unknown to `add_param_group`
     def __init__(
         self,
         params: Params,

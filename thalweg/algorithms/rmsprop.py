@@ -103,7 +103,7 @@ RULE = Rule(
         Hyper("alpha", high=1.0),
         EPS,
         WEIGHT_DECAY,
-        Hyper("momentum"),
+        Hyper("momentum", unsaid=0.0),  # as in torch, whose first RMSprop had none
         Hyper("centered", flag=True),
         Hyper("nesterov", flag=True, extra=True),
         Hyper("debias", flag=True, extra=True),

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from thalweg.optimizer import checkpoint
+from thalweg.optimizer.compiling import uncompiled
 from thalweg.optimizer.evaluated import Evaluated
 from thalweg.optimizer.stepped import pairs
 
@@ -36,6 +37,7 @@ class Optimizer(Evaluated):
         ValueError, TypeError: if a hyperparameter is not allowed; the message says what is.
     """
 
+    @uncompiled
     def state_dict(self) -> dict[str, Any]:
         """Return state and groups in torch's layout.
 
@@ -49,12 +51,16 @@ class Optimizer(Evaluated):
             self._backward.settle()
         self.flush()
         saved = super().state_dict()
-        for group in saved.get("param_groups", ()):
+        groups = saved.get("param_groups", ())
+        for group in groups if isinstance(groups, (list, tuple)) else ():
+            if not isinstance(group, dict):
+                continue  # a hook has made something of its own of it
             if isinstance(group.get("rounding_step"), Tensor):
                 group["rounding_step"] = int(group["rounding_step"])  # a GPU has counted
             checkpoint.without_defaults(self.recipe_of(group), group)
         return saved
 
+    @uncompiled
     def full_precision_state_dict(self) -> dict[str, Any]:
         """Return state and groups as `state_dict` does, with all slots in full precision, for `torch.optim`.
 
@@ -63,6 +69,7 @@ class Optimizer(Evaluated):
         """
         return checkpoint.in_full_precision(self.recipe_of, self.state_dict(), self.param_groups)
 
+    @uncompiled
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Load a checkpoint of this optimizer, of its `torch.optim` namesake, or of one with the same state.
 

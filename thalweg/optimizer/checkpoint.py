@@ -37,9 +37,6 @@ EXECUTION = ("foreach", "fused", "capturable", "differentiable", *STORAGE)
 RULE = "optimizer"
 """The key of a group that names the class whose rule it follows, where each has one of its own."""
 
-UNSAID = {"weight_decay": 0.0}
-"""What holds where a checkpoint does not name it: torch's SparseAdam has none."""
-
 Groups = list[dict[str, Any]]
 State = defaultdict[Any, dict[str, Any]]
 
@@ -114,11 +111,13 @@ def _group_in_form(
     values = {key: deepcopy(value, copies) for key, value in source.items() if key not in kept}
     if isinstance(values.get("rounding_step"), Tensor):
         values["rounding_step"] = int(values["rounding_step"])
-    rule = recipe_of(group).rule
+    before = recipe_of(group)
+    rule = before.rule
     ours = {hyper.name for hyper in rule.hypers} | storage.DEFAULTS.keys() | additions.NAMES | kept
     flags = {hyper.name: False for hyper in rule.hypers if hyper.flag and hyper.name not in kept}
     own = {key: value for key, value in group.items() if key in ours}
-    new = {**own, **flags, **{key: value for key, value in UNSAID.items() if key in own}, **values}
+    unsaid = {hyper.name: hyper.unsaid for hyper in before.hypers if hyper.unsaid is not None}
+    new = {**own, **flags, **unsaid, **values}
     recipe = additions.check(rule, new, as_set=True)
     storage.check(recipe, new)
     without_defaults(recipe, new)
@@ -126,8 +125,8 @@ def _group_in_form(
 
 
 def _check_hyperparameters(recipe: Recipe, index: int, source: Mapping[str, Any]) -> None:
-    names = [hyper.name for hyper in recipe.hypers if not (hyper.flag or hyper.extra)]
-    missing = [name for name in names if name not in source and name not in UNSAID]
+    needed = [hyper for hyper in recipe.hypers if not (hyper.flag or hyper.extra) and hyper.unsaid is None]
+    missing = [hyper.name for hyper in needed if hyper.name not in source]
     if missing:
         raise ValueError(
             f"the checkpoint is not of {recipe.name}: its parameter group {index} has no {_listed(missing)}"

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
 import torch
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _tracing = torch.compiler.is_dynamo_compiling
 _callback = torch._C._dynamo.eval_frame.get_eval_frame_callback
@@ -14,3 +20,17 @@ def is_compiling() -> bool:
     To disable that for a function costs a microsecond or two, so it is done only where this says so.
     """
     return _tracing() or _callback() is not None
+
+
+_WHY = (
+    "Thalweg's optimizers are no torch graph: a step is one launch already. Compile the model, or the train "
+    "step without fullgraph=True"
+)
+
+
+def uncompiled(function: Callable[P, T]) -> Callable[P, T]:
+    """Return `function` as one that `torch.compile` leaves alone with all that it calls, and is told why."""
+    alone: Any = torch._disable_dynamo(function)
+    alone._torchdynamo_disable = True
+    alone._torchdynamo_disable_msg = _WHY
+    return alone

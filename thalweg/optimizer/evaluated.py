@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from thalweg.optimizer import checkpoint
 from thalweg.optimizer.averaging import averages, exchanged
+from thalweg.optimizer.compiling import uncompiled
 from thalweg.optimizer.offload import Groups
 from thalweg.optimizer.stepped import Stepped
 
@@ -24,6 +25,7 @@ class Evaluated(Stepped):
         self.flush()
         return super().__getstate__()
 
+    @uncompiled
     def full_precision_weights(self) -> dict[Any, Tensor]:
         """Return the weights as this optimizer keeps them, with what `weight_bits` holds beside them.
 
@@ -39,6 +41,7 @@ class Evaluated(Stepped):
                 for key, param, group in _keyed(groups)
             }
 
+    @uncompiled
     def load_full_precision_weights(self, weights: Mapping[Any, Tensor]) -> None:
         """Set the weights, and what `weight_bits` holds beside them, rounded to nearest.
 
@@ -54,6 +57,7 @@ class Evaluated(Stepped):
             for key, param, group in _keyed(groups):
                 checkpoint.set_weights(param, weights[key], state, group)
 
+    @uncompiled
     def averaged_weights(self) -> dict[Any, Tensor]:
         """Return the averages that `average=` or `schedule_free=` keeps, of what has been stepped.
 
@@ -90,6 +94,7 @@ class Evaluated(Stepped):
         finally:
             self._is_averaged = False
 
+    @uncompiled
     def eval(self) -> None:
         """Have parameters be their averages until `train()`, as `averaged()` does in a block.
 
@@ -100,6 +105,7 @@ class Evaluated(Stepped):
             self._until_train = ExitStack()
             self._until_train.enter_context(self.averaged())
 
+    @uncompiled
     def train(self) -> None:
         """Have parameters be the weights that are trained again, after `eval()`; else nothing happens."""
         if self._until_train is not None:

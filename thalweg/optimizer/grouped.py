@@ -11,6 +11,7 @@ from thalweg import additions
 from thalweg.optimizer import checkpoint
 from thalweg.optimizer.arguments import Options, Params
 from thalweg.optimizer.checkpoint import RecipeOf
+from thalweg.optimizer.compiling import uncompiled
 from thalweg.rule import Recipe, Rule
 from thalweg.storage import choices as storage
 
@@ -20,6 +21,7 @@ class Grouped(torch.optim.Optimizer):
 
     rule: ClassVar[Rule]
 
+    @uncompiled
     def __init__(self, params: Params, defaults: dict[str, Any], **options: Unpack[Options]) -> None:
         unknown = options.keys() - Options.__optional_keys__
         if unknown:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thalweg.optimizer.backward import InBackward
-from thalweg.optimizer.compiling import is_compiling
+from thalweg.optimizer.compiling import is_compiling, uncompiled
 from thalweg.optimizer.grouped import Grouped
 from thalweg.optimizer.offload import Groups, Offload, State
 from thalweg.optimizer.priming import is_primed
@@ -34,6 +34,7 @@ class Stepped(Grouped):
     _backward: InBackward | None = None
     _offload: Offload | None = None
 
+    @uncompiled
     def add_param_group(self, param_group: dict[str, Any]) -> None:  # noqa: D102
         super().add_param_group(param_group)
         self._begin_last_group()
@@ -81,7 +82,7 @@ class Stepped(Grouped):
             self._step()
         return loss
 
-    @torch._disable_dynamo
+    @uncompiled
     def _step_uncompiled(self) -> None:
         self._step()
 
@@ -125,6 +126,7 @@ class Stepped(Grouped):
             self._stepper = Stepper(self._recipes(), self._rests)
         return self._stepper
 
+    @uncompiled
     def init_state(self) -> None:
         """Make the state that the first step would make, and take no step.
 
@@ -135,6 +137,7 @@ class Stepped(Grouped):
         with self._at_home() as (groups, state):
             self._own_stepper().prepare(groups, state)
 
+    @uncompiled
     def statistics(self) -> list[dict[str, Tensor]]:
         """Return what `statistics=True` measured in the last step, without waiting for a device.
 
@@ -147,10 +150,12 @@ class Stepped(Grouped):
         return [] if self._stepper is None else self._stepper.statistics(self.param_groups)
 
     @property
+    @uncompiled
     def skipped_steps(self) -> int:
         """How many steps `skip_nonfinite` has skipped; to read it waits for a device."""
         return 0 if self._stepper is None else self._stepper.guard.skipped
 
+    @uncompiled
     def flush(self, param: Tensor | None = None, rows: Tensor | None = None) -> None:
         """Bring rows up to date that have rested with `sparse="exact"`; nothing is to be done with `"lazy"`.
 
@@ -179,6 +184,7 @@ class Stepped(Grouped):
             else:
                 self._rests.flush_all(state)
 
+    @uncompiled
     def in_backward(
         self, *, every: int = 1, hold: int | None = None, clip_by_last_norm: bool = False
     ) -> InBackward:
@@ -235,6 +241,7 @@ class Stepped(Grouped):
             self._stepper.count(self.param_groups, parts)
         self._opt_called = True  # schedulers ask whether there was a step before theirs
 
+    @uncompiled
     def offload(self, *, early: bool = True, from_cpu: bool = False) -> Offload:
         """Keep state on the host, and step there, while parameters lie on a device.
 

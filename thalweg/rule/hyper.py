@@ -28,6 +28,7 @@ class Hyper:
         open_low: whether `low` is not itself allowed.
         whole: whether it must be an integer.
         infinite: whether it may be infinity.
+        unsaid: what holds where a checkpoint does not name it; None, if every checkpoint has to.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Hyper:
     open_low: bool = False
     whole: bool = False
     infinite: bool = False
+    unsaid: Any = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -181,7 +183,7 @@ def _hint(number: Any) -> str:
 
 LR = Hyper("lr")
 EPS = Hyper("eps")
-WEIGHT_DECAY = Hyper("weight_decay")
+WEIGHT_DECAY = Hyper("weight_decay", unsaid=0.0)  # torch's SparseAdam has none
 BETAS = Hyper("betas", high=1.0, open_high=True, pair=True)
 MAXIMIZE = Hyper("maximize", flag=True)
 CAPTURABLE = Hyper("capturable", flag=True)

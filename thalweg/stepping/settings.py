@@ -100,7 +100,7 @@ class SettingsReader:
             settle(group)
         known = self._all.groups if len(self._all.groups) == len(groups) else [None] * len(groups)
         now = [self._settings(group, last) for group, last in zip(groups, known, strict=True)]
-        if not all(map(_is, now, known)):
+        if len(now) != len(self._all.groups) or not all(map(_is, now, known)):
             self._all = self._put_together(now)
         return self._all
 

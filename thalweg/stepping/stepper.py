@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from thalweg.distributed.parts import brought, is_cut_alike, is_dtensor, part_of
 from thalweg.lowering.gpu.tables import Shared
@@ -513,6 +514,8 @@ def _name(position: int, param: Tensor) -> str:
 
 
 def _can_step(param: Tensor) -> bool:
+    if is_lazy(param):
+        return False  # it has no shape to ask for
     return codec_of(param.dtype) is not None and param.layout == torch.strided and not overlaps_itself(param)
 
 
