@@ -134,6 +134,7 @@ LAB_ORDER = {
         "looking",
         "lazy",
         "chance contract data batches errors",
+        "switches",
     ],
     "spaces": ["recipe", "known search", "space together"],
     "landscape": ["planes", "hessian lines noise stability updates", "spectra", "vectors"],

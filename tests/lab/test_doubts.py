@@ -16,9 +16,13 @@ def kinds(made, **more) -> list[str]:
 
 
 def made(**more):
-    """A study whose runs start alike where the seed is the same, as real ones do."""
+    """A study whose runs start alike where the seed is the same and have a test part, as real ones do."""
     found = study(GOOD, **more)
-    return found.holding([started(record, record.trial.seed / 1e9) for record in found.records])
+    return found.holding([judged(started(record, record.trial.seed / 1e9)) for record in found.records])
+
+
+def judged(record):
+    return replace(record, test=record.test and record.test._replace(loss=record.test.loss + 0.25))
 
 
 def started(record, metric):
@@ -83,6 +87,31 @@ def test_training_must_beat_its_beginning():
     told = [doubt.text for doubt in doubts(found.holding(late)) if doubt.kind == "nothing learned"]
     assert len(told) == 1
     assert told[0].startswith("With SGD training ended no better than it began")
+
+
+def test_optimizers_that_are_one_are_told():
+    alike = study({name: [91.0, 92.0, 93.0] for name in GOOD})
+    [text] = [doubt.text for doubt in doubts(alike) if doubt.kind == "same"]
+    assert text.startswith("SGD and AdamW gave exactly the same runs on all fresh seeds")
+
+
+def test_a_rate_that_does_nothing_is_told():
+    found = made()
+    first = next(record for record in found.records if record.trial.name == "sgd")
+    still = [
+        replace(r, curve=first.curve) if r.trial.name == "sgd" and r.trial.stage == "tune" else r
+        for r in found.records
+    ]
+    [text] = [doubt.text for doubt in doubts(found.holding(still)) if doubt.kind == "rate"]
+    assert text.startswith("SGD trained exactly alike at all 3 values of lr")
+
+
+def test_a_test_part_that_is_the_validation_part_is_told():
+    found = made()
+    assert not any(record.test == record.validation for record in found.records)
+    same = [replace(r, test=r.test and r.validation) for r in found.records]
+    [text] = [doubt.text for doubt in doubts(found.holding(same)) if doubt.kind == "splits"]
+    assert text.startswith("Validation and test gave the same accuracy in all 6 final runs")
 
 
 def test_runs_that_take_longer_than_planned_are_told():

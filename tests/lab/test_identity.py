@@ -19,6 +19,7 @@ from thalweg.lab.running.checkpoints import Place
 from thalweg.lab.running.store import Store
 from thalweg.lab.spaces import Axis, Space
 from thalweg.lab.study.record import Trial
+from thalweg.lab.workload import switches
 
 TWO = [spaces.find(name) for name in ("sgd", "adamw")]
 
@@ -76,6 +77,32 @@ def test_the_module_of_the_users_own_optimizer_belongs_to_it(neighbours):
     assert any("rule_here" in name for name in before)
     (folder / "rule_here.py").write_text("from torch.optim import SGD\n\n\nclass Mine(SGD):\n    x = 1\n")
     assert changed(before, parts(file, mine)) == "rule_here changed"
+
+
+def test_environment_variables_that_are_read_belong_to_it(neighbours, monkeypatch):
+    folder, file = neighbours
+    monkeypatch.delenv("HOW_FAR", raising=False)
+    (folder / "far_away.py").write_text("import os\nDEPTH = os.environ.get('HOW_FAR', '1')\n")
+    before = parts(file)
+    monkeypatch.setenv("UNRELATED_HERE", "1")
+    assert parts(file) == before
+    monkeypatch.setenv("HOW_FAR", "2")
+    assert changed(before, parts(file)) == "environment variable HOW_FAR is new"
+
+
+def test_what_is_set_globally_belongs_to_it():
+    before = identify(Line(), None, TWO, []).parts
+    with switches.kept():
+        torch.set_default_dtype(torch.float64)
+        assert changed(before, identify(Line(), None, TWO, []).parts) == (
+            "what is set globally (default dtype) is new"
+        )
+
+
+def test_a_name_imported_from_a_users_module_is_no_package_of_unknown_version(neighbours):
+    (neighbours[0] / "nets_here" / "__init__.py").write_text("from nets_here.wide import WIDTH\n")
+    task = comparison.find(str(neighbours[1]))
+    assert identify(task.workload, task.file, TWO, []).unknown == []
 
 
 def test_versions_of_what_is_imported_belong_to_it(neighbours, monkeypatch):

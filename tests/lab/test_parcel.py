@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from samples import Line
+from samples import Line, trained
 
 from thalweg.lab.running.parcel import SHARED_BYTES, Parcel, pack
 from thalweg.lab.running.processes import ending, hashes_fixed, new_folder
-from thalweg.lab.workload import chance, tasks
+from thalweg.lab.workload import chance, switches, tasks
 
 BIG = SHARED_BYTES
 
@@ -160,3 +160,47 @@ def test_texts_have_the_same_hashes_in_all_processes(monkeypatch):
     monkeypatch.setenv("PYTHONHASHSEED", "7")
     with hashes_fixed():
         assert os.environ["PYTHONHASHSEED"] == "7", "the user knows better"
+
+
+def test_a_process_that_trains_is_set_as_the_one_that_packed(tmp_path, monkeypatch):
+    path, argv = tmp_path / "workload.pickle", list(sys.argv)
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delenv("SET_BY_A_TASK", raising=False)
+    with switches.kept():
+        torch.set_default_dtype(torch.float64)
+        np.seterr(over="raise")
+        pack(Holder(), tmp_path / "task.py", path, environment={"SET_BY_A_TASK": "yes"})
+    monkeypatch.setenv("SET_BY_A_TASK", "no")
+    with chance.left_alone():
+        Parcel(path).settle_in()
+        first = np.random.rand()
+        assert torch.get_default_dtype() == torch.float64
+        assert np.geterr()["over"] == "raise"
+        assert os.environ["SET_BY_A_TASK"] == "yes"
+        assert sys.argv == [str(tmp_path / "task.py")]
+        Parcel(path).settle_in()
+        assert np.random.rand() == first
+    assert (torch.get_default_dtype(), np.geterr()["over"]) == (torch.float32, "warn")
+
+
+class Switching(Line):
+    """Sets what lasts for the whole process."""
+
+    def loss(self, model, batch):
+        loss = super().loss(model, batch)
+        torch.set_float32_matmul_precision("medium")
+        torch.use_deterministic_algorithms(True)
+        torch.set_grad_enabled(True)
+        return loss
+
+    def evaluate(self, model, split):
+        found = super().evaluate(model, split)
+        torch.set_grad_enabled(False)
+        return found
+
+
+def test_what_a_run_sets_does_not_reach_the_next():
+    before = switches.now()
+    trained(Switching(), lr=0.1)
+    assert switches.now() == before

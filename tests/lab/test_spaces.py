@@ -217,11 +217,25 @@ def test_a_choice_reaches_the_optimizer_and_the_store():
         ({"low": 0.0, "high": 1.0}, "0 < low < high"),
         ({"low": 1.5, "high": 4, "integer": True}, "whole ends"),
         ({"low": 1.0, "high": 4, "scale": "square"}, "scale must be"),
+        ({"low": "1e-3", "high": "1"}, "axis 'x': a range has two numbers, not '1e-3' and '1'"),
+        ({"choices": (0.9, 0.9)}, "choices must differ"),
     ],
 )
 def test_an_axis_that_cannot_be_is_told(more, message):
     with pytest.raises(ValueError, match=message):
         Axis("x", **more)
+
+
+@pytest.mark.parametrize(
+    ("axes", "fixed", "message"),
+    [
+        ([Axis("lr", 0.1, 1.0), Axis("lr", 0.1, 1.0)], {}, "different names, not 'lr' twice"),
+        ([Axis("lr", 0.1, 1.0)], {"lr": 0.2}, "'lr' is searched, it cannot be fixed"),
+    ],
+)
+def test_an_argument_has_one_place_in_a_space(axes, fixed, message):
+    with pytest.raises(ValueError, match=message):
+        Space("mine", "torch.optim.SGD", axes, fixed=fixed)
 
 
 @pytest.mark.parametrize(

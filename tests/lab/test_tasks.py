@@ -209,6 +209,20 @@ def test_a_file_that_exits_does_not_end_the_program(write):
     assert raised(write("raise SystemExit('usage: ...')\n")) == "my_task.py:1: SystemExit: usage: ..."
 
 
+def test_a_file_that_reads_the_command_line_finds_none(write, monkeypatch):
+    monkeypatch.setattr(sys, "argv", argv := ["thalweg", "compare", "my_task.py", "--trials", "2"])
+    parsed = """import argparse
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--size", type=int, default=3)
+SIZE = parser.parse_args().size
+"""
+    made = "    def __init__(self):\n        parser.parse_args()\n\n    steps = 5"
+    content = changed("SIZE = 3", parsed).replace("    steps = 5", made)
+    assert tasks.load(write(content)).model(0).in_features == 3
+    assert sys.argv is argv
+
+
 @pytest.mark.parametrize("method", ["model", "batches", "loss", "evaluate"])
 def test_an_error_in_a_method_has_its_line_and_function(write, method):
     head = next(line for line in TASK.splitlines() if f"def {method}(" in line)
@@ -481,9 +495,9 @@ def test_what_cannot_be_sent_is_told_before_training(write):
         "    steps = 5",
         "    def __init__(self):\n        self.lock = __import__('_thread').allocate_lock()\n    steps = 5",
     )
-    assert raised(write(content)).startswith(
-        "my_task.py: the workload cannot be sent to worker processes: cannot pickle"
-    )
+    message = raised(write(content))
+    assert message.startswith("my_task.py: the workload cannot be sent to worker processes: cannot pickle")
+    assert message.endswith(" (self.lock; make it in the method that needs it)")
 
 
 def test_cached_functions_of_others_are_sent_by_name():
@@ -576,6 +590,67 @@ def test_a_model_that_is_not_new_is_told(write):
     assert doubt.kind == "model"
     assert doubt.text.startswith("my_task.py:")
     assert tasks.smoke(tasks.load(write(TASK))) == ()
+
+
+SEEDINGS = {
+    "evaluate": ("loss = self.loss(model, inputs(", "{}; loss = self.loss(model, inputs("),
+    "loss": ("return (model(batch)", "{}; return (model(batch)"),
+    "batches": ("yield inputs(generator)", "{}; yield inputs(generator)"),
+}
+SEED_NUMPY = "import numpy; numpy.random.seed(1)"
+
+
+@pytest.mark.parametrize(
+    ("method", "seeding", "whose"),
+    [
+        *[(method, "torch.manual_seed(0)", "torch's") for method in SEEDINGS],
+        ("evaluate", SEED_NUMPY, "NumPy's"),
+        ("evaluate", "import random; random.seed(1); torch.manual_seed(2)", "Python's and torch's"),
+        ("batches", "torch.manual_seed(seed)", ""),
+        (
+            "evaluate",
+            "import numpy as n; s = n.random.get_state(); n.random.seed(1); n.random.set_state(s)",
+            "",
+        ),
+        ("evaluate", "torch.randn(3)", ""),
+    ],
+)
+def test_a_method_that_fixes_what_training_draws_is_told(write, method, seeding, whose):
+    old, new = SEEDINGS[method]
+    doubts = tasks.smoke(tasks.load(write(changed(old, new.format(seeding)))))
+    assert {doubt.kind for doubt in doubts} == ({"seeds"} if whose else set())
+    told = [
+        doubt.text for doubt in doubts if f", in {method}: it seeds {whose} global generator" in doubt.text
+    ]
+    assert len(told) == bool(whose)
+
+
+def test_a_loss_that_differentiates_itself_is_refused(write):
+    content = changed(
+        "        return (model(batch) - factorial(4)).square().mean()",
+        "        loss = model(batch).mean()\n        loss.backward(retain_graph=True)\n        return loss",
+    )
+    assert ", in loss: it differentiates the loss itself" in raised(write(content))
+
+
+def test_an_evaluation_that_changes_the_model_is_told(write):
+    content = changed("nn.Linear(SIZE, 1)", "nn.Sequential(nn.BatchNorm1d(SIZE), nn.Linear(SIZE, 1))")
+    assert tasks.smoke(tasks.load(write(content))) == ()
+    line = "        loss = self.loss("
+    [doubt] = tasks.smoke(tasks.load(write(content.replace(line, f"        model.train()\n{line}"))))
+    assert doubt.kind == "evaluation"
+    assert "it changes the model (0.running_mean, 0.running_var, 0.num_batches_tracked)" in doubt.text
+
+
+def test_a_file_of_a_package_may_import_relatively(write, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    (tmp_path / "a_package" / "tasks").mkdir(parents=True)
+    for folder in ("a_package", "a_package/tasks"):
+        write("", f"{folder}/__init__.py")
+    write("SIZE = 6\n", "a_package/sizes.py")
+    content = changed("SIZE = 3", "from ..sizes import SIZE")
+    task = tasks.load(write(content, "a_package/tasks/mine.py"))
+    assert task.model(0).in_features == 6
 
 
 def test_sparse_gradients_are_no_mistake(write):

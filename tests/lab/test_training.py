@@ -164,6 +164,17 @@ def test_a_schedule_that_waits_for_a_plateau_is_told_the_metric(seen):
     )
 
 
+def test_a_schedule_that_waits_on_the_wrong_side_is_told():
+    class Scheduled(Line):
+        higher_is_better = True
+
+        def schedule(self, optimizer):
+            return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+
+    with pytest.raises(tasks.TaskError, match="of which more is better here: mode='max'"):
+        run(Scheduled(), plain(), 0.1)
+
+
 def test_accumulated_gradients_are_those_of_one_large_batch(seen):
     class Whole(Line):
         def batches(self, seed):

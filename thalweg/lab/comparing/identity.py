@@ -6,6 +6,7 @@ A study is kept under a digest of all. By the parts it can be said why another o
 import hashlib
 import inspect
 import json
+import os
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ import torch
 from thalweg.lab.comparing import sources
 from thalweg.lab.comparing.digests import Digests, attributes, files_named
 from thalweg.lab.spaces import Space, located
-from thalweg.lab.workload import Workload
+from thalweg.lab.workload import Workload, switches
 from thalweg.lab.workload.tasks import listed_modules
 
 ASKED = "asked for"
@@ -76,6 +77,10 @@ def identify(
         "facts()": digests.of(dict(workload.facts()), "facts()"),
         "the kind of task": type(workload).__qualname__,
     }
+    for name in sorted(found.variables & os.environ.keys()):
+        # A digest: some are secrets, and this is kept.
+        parts[f"environment variable {name}"] = digests.of(os.environ[name].encode(), name)
+    parts |= {f"what is set globally ({name})": value for name, value in switches.touched().items()}
     for name in ("steps", "evaluate_every", "batch_size", "clip_norm"):
         parts[name] = repr(getattr(workload, name, None))
     for name, value in (attributes(workload) or {}).items():

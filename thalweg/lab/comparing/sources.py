@@ -30,11 +30,13 @@ class Sources:
     Attributes:
         files: the program of each of the user's files, as a digest, by a name to tell it by.
         packages: the version of each package that they import.
+        variables: the environment variables that the files read, by name.
         unknown: what could not be looked at, each in a few words.
     """
 
     files: dict[str, str] = field(default_factory=dict)
     packages: dict[str, str] = field(default_factory=dict)
+    variables: set[str] = field(default_factory=set)
     unknown: list[str] = field(default_factory=list)
 
 
@@ -59,6 +61,7 @@ def gather(files: Iterable[Path], modules: Iterable[str] = ()) -> Sources:
         seen.add(str(path.resolve()))
         tree = _parsed(path)
         found.files[_unique(name, found)] = _digest(path, tree)
+        found.variables.update(_variables(tree))
         waiting += [(imported, None) for imported in _imports(tree, name, path)]
     return found
 
@@ -124,7 +127,9 @@ def _version(package: str, found: Sources) -> str:
     known = _distributions().get(package, ())
     if known:
         return metadata.version(known[0])
-    found.unknown.append(f"the version of {package}")
+    origin = _origin(package)
+    if origin is None or not is_users(origin):  # else its files are looked at
+        found.unknown.append(f"the version of {package}")
     return "unknown"
 
 
@@ -180,6 +185,29 @@ def _imports(tree: ast.Module | None, name: str, path: Path) -> Iterator[str]:
             if base:
                 yield from _whole(base)
             yield from (f"{base}.{alias.name}" if base else alias.name for alias in node.names)
+
+
+def _variables(tree: ast.Module | None) -> Iterator[str]:
+    """The environment variables that a file reads by name, as ``os.environ["X"]`` or ``os.getenv("X")``."""
+    for node in ast.walk(tree) if tree is not None else ():
+        if isinstance(node, ast.Subscript) and _called(node.value) == "environ":
+            name: ast.expr | None = node.slice
+        elif isinstance(node, ast.Call) and node.args and _reads_variable(node.func):
+            name = node.args[0]
+        else:
+            continue
+        if isinstance(name, ast.Constant) and isinstance(name.value, str):
+            yield name.value
+
+
+def _reads_variable(function: ast.expr) -> bool:
+    owner = _called(function.value) if isinstance(function, ast.Attribute) else ""
+    return _called(function) == "getenv" or (_called(function) == "get" and owner == "environ")
+
+
+def _called(node: ast.expr) -> str:
+    """The last part of a name: that of ``os.environ`` is ``environ``."""
+    return getattr(node, "attr", getattr(node, "id", ""))
 
 
 def _whole(name: str) -> Iterator[str]:

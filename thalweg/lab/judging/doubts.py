@@ -7,6 +7,7 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from thalweg.lab.judging.wording import counted, listed
 from thalweg.lab.spaces import Space
@@ -43,6 +44,9 @@ def doubts(study: Study, planned_seconds: float = 0.0) -> list[Doubt]:
         *_direction(study.workload),
         *_seeds(study),
         *_metric(study),
+        *_splits(study),
+        *_same(study),
+        *_rates(study),
         *_nothing_learned(study),
         *_times(study, planned_seconds),
     ]
@@ -140,6 +144,52 @@ def _metric(study: Study) -> Iterator[Doubt]:
             f"The validation {study.workload.metric} was {next(iter(values)):.6g} at every evaluation of "
             "every run: it does not see what is trained.",
         )
+
+
+def _splits(study: Study) -> Iterator[Doubt]:
+    """Whether test is what was chosen on. Of what ships with the lab its documentation says so."""
+    finals = [record for record in study.records if record.test is not None]
+    if type(study.workload).__module__.startswith("thalweg.") or len(finals) < ENOUGH_RUNS:
+        return
+    if all(record.test == record.validation for record in finals):
+        yield Doubt(
+            "splits",
+            f"Validation and test gave the same {study.workload.metric} in all {len(finals)} final runs: "
+            "they seem to be the same data, on which the settings were chosen too.",
+        )
+
+
+def _same(study: Study) -> Iterator[Doubt]:
+    """Optimizers whose runs are the same to the last digit: two names of one, or none that moves a weight."""
+    found: dict[tuple[Any, ...], list[Space]] = {}
+    for space in study.spaces:
+        finals = study.final_of(space)
+        if len(finals) > 1 and all(record.test is not None for record in finals):
+            found.setdefault(tuple((r.trial.seed, r.curve, r.test) for r in finals), []).append(space)
+    for spaces in found.values():
+        if len(spaces) > 1:
+            names = listed([space.title for space in spaces])
+            yield Doubt(
+                "same",
+                f"{names} gave exactly the same runs on all fresh seeds: either they are the same optimizer "
+                "with the same settings, or nothing that they do reaches the model.",
+            )
+
+
+def _rates(study: Study) -> Iterator[Doubt]:
+    """Optimizers that train alike whatever their learning rate is."""
+    for space in study.spaces:
+        tuning = [record for record in study.tuning_of(space) if record.validation is not None]
+        rates = sorted({record.trial.point[space.axes[0].name] for record in tuning})
+        curves = {record.curve for record in tuning}
+        # A metric of few values may be the same by chance; the training loss is not.
+        told = all(any(point.loss is not None for point in curve) for curve in curves)
+        if len(rates) > 1 and len(curves) == 1 and told:
+            yield Doubt(
+                "rate",
+                f"{space.title} trained exactly alike at all {len(rates)} values of {space.axes[0].name} "
+                f"from {rates[0]:.3g} to {rates[-1]:.3g}: it does not use what is searched.",
+            )
 
 
 def _nothing_learned(study: Study) -> Iterator[Doubt]:

@@ -11,6 +11,10 @@ MOST_DECIMALS = 6
 """Beyond so many decimals a number has an exponent."""
 
 
+MOST_WHOLE = 1e9
+"""So have numbers from here on, as a divergence that stays finite makes them."""
+
+
 class Numbers:
     """Writes values and differences of a study's metric, to a digit beyond the margin's first.
 
@@ -31,6 +35,8 @@ class Numbers:
 
     def plain(self, value: float) -> str:
         """A value without its unit."""
+        if abs(value) >= MOST_WHOLE:
+            return f"{value:.3e}".replace("e+", "e")
         if self.decimals <= MOST_DECIMALS:
             return f"{value:.{self.decimals}f}"
         if not value:

@@ -6,13 +6,15 @@ tensors are shared by the runs of a process and looked at after each: if one was
 
 import functools
 import io
+import os
 import pickle
+import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle
 import numpy as np
@@ -21,17 +23,26 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from thalweg.lab.spaces import Space
-from thalweg.lab.workload import Workload, chance, tasks
+from thalweg.lab.workload import Workload, chance, switches, tasks
 from thalweg.lab.workload.contract import option
 
 SHARED_BYTES = 1 << 20
 """Data of at least so many bytes are shared by the runs of a process."""
 
+FIRST_SEED = 67_280_421_310_721
+"""What torch begins with in a new process; NumPy and Python begin anywhere."""
+
 BLOCK, BLOCKS = 1 << 16, 64
 """How much of them is looked at after each run: all, or so many blocks of so many bytes."""
 
 
-def pack(workload: Workload, file: Path | None, path: Path, spaces: Sequence[Space] = ()) -> None:
+def pack(
+    workload: Workload,
+    file: Path | None,
+    path: Path,
+    spaces: Sequence[Space] = (),
+    environment: Mapping[str, str] | None = None,
+) -> None:
     """Writes a task, and beside it its big data.
 
     Args:
@@ -39,6 +50,7 @@ def pack(workload: Workload, file: Path | None, path: Path, spaces: Sequence[Spa
         file: the user's own that it comes from, if one.
         path: where to.
         spaces: what is compared, with classes and changes that trials cannot hold.
+        environment: variables that were set since the processes that train were started.
     """
     # For what a script or a notebook defines; a file was found with it.
     tasks.caches.make_sendable()
@@ -46,15 +58,27 @@ def pack(workload: Workload, file: Path | None, path: Path, spaces: Sequence[Spa
     packer = _Packer(packed)
     packer.dump((workload, {space.name: space for space in spaces}))
     changing = frozenset(space.name for space in spaces if space.changes)
-    path.write_bytes(pickle.dumps((packed.getvalue(), file, changing)))
+    around = Around(switches.now(), dict(environment or {}))
+    path.write_bytes(pickle.dumps((packed.getvalue(), file, changing, around)))
     _data_of(path).write_bytes(pickle.dumps(packer.big, protocol=5))
 
 
+class Around(NamedTuple):
+    """What the process that packed a task had set around it, perhaps by importing its file."""
+
+    switches: Mapping[str, Any]
+    environment: Mapping[str, str]
+
+
 class Parcel:
-    """What `pack` has written, in a process that trains."""
+    """What `pack` has written, in a process that trains.
+
+    Attributes:
+        file: the user's own that the task comes from, if one.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._packed, self.file, self._changing = pickle.loads(path.read_bytes())
+        self._packed, self.file, self._changing, self._around = pickle.loads(path.read_bytes())
         self._data = _data_of(path)
         if self.file is not None:
             tasks.make_importable(self.file)
@@ -64,6 +88,15 @@ class Parcel:
         self._read()
         self._open: dict[str, tuple[Workload, dict[str, Space]]] = {}
         self._last = ""
+
+    def settle_in(self) -> None:
+        """Makes this process what the one was that packed the task; call it before the first run."""
+        switches.restore(self._around.switches)
+        os.environ.update(self._around.environment)
+        # Modules beside the task's file are imported anew here, and may draw, or read the command line.
+        chance.seed_all(FIRST_SEED)
+        if self.file is not None:
+            sys.argv = tasks.command_line(self.file)
 
     def unpack(self, name: str = "") -> tuple[Workload, Space | None]:
         """The task as it was when it was packed, and the space of that name, if there is one.

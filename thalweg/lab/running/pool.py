@@ -80,6 +80,7 @@ class Pool:
 
     def __enter__(self) -> "Pool":
         self._folder = new_folder()
+        self._environment = dict(os.environ)
         self._processes: list[Process] = []
         self._workers: list[Worker] = []
         try:
@@ -132,7 +133,8 @@ class Pool:
         """
         # By way of a file, the workload is pickled once and travels once to each process.
         self._path = self._folder / f"workload-{next(self._loaded)}.pickle"
-        pack(workload, file, self._path, spaces)
+        changed = {n: v for n, v in os.environ.items() if self._environment.get(n) != v}
+        pack(workload, file, self._path, spaces, changed)
         if self._each != (each := option(workload, "processes")):
             self._each = each
             self._arrange()

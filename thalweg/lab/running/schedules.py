@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from thalweg.lab.workload.errors import ResumingError
+from thalweg.lab.workload.tasks import TaskError
 
 WARM_UP = 0.05
 """The share of all steps over which the learning rate climbs to its full value."""
@@ -67,11 +68,22 @@ class Schedule:
         chosen: a name, or a method that makes a scheduler for the optimizer.
         optimizer: whose groups hold the full rates.
         steps: of the whole run.
+        higher_is_better: of the metric that a scheduler may wait for.
+
+    Raises:
+        TaskError: the scheduler waits for a plateau on the wrong side of the metric.
     """
 
-    def __init__(self, chosen: Any, optimizer: Optimizer, steps: int) -> None:
+    def __init__(self, chosen: Any, optimizer: Optimizer, steps: int, higher_is_better: bool = False) -> None:
         self._optimizer, self._steps = optimizer, steps
         self._scheduler = chosen(optimizer) if callable(chosen) else None
+        if isinstance(self._scheduler, ReduceLROnPlateau):
+            mode = "max" if higher_is_better else "min"
+            if self._scheduler.mode != mode:
+                raise TaskError(
+                    f"schedule: ReduceLROnPlateau(mode={self._scheduler.mode!r}) is told the metric, of "
+                    f"which {'more' if higher_is_better else 'less'} is better here: mode={mode!r}"
+                )
         if self._scheduler is None:
             self._factor = _constant if callable(chosen) else NAMED[chosen][0]
             self._rates = [group["lr"] for group in self._groups()]

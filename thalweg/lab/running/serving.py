@@ -151,6 +151,8 @@ class _Runs:
                     self._parcel, self._path = Parcel(work.path), work.path
                 assert self._parcel is not None
                 file = self._parcel.file
+                if new:
+                    self._parcel.settle_in()
                 if work.call is not None:
                     return Returned(work.call.function(*self._parcel.whole(), *work.call.arguments))
                 return self._trained(work, self._parcel, new, say)

@@ -47,7 +47,7 @@ class Training:
             name: space.build(parameters, settings) for name, parameters in self._parameters(settings).items()
         }
         self.schedules = [
-            Schedule(option(workload, "schedule"), optimizer, workload.steps)
+            Schedule(option(workload, "schedule"), optimizer, workload.steps, workload.higher_is_better)
             for optimizer in self.optimizers.values()
         ]
         precision = option(workload, "autocast")

@@ -124,8 +124,9 @@ def _difference(first: Beginning, second: Beginning, workload: Workload) -> str:
         return (
             f"The same seed does not give the same training: {where} was "
             f"{first.losses[place]:.6g} once and {second.losses[place]:.6g} then. Something random does not "
-            "come from the seed (torch's, NumPy's and Python's global generators are seeded), so runs are "
-            "not compared exactly pair by pair."
+            "come from the seed (torch's, NumPy's and Python's global generators are seeded), or what a run "
+            "leaves behind reaches the next (a module beside the task, a file): runs are not compared "
+            "exactly pair by pair."
         )
     if any(one != other for one, other in zip(first.places, second.places, strict=False)):
         return (

@@ -64,6 +64,10 @@ class Axis:
         if self.scale not in ("log", "linear"):
             raise ValueError(f"axis {self.name!r}: scale must be 'log' or 'linear', not {self.scale!r}")
         above = 0.0 if self.scale == "log" else -math.inf
+        if isinstance(self.low, str) or isinstance(self.high, str):
+            raise ValueError(
+                f"axis {self.name!r}: a range has two numbers, not {self.low!r} and {self.high!r}"
+            )
         if not above < self.low < self.high < math.inf:
             needs = "0 < low < high" if self.scale == "log" else "low < high"
             raise ValueError(f"axis {self.name!r}: a range needs {needs}, not {self.low} and {self.high}")
@@ -81,6 +85,8 @@ class Axis:
                 f"axis {self.name!r}: choices must be at least two texts, numbers, True, False or None, "
                 f"not {self.choices!r}"
             )
+        if len({repr(choice) for choice in self.choices}) < len(self.choices):
+            raise ValueError(f"axis {self.name!r}: choices must differ, not {self.choices!r}")
 
     def __repr__(self) -> str:
         # The first five as ever, which names studies; the others where they say something.
@@ -177,6 +183,11 @@ class Space:
                 f"space {self.name!r}: the first axis is the learning rate, a plain range on a log scale, "
                 f"not {self.axes[0]}"
             )
+        names = [axis.name for axis in self.axes]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"space {self.name!r}: axes must have different names, not {twice[0]!r} twice")
+        if both := [name for name in names if name in self.fixed]:
+            raise ValueError(f"space {self.name!r}: {both[0]!r} is searched, it cannot be fixed")
 
     @property
     def title(self) -> str:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from thalweg.lab.workload import switches
+
 
 def seed_all(seed: int) -> None:
     """Seeds torch's, NumPy's and Python's global generators."""
@@ -19,10 +21,11 @@ def seed_all(seed: int) -> None:
 
 @contextmanager
 def left_alone(device: torch.device | None = None) -> Iterator[None]:
-    """Puts the global generators back to where they were, for whoever goes on in this process."""
+    """Puts global generators and switches back to where they were, for whoever goes on in this process."""
     numpys, pythons = np.random.get_state(), random.getstate()
+    devices = [device] if device and device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices=[device] if device and device.type == "cuda" else []):
+        with switches.kept(), torch.random.fork_rng(devices=devices):
             yield
     finally:
         np.random.set_state(numpys)

@@ -6,12 +6,21 @@ user's file an error arose, `told` the same of any workload.
 
 from thalweg.lab.workload.tasks.checking import check
 from thalweg.lab.workload.tasks.errors import TaskError, explain, shown, told
-from thalweg.lab.workload.tasks.finding import imported, is_file, listed_modules, load, make_importable, parse
+from thalweg.lab.workload.tasks.finding import (
+    command_line,
+    imported,
+    is_file,
+    listed_modules,
+    load,
+    make_importable,
+    parse,
+)
 from thalweg.lab.workload.tasks.trying import measured, smoke
 
 __all__ = [
     "TaskError",
     "check",
+    "command_line",
     "explain",
     "imported",
     "is_file",

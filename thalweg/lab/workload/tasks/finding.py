@@ -4,7 +4,8 @@ import importlib.util
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -55,10 +56,37 @@ def load(reference: str) -> Workload:
 
 
 def make_importable(file: Path) -> None:
-    """Lets the file import its neighbours, as it can when Python runs it."""
-    folder = str(file.resolve().parent)
-    if folder not in sys.path:
-        sys.path.append(folder)
+    """Lets the file import its neighbours, as it can when Python runs it, and the package that it lies in."""
+    for folder in dict.fromkeys((file.resolve().parent, _above(file))):
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
+
+
+def package(file: Path) -> str:
+    """The package that the file lies in, to which its relative imports refer; "" if it lies in none."""
+    return ".".join(file.resolve().parent.relative_to(_above(file)).parts)
+
+
+def _above(file: Path) -> Path:
+    """The folder of the file, or that of the outermost package that it lies in."""
+    folder = file.resolve().parent
+    while (folder / "__init__.py").is_file():
+        folder = folder.parent
+    return folder
+
+
+def command_line(file: Path) -> list[str]:
+    """What `sys.argv` is to a file that Python runs without options: ours are not for its parser."""
+    return [str(file)]
+
+
+@contextmanager
+def _run_alone(file: Path) -> Iterator[None]:
+    before, sys.argv = sys.argv, command_line(file)
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 def imported(file: Path) -> ModuleType:
@@ -76,11 +104,15 @@ def imported(file: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise TaskError(f"{shown(file)} is not a Python file: its name must end with .py")
     module = importlib.util.module_from_spec(spec)
+    if of := package(file):
+        # Its private name lies in none, which Python would warn of.
+        module.__package__, module.__spec__ = of, None
     before = set(sys.modules)
     sys.modules[name] = module
     make_importable(file)
     try:
-        spec.loader.exec_module(module)
+        with _run_alone(file):
+            spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise TaskError(explain(error, file)) from error
@@ -168,7 +200,8 @@ def _made(maker: Callable[..., Any], file: Path) -> Any:
     if not takes(maker, 0):
         raise TaskError(f"{shown(file)}: {name} needs arguments; name a function without any that makes it")
     try:
-        made = maker()
+        with _run_alone(file):
+            made = maker()
     except (Exception, SystemExit) as error:
         raise TaskError(explain(error, file)) from error
     if made is None:

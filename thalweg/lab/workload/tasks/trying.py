@@ -19,6 +19,7 @@ from thalweg.lab.workload.chance import left_alone, seed_all
 from thalweg.lab.workload.contract import Evaluation, Split, Workload, batches_needed, option
 from thalweg.lab.workload.errors import Doubt
 from thalweg.lab.workload.lazy import settled
+from thalweg.lab.workload.tasks import seeding
 from thalweg.lab.workload.tasks.caches import make_sendable
 from thalweg.lab.workload.tasks.checking import ABSENT, brief, place_of
 from thalweg.lab.workload.tasks.errors import TaskError, explain, one_line, shown
@@ -71,7 +72,18 @@ def _sendable(workload: Workload, file: Path | None) -> None:
     except Exception as error:
         where = shown(file) if file else type(workload).__name__
         reason = f"the workload cannot be sent to worker processes: {one_line(error)}"
-        raise TaskError(f"{where}: {reason}") from error
+        raise TaskError(f"{where}: {reason}{_unsendable(workload)}") from error
+
+
+def _unsendable(workload: Workload) -> str:
+    """The attributes of a workload that cannot be pickled, and what to do with such."""
+    names = []
+    for name, value in getattr(workload, "__dict__", {}).items():
+        try:
+            cloudpickle.dumps(value)
+        except Exception:
+            names.append(f"self.{name}")
+    return f" ({', '.join(names)}; make it in the method that needs it)" if names else ""
 
 
 def _dry_run(workload: Workload, device: torch.device) -> tuple[Doubt, ...]:
@@ -80,13 +92,14 @@ def _dry_run(workload: Workload, device: torch.device) -> tuple[Doubt, ...]:
         model = model.to(device)
         if option(workload, "training_loop") is None:
             batch = _first_batch(workload)
+            doubts += _order(workload)
             if option(workload, "training_step") is None:
-                _backward(workload, model, moved(batch, device))
+                doubts += _backward(workload, model, moved(batch, device))
         for split in _evaluated(workload):
-            _evaluate(workload, model, split)
+            doubts += _evaluate(workload, model, split)
         if option(workload, "training_loop") is None:
             _count(workload)
-    return doubts
+    return tuple({doubt.text: doubt for doubt in doubts}.values())
 
 
 def _model(workload: Workload) -> tuple[nn.Module, tuple[Doubt, ...]]:
@@ -129,10 +142,27 @@ def _first_batch(workload: Workload) -> Any:
     return first
 
 
-def _backward(workload: Workload, model: nn.Module, batch: Any) -> None:
-    seed_all(SEED)
-    loss = workload.loss(model.train(), batch)
+def _order(workload: Workload) -> tuple[Doubt, ...]:
+    """Whether `batches` seeds torch's generator, by which a DataLoader shuffles, alike for all seeds."""
+    seeds = set()
+    for seed in (seeding.MARK, seeding.MARK + 1):
+        seed_all(seed)
+        next(iter(workload.batches(seed)), None)
+        if torch.initial_seed() == seed:
+            return ()
+        seeds.add(torch.initial_seed())
+    return seeding.doubt(place_of(workload, "batches"), {"torch"} if len(seeds) == 1 else set())
+
+
+def _backward(workload: Workload, model: nn.Module, batch: Any) -> tuple[Doubt, ...]:
+    with seeding.watched() as seeded:
+        loss = workload.loss(model.train(), batch)
     place = place_of(workload, "loss")
+    if any(parameter.grad is not None for parameter in model.parameters()):
+        raise TaskError(
+            f"{place}: it differentiates the loss itself, which the lab does too; return the loss alone, or "
+            "write a training_step(run, batch)"
+        )
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else brief(loss)
         raise TaskError(f"{place}: it returned {what}, not a scalar tensor")
@@ -146,6 +176,7 @@ def _backward(workload: Workload, model: nn.Module, batch: Any) -> None:
         raise TaskError(f"{place}: the loss does not depend on the model's parameters")
     if not all(bool(numbers(gradient).isfinite().all()) for gradient in gradients):
         raise TaskError(f"{place}: a gradient before training is not finite")
+    return seeding.doubt(place, seeded)
 
 
 def _evaluated(workload: Workload) -> tuple[Split, ...]:
@@ -154,15 +185,32 @@ def _evaluated(workload: Workload) -> tuple[Split, ...]:
     return ("train", "validation", "test")
 
 
-def _evaluate(workload: Workload, model: nn.Module, split: Split) -> None:
-    with torch.no_grad():
+def _evaluate(workload: Workload, model: nn.Module, split: Split) -> tuple[Doubt, ...]:
+    before = {name: value.clone() for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    with torch.no_grad(), seeding.watched() as seeded:
         evaluation = workload.evaluate(model.eval(), split)
     place = f"{place_of(workload, 'evaluate')} on {split}"
     for name, value in measured(workload, split, evaluation)._asdict().items():
         if not math.isfinite(value):
-            raise TaskError(f"{place}: {name} is {value} before training")
+            raise TaskError(
+                f"{place}: {name} is {value} before training; return what counts where it is undefined"
+            )
     if split != "train" and option(workload, "further") is not None:
         _further(workload, model, split)
+    own = place_of(workload, "evaluate")
+    return seeding.doubt(own, seeded) + _untouched(own, before, model.state_dict())
+
+
+def _untouched(place: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Doubt, ...]:
+    """Whether evaluation has left the model as it was; else what is held out becomes part of it."""
+    changed = [name for name in before if name not in after or not equal(before[name], after[name])]
+    if not changed:
+        return ()
+    text = (
+        f"{place}: it changes the model ({', '.join(changed[:3])}{', ...' * (len(changed) > 3)}), so that it "
+        "learns from what is held out, as batch norm does in training mode. Leave it in evaluation mode."
+    )
+    return (Doubt("evaluation", text),)
 
 
 def _further(workload: Workload, model: nn.Module, split: Split) -> None:
