@@ -1495,7 +1495,7 @@ def test_plans_are_handed_on_with_what_is_added():
         follow(optimizer, mine, [grads])
         oracle.step(grads)
         assert_alike(optimizer, mine, oracle, theirs)
-        plans.add(id(optimizer._stepper._plan))
+        plans.add(id(optimizer._stepper.plan))
     assert INTERPRETED or len(plans) < len(runs) + 1
     other = tw.SGD([leaf(rand(5)), leaf(rand(7))], lr=0.1, max_value=0.5)  # alike, but for what is added
     params = other.param_groups[0]["params"]
@@ -1504,7 +1504,7 @@ def test_plans_are_handed_on_with_what_is_added():
     with_measures = tw.SGD([leaf(rand(5))], lr=0.1, max_norm=1.0)
     params = with_measures.param_groups[0]["params"]
     follow(with_measures, params, gradients(params, 3))
-    assert not with_measures._stepper._plan.can_be_handed_on
+    assert not with_measures._stepper.plan.can_be_handed_on
 
 
 def test_an_optimizer_with_measures_keeps_nobody_alive():

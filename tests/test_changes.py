@@ -1068,7 +1068,7 @@ def test_state_may_be_in_any_dict(kind):
         own.update(optimizer.state[p])
         optimizer.state[p] = own
     step_alike(pairs)
-    assert pairs[1][1]._stepper._plan.seen is not None, "the slow way was taken"
+    assert pairs[1][1]._stepper.plan.seen is not None, "the slow way was taken"
 
 
 def test_a_mapping_with_an_order_of_its_own_gives_nobody_the_state_of_another():

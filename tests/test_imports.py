@@ -32,15 +32,16 @@ ROOMS = [
 ORDER = {
     "stepping": [
         "stepper",
-        "pool",
+        "planning",
+        "making pool",
         "plan",
         "stages",
         "meshes",
         "batches",
         "engines",
-        "rests",
+        "rests roster sorts",
         "member settings state stall guard past parts",
-        "scaling shards",
+        "gradients scaling shards",
     ],
     "lowering": [
         "gpu reference cpu",

@@ -132,7 +132,7 @@ def test_means_are_all_that_is_kept(name, per, way):
             p.grad = rand(*p.shape, seed=10 * t + i) * scale
             expected[i] = formula(q, p.grad.double(), states[i], t)
         optimizer.step()
-    (batch,) = optimizer._stepper._plan.batches
+    (batch,) = optimizer._stepper.plan.batches
     has_kernel = way == "kernel" and per != "column" and not INTERPRETED  # a GPU has none
     assert type(batch) is (plan.DenseBatch if has_kernel else plan.ReferenceBatch)
     for p, q, s in zip(params, expected, states, strict=True):

@@ -44,13 +44,13 @@ def test_a_plan_is_handed_on_and_then_a_new_one_made():
     configuration = ("AdamW", {})
     (_, a), (_, b) = made(configuration, 0), made(configuration, 1)
     a.step()
-    plan = a._stepper._plan
+    plan = a._stepper.plan
     b.step()
-    assert b._stepper._plan is plan
+    assert b._stepper.plan is plan
     a.step()
-    assert a._stepper._plan is not plan
+    assert a._stepper.plan is not plan
     b.step()
-    assert b._stepper._plan is plan
+    assert b._stepper.plan is plan
 
 
 @pytest.mark.parametrize(
@@ -104,11 +104,11 @@ def test_another_thread_makes_its_own():
     params, optimizer = made(configuration, 0)
     twins, twin = made(configuration, 0, oracle)
     optimizer.step()
-    shared = optimizer._stepper._plan
+    shared = optimizer._stepper.plan
     thread = Thread(target=optimizer.step)
     thread.start()
     thread.join()
-    assert optimizer._stepper._plan is not shared
+    assert optimizer._stepper.plan is not shared
     made(configuration, 1)[1].step()
     for _ in range(2):
         twin.step()

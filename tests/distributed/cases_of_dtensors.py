@@ -116,7 +116,9 @@ def gradients_are_brought_to_the_placements_of_their_parameters():
         for param, plain in zip(pair.params, pair.plain, strict=True):
             assert param.grad.placements == param.placements
             torch.testing.assert_close(whole(param), plain)
-        assert len(pair.optimizer._stepper._plans) <= 2  # parts of what was repeated are not contiguous
+        assert (
+            len(pair.optimizer._stepper._planner._plans) <= 2
+        )  # parts of what was repeated are not contiguous
 
 
 @case(4)

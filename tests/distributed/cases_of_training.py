@@ -121,7 +121,7 @@ def fsdp2_trains_as_torch_does():
                     assert (mine.placements, mine.device_mesh) == (a.placements, a.device_mesh)
                     assert mine.stride() == a.stride()
         assert batches(ours) == {"DenseBatch"}
-        assert len(ours._stepper._plans) == 1
+        assert len(ours._stepper._planner._plans) == 1
 
 
 def steps_as_torchs_does(made: Callable[[], nn.Module]) -> None:

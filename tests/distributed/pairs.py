@@ -131,7 +131,7 @@ class Pair:
 
 
 def batches(optimizer: tw.Optimizer) -> set[str]:
-    return {type(batch).__name__ for batch in optimizer._stepper._plan.batches}
+    return {type(batch).__name__ for batch in optimizer._stepper.plan.batches}
 
 
 def dtensor(local: Tensor, like: DTensor) -> DTensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from thalweg.lowering.gpu import tables as cuda
-from thalweg.stepping import stepper
+from thalweg.stepping import planning
 from thalweg.stepping.pool import POOL
 
 
@@ -47,13 +47,13 @@ def no_waiting(device: torch.device) -> Iterator[None]:
 @contextmanager
 def _unseen(mode: TorchDispatchMode) -> Iterator[None]:
     """Enter a mode that stands in for a device: steps are not to take the reference's way for its sake."""
-    asks = stepper._is_dispatching
-    stepper._is_dispatching = lambda: False
+    asks = planning._is_dispatching
+    planning._is_dispatching = lambda: False
     try:
         with mode:
             yield
     finally:
-        stepper._is_dispatching = asks
+        planning._is_dispatching = asks
 
 
 class _NothingIsRead(TorchDispatchMode):

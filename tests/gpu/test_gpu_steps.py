@@ -327,10 +327,10 @@ def test_a_parameter_moves_to_the_device(device):
 def test_a_steady_step_is_looked_at_in_one_compiled_pass(device):
     # The slow way plans anew; parameters of a device must not end there.
     params, optimizer = run(("AdamW", {}), device, steps=2)
-    plan = optimizer._stepper._plan
+    plan = optimizer._stepper.plan
     assert plan.seen is not None
     follow(optimizer, params, gradients(params, 2))
-    assert optimizer._stepper._plan is plan
+    assert optimizer._stepper.plan is plan
 
 
 def test_nothing_changes_without_gradients(device):
