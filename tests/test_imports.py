@@ -41,7 +41,7 @@ ORDER = {
         "engines",
         "rests roster sorts",
         "member settings state stall guard past parts",
-        "gradients scaling shards",
+        "gradients rows scaling shards",
     ],
     "lowering": [
         "gpu reference cpu",

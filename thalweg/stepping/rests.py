@@ -17,6 +17,7 @@ from thalweg.lowering.spec import Spec
 from thalweg.rule import DEGREES, Resting
 from thalweg.stepping.member import Member, Sort, packed
 from thalweg.stepping.past import MOST, Past
+from thalweg.stepping.rows import put_back, reals, row_major
 from thalweg.stepping.state import counter_dtype
 from thalweg.storage.codecs import codec_of
 from thalweg.storage.codecs.draws import keys
@@ -227,21 +228,3 @@ def _degree(sort: Sort, h: Any) -> int:
         return 0
     enough = ENOUGH[torch.float64 if sort.codecs["p"].compute == torch.float64 else torch.float32]
     return next((degree for degree in DEGREES if rest.series.error(h, degree) <= enough), DEGREES[-1])
-
-
-def row_major(tensor: Tensor) -> Tensor:
-    """Return a tensor whose memory holds what it means, row after row; itself, if it does."""
-    return tensor.resolve_conj().resolve_neg().contiguous()
-
-
-def reals(tensor: Tensor) -> int:
-    """Return how many real numbers a tensor is made of."""
-    return tensor.numel() * (2 if tensor.is_complex() else 1)
-
-
-def put_back(tensors: Any, stepped: Any) -> None:
-    """Write what was stepped in copies to where it comes from, and tell autograd."""
-    for tensor, copy in zip(tensors, stepped, strict=True):
-        if copy is not tensor:
-            tensor.copy_(copy)
-    torch.autograd.graph.increment_version(tensors)
