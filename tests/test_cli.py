@@ -67,7 +67,7 @@ def test_out_may_not_be_a_file(capsys, tmp_path):
 
 @pytest.mark.parametrize("name", ["cloudpickle", "optuna", "plotly", "rich", "scipy", "sklearn"])
 def test_a_missing_extra_is_named_with_its_cure(capsys, monkeypatch, name):
-    monkeypatch.setattr("thalweg.cli.find_spec", lambda wanted: None if wanted == name else wanted)
+    monkeypatch.setattr("thalweg.cli.failing.find_spec", lambda wanted: None if wanted == name else wanted)
     line = failure(capsys, "compare", "digits")
     assert name in line
     assert "pip install 'thalweg[lab]'" in line

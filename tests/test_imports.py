@@ -30,6 +30,12 @@ ROOMS = [
 """From the top down. A module imports from rooms below its own, and in its own by `ORDER`."""
 
 ORDER = {
+    "cli": [
+        "__main__",
+        "app",
+        "bench compare lesson memory new_task rate records sensitivity simulate",
+        "arguments failing",
+    ],
     "stepping": [
         "stepper",
         "planning",
@@ -182,7 +188,7 @@ def entries(folder: Path) -> set[str]:
 
 
 def test_the_ground_floor_is_rooms():
-    assert len(entries(ROOT) - {"__init__.py", "_version.py", "cli.py", "py.typed"}) <= 10
+    assert len(entries(ROOT) - {"__init__.py", "_version.py", "cli", "py.typed"}) <= 10
 
 
 def test_the_lab_is_rooms():

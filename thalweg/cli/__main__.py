@@ -1,0 +1,6 @@
+"""`python -m thalweg.cli`."""
+
+from thalweg.cli.app import main
+
+if __name__ == "__main__":
+    main()
