@@ -105,6 +105,19 @@ def test_optimizers_may_be_made_in_a_compiled_function(compiled):
     assert lion.param_groups[0]["lr"] == tw.Lion([one]).param_groups[0]["lr"]
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_function_may_step_in_backward(compiled):
+    one, other = leaf(rand(5)), leaf(rand(5))
+    mine, plain = tw.AdamW([one], lr=0.1), tw.AdamW([other], lr=0.1)
+    mine.in_backward()
+    for _ in range(3):
+        compiled(lambda: (one * one).sum().backward())
+        plain.zero_grad()
+        (other * other).sum().backward()
+        plain.step()
+    assert torch.equal(one, other)
+
+
 @LIBRARIES
 def test_a_step_is_no_whole_graph(library, compiled):
     optimizer = library.SGD([leaf(rand(3))], lr=0.1)

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from thalweg.optimizer.compiling import is_compiling
+from thalweg.optimizer.compiling import is_compiling, uncompiled
 from thalweg.optimizer.handles import Handle
 from thalweg.optimizer.obstacles import (
     obstacle_in,
@@ -232,6 +232,7 @@ class InBackward(Handle):
         for param in complete:
             param.grad = None
 
+    @uncompiled
     def _end(self) -> None:
         """End a backward pass that has come to its end."""
         if self._task is None or not self._hooks:
