@@ -22,7 +22,16 @@ from thalweg.lowering.spec import Spec
 from thalweg.rule import hyper
 from thalweg.stepping import engines
 from thalweg.stepping.scaling import Scaling
-from thalweg.storage.codecs import FLOAT16, FLOAT32, FLOAT64, codec_of, draws, slot_codec, weight_codec
+from thalweg.storage.codecs import (
+    FLOAT16,
+    FLOAT32,
+    FLOAT64,
+    codec_of,
+    draws,
+    mean_codec,
+    slot_codec,
+    weight_codec,
+)
 
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="needs THALWEG_TEST_TRITON=1")
 compiled = pytest.mark.skipif(INTERPRETED or find_spec("triton") is None, reason="needs Triton's compiler")
@@ -101,6 +110,21 @@ def widest(spec):
     elements = shape.tile // (32 * shape.warps)
     most = elements * max(codec.dtype.itemsize for codec in spec.stored.values())
     return "v4.b32" if most >= 16 else "v2.b32"
+
+
+@compiled
+@pytest.mark.parametrize("target", [hopper, instinct])
+@pytest.mark.parametrize("first", [FLOAT32, "int8"])
+def test_kernels_that_go_row_by_row_compile(first, target):
+    spec, _ = spec_of(("AdamW", {"max_norm": 1.0, "lamb": True}))
+    codec = slot_codec(first, True) if isinstance(first, str) else first
+    spec = spec._replace(slots=(codec, mean_codec(FLOAT32, "row")), unscale=True)
+    types = {"chunks": "*i64"}
+    for aligned in (True, False):
+        code(cuda.step_kernel(spec, aligned).function, STEP | types, target(), spec)
+    for stage in spec.recipe.stages:
+        one = spec._replace(stage=stage)
+        code(cuda.measure_kernel(one, aligned=False).function, MEASURE | types, target(), one)
 
 
 @compiled

@@ -384,7 +384,7 @@ def _kind(sort: Sort) -> type[Batch]:
     )
     # Only the host knows how long rows have rested, and a device may skip steps without telling it.
     rests_apart = grad.is_sparse and sort.recipe.catches_up and sort.device.type != "cpu"
-    has_means_elsewhere = sort.mean is not None and not (engine is CpuEngine and _lies_in_pieces(sort))
+    has_means_elsewhere = sort.mean is not None and not _has_kernel_of_means(sort)
     is_elsewhere = sort.is_shard and not _has_kernel_of_shards(sort)
     if not has_kernel or rests_apart or has_means_elsewhere or is_elsewhere:
         return ReferenceBatch
@@ -393,12 +393,15 @@ def _kind(sort: Sort) -> type[Batch]:
     return DenseBatch if grad.is_dense and sort.is_contiguous and not sort.dtype.is_complex else StagedBatch
 
 
-def _lies_in_pieces(sort: Sort) -> bool:
-    """Say whether what has one number lies in one piece, which kernels go over twice; columns do not."""
+def _has_kernel_of_means(sort: Sort) -> bool:
+    """Say whether what has one number lies in one piece, which kernels go over twice; columns do not.
+
+    One thread goes over a piece, which may be a whole tensor, but not one program of a GPU.
+    """
     assert sort.mean is not None, "the caller has asked"
     if sort.mean.per == ROW:
         return sort.gradient.is_sparse or sort.has_rows
-    return sort.mean.per == TENSOR
+    return sort.mean.per == TENSOR and engine_for(sort.device) is CpuEngine
 
 
 def _has_kernel_of_shards(sort: Sort) -> bool:

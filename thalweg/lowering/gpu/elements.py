@@ -23,12 +23,15 @@ def packed(table: np.ndarray) -> np.ndarray:
     """Return a table of chunks in half the bytes, for a kernel to read.
 
     Args:
-        table: int64 (chunks, 4), as `Chunks.table`; lengths below 2^13, offsets below 2^41.
+        table: int64 (chunks, 4), as `Chunks.table`; lengths below 2^13, offsets below 2^41. Or (chunks, 5) of
+            whole rows, of any length.
 
     Returns:
         int32 (chunks, 4): tensor, low halves of offset and offset in the gradient, and in one number length
-        and the high parts of the offsets.
+        and the high parts of the offsets. Of rows the table itself.
     """
+    if table.shape[1] == 5:
+        return table
     tensor, offset, offset_g, length = table.T
     high, high_g = offset >> 32, offset_g >> 32
     assert np.maximum(high, high_g).max(initial=0) < 1 << HIGH_BITS, "a tensor beyond 2^41 elements"
@@ -37,7 +40,7 @@ def packed(table: np.ndarray) -> np.ndarray:
 
 
 def constants(spec: Spec) -> dict[str, Any]:
-    """Return what `SHARED` and `PLACE` are filled with."""
+    """Return what `SHARED` is filled with."""
     tile = shapes.shape_of(spec).tile
     return {
         "rule": spec.recipe.name,
@@ -46,8 +49,19 @@ def constants(spec: Spec) -> dict[str, Any]:
         "length_bits": LENGTH_BITS,
         "high_bits": HIGH_BITS,
         "block": BLOCK,
-        "columns": len(spec.columns),
     }
+
+
+def place(spec: Spec) -> str:
+    """Return where a program finds its chunk and its scalars."""
+    scalars = [f"s_{name} = tl.load(row + {i})" for i, name in enumerate(spec.columns)]
+    chunk = _CHUNK_OF_ROW if spec.by_row else _CHUNK.format(**constants(spec))
+    return _PLACE.format(chunk=chunk, columns=len(spec.columns), row=indented(4, scalars))
+
+
+def walked(spec: Spec) -> list[Stream]:
+    """Return the streams that are walked along; not those of which a row has one number."""
+    return [stream for stream in spec.streams if stream.shared]
 
 
 def indented(depth: int, found: list[str]) -> str:
@@ -70,8 +84,8 @@ def start(index: int, stream: Stream, aligned: bool) -> list[str]:
     """
     at = f"{plain(stream.name)}_at"
     offset = "offset_g" if stream.name == "g" else "offset"
-    if stream.shared > 1:
-        offset = f"{offset} // {stream.shared}"
+    if stream.shared != 1:
+        offset = f"{offset} // {stream.shared or 'length'}"
     pointer = f"tl.pointer_type(tl.{_kept(stream.stored)})"
     found = [f"{at} = tl.load(addresses + {index} * tensors + tensor).to({pointer}) + {offset}"]
     if aligned and stream.shared == 1:
@@ -181,13 +195,23 @@ def joined(low, high):
 """
 
 
-PLACE = """\
+_CHUNK = """\
     chunk = chunks + 4 * tl.program_id(0)
     tensor = tl.load(chunk)
     rest = tl.load(chunk + 3)
     length = rest & LENGTH_MASK
     offset = joined(tl.load(chunk + 1), (rest >> {length_bits}) & HIGH_MASK)
-    offset_g = joined(tl.load(chunk + 2), rest >> ({length_bits} + {high_bits}))
+    offset_g = joined(tl.load(chunk + 2), rest >> ({length_bits} + {high_bits}))"""
+
+_CHUNK_OF_ROW = """\
+    chunk = chunks + 5 * tl.program_id(0).to(tl.int64)
+    tensor = tl.load(chunk).to(tl.int32)
+    offset = tl.load(chunk + 1)
+    offset_g = tl.load(chunk + 2)
+    length = tl.load(chunk + 3).to(tl.int32)"""
+
+_PLACE = """\
+{chunk}
     row = rows + tensor * {columns}
 {row}
 """

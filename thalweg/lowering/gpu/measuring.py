@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from thalweg.lowering import passes
+from thalweg.lowering.gpu import means
 from thalweg.lowering.gpu.elements import (
-    PLACE,
     SHARED,
     constants,
     fetch,
@@ -13,7 +13,9 @@ from thalweg.lowering.gpu.elements import (
     input_of,
     load,
     over_tiles,
+    place,
     start,
+    walked,
 )
 from thalweg.lowering.gpu.expressions import lines
 from thalweg.lowering.spec import Spec
@@ -34,12 +36,10 @@ def measure(spec: Spec, aligned: bool) -> str:
     names = [one.name for one in spec.measures]
     return _MEASURE.format(
         shared=SHARED.format(**constants(spec)),
-        place=PLACE.format(
-            **constants(spec),
-            row=indented(4, [f"s_{name} = tl.load(row + {i})" for i, name in enumerate(spec.columns)]),
-        ),
+        place=place(spec),
         starts=indented(4, [line for i, one in enumerate(spec.streams) for line in start(i, one, aligned)]),
         own=f"own = sums + tl.program_id(0) * {len(names)}",
+        mean=means.before_tiles(spec),
         zeros=indented(4, [f"{name}_sum = tl.zeros((BLOCKS, BLOCK), tl.float64)" for name in names]),
         tiles=over_tiles(_measured_tile(spec, ""), _measured_tile(spec, "mask")),
         store=indented(
@@ -57,10 +57,10 @@ def _measured_tile(spec: Spec, mask: str) -> list[str]:
     record = passes.measures(spec.recipe, spec.stage, dict(spec.on), spec.scalars, spec.codecs)
     used = {name.partition(".")[0] for name in record.inputs}
     found = [
-        fetch(stream, "raw", mask=mask) for stream in spec.streams if stream.name.partition(".")[0] in used
+        fetch(stream, "raw", mask=mask) for stream in walked(spec) if stream.name.partition(".")[0] in used
     ]
     for name, codec in spec.stored.items():
-        if name in used:
+        if name in used and name not in spec.by_row:
             found += load(name, codec, real)
     if "g" in used:
         found += gradient(spec, real, mask)
@@ -103,6 +103,9 @@ def measure(addresses, chunks, rows, sums, tensors):
     {own}
 {zeros}
     if tl.load(addresses + tensors + tensor) != 0:
+        block = tl.arange(0, BLOCKS)[:, None]
+        index = block * BLOCK + lane
+{mean}
 {tiles}
 {store}
 """

@@ -41,8 +41,11 @@ def serves(device: torch.device) -> bool:
 
 
 def chunk(spec: Spec) -> int:
-    """Return the most elements of a chunk, one program's work, however many a step takes."""
-    return shapes.shape_of(spec).chunk
+    """Return the most elements of a chunk, one program's work, however many a step takes.
+
+    Of what goes row by row that is a row, however long.
+    """
+    return 1 if spec.by_row else shapes.shape_of(spec).chunk
 
 
 @cache
@@ -349,7 +352,7 @@ def divide(chunks: Chunks, is_aligned: np.ndarray, device: torch.device) -> Work
 
 
 def _apart(chunks: Chunks, is_aligned: np.ndarray) -> np.ndarray:
-    tensor, offset, offset_g, _ = chunks.table.T
+    tensor, offset, offset_g = chunks.table[:, :3].T
     return np.asarray(is_aligned[tensor] & (offset % ALIGNMENT == 0) & (offset_g % ALIGNMENT == 0))
 
 

@@ -7,9 +7,8 @@ stored in blocks is packed where it was computed, without a second pass.
 from __future__ import annotations
 
 from thalweg.lowering import passes
-from thalweg.lowering.gpu import shapes
+from thalweg.lowering.gpu import means, shapes
 from thalweg.lowering.gpu.elements import (
-    PLACE,
     SHARED,
     constants,
     fetch,
@@ -20,7 +19,9 @@ from thalweg.lowering.gpu.elements import (
     masked,
     nearest,
     over_tiles,
+    place,
     start,
+    walked,
 )
 from thalweg.lowering.gpu.expressions import lines, plain
 from thalweg.lowering.spec import Spec, Stream
@@ -39,15 +40,13 @@ def step(spec: Spec, aligned: bool) -> str:
     streams = spec.streams
     return _STEP.format(
         shared=SHARED.format(**constants(spec)),
-        place=PLACE.format(
-            **constants(spec),
-            row=indented(4, [f"s_{name} = tl.load(row + {i})" for i, name in enumerate(spec.columns)]),
-        ),
+        place=place(spec),
         starts=indented(4, [line for i, one in enumerate(streams) for line in start(i, one, aligned)]),
+        mean=means.before_tiles(spec),
         ahead=indented(8, _ahead(spec, "", "length >= TILE") if shapes.shape_of(spec).ahead else []),
         tiles=over_tiles(
             [*_whole(spec), *_tile(spec, "")],
-            [*(fetch(stream, "raw", mask="mask") for stream in streams), *_tile(spec, "mask")],
+            [*(fetch(stream, "raw", mask="mask") for stream in walked(spec)), *_tile(spec, "mask")],
         ),
     )
 
@@ -55,7 +54,7 @@ def step(spec: Spec, aligned: bool) -> str:
 def _whole(spec: Spec) -> list[str]:
     """Return how a whole tile is fetched, perhaps while the one before it is computed."""
     if not shapes.shape_of(spec).ahead:
-        return [fetch(stream, "raw") for stream in spec.streams]
+        return [fetch(stream, "raw") for stream in walked(spec)]
     early = [f"{plain(stream.name)}_raw = {plain(stream.name)}_ahead" for stream in _elements(spec)]
     # Scales of many tiles lie together: but for a program's first, they are near by the time.
     late = [fetch(stream, "raw") for stream in spec.streams if stream.shared > 1]
@@ -77,13 +76,15 @@ def _tile(spec: Spec, mask: str) -> list[str]:
     real = dtype_name(spec.compute)
     found = _words(spec)
     for name, codec in spec.stored.items():
-        found += load(name, codec, real)
+        if name not in spec.by_row:
+            found += load(name, codec, real)
     found += gradient(spec, real, mask)
     record = passes.element(spec.recipe, dict(spec.on), spec.scalars, spec.codecs)
     found += lines(record, real, input_of)
     for name, codec in spec.codecs.items():
-        if name not in spec.blocks:
+        if name not in spec.blocks and name not in spec.by_row:
             found += _store(name, codec, mask)
+    found += means.stores(spec)
     return found + _store_blocks(spec, mask) if spec.blocks else found
 
 
@@ -146,6 +147,7 @@ def step(addresses, chunks, rows, keys, found_inf, tensors):
     if is_present & (tl.load(found_inf) == 0):
         block = tl.arange(0, BLOCKS)[:, None]
         index = block * BLOCK + lane
+{mean}
 {ahead}
 {tiles}
 """

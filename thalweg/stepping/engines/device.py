@@ -27,13 +27,13 @@ class DeviceEngine:
     """
 
     skips = True
-    measured = cuda.MEASURED
 
     def __init__(
         self, spec: Spec, members: Sequence[Member], addresses: np.ndarray, firsts: np.ndarray
     ) -> None:
         self._recipe, self._draws = spec.recipe, spec.draws
         self._chunk = cuda.chunk(spec)
+        self.measured = 1 if spec.by_row else cuda.MEASURED
         self._addresses, self._streams = addresses, len(spec.streams)
         self._host_firsts = firsts
         self._positions = np.array([member.position for member in members], np.int64)
