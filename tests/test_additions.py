@@ -859,6 +859,31 @@ def test_bits_do_not_depend_on_the_number_of_threads(name, options, threads):
         assert all(map(torch.equal, found[0], other))
 
 
+@pytest.mark.filterwarnings("ignore:a step was skipped")
+@pytest.mark.parametrize("missing", [False, True], ids=["all", "missing"])
+@pytest.mark.parametrize("bad", [False, True], ids=["finite", "nan"])
+def test_bits_do_not_depend_on_how_a_step_is_run(bad, missing):
+    """What is measured and stepped in one compiled call, and in several beside what needs Python."""
+    tensors = [rand(n, seed=n).float() for n in (70_001, *range(1, 40))]
+    found = []
+    for extra in ([], [rand(7, 9).float()]):
+        params = [leaf(t) for t in [*tensors, *extra]]
+        added = {"max_norm": 0.1, "lamb": True, "statistics": True, "skip_nonfinite": 3, "average": 0.9}
+        optimizer = tw.AdamW(params, lr=0.1, **added)
+        for step in range(4):
+            for i, p in enumerate(params[: len(tensors)]):
+                p.grad = None if missing and i == 1 + step else rand(*p.shape, seed=100 * step + i).float()
+            if bad and step == 2:
+                params[5].grad[3] = torch.nan
+            for p in params[len(tensors) :]:
+                p.grad = torch.zeros(9, 7).t()  # whose strides are others: it adds nothing to a norm
+            optimizer.step()
+        assert optimizer.skipped_steps == int(bad)
+        state = [value for p in params[: len(tensors)] for value in optimizer.state[p].values()]
+        found.append([*params[: len(tensors)], *state, optimizer.statistics()[0]["grad_norm"]])
+    assert all(map(torch.equal, *found))
+
+
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter has no threads")
 def test_sparse_bits_do_not_depend_on_the_number_of_threads(threads):
     rows = torch.randperm(5000, generator=torch.Generator().manual_seed(1))[:3000]

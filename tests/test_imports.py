@@ -41,6 +41,7 @@ ORDER = {
         "planning",
         "making pool",
         "plan",
+        "compiled",
         "stages",
         "meshes",
         "batches",

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from thalweg.lowering.cpu import kernels as cpu
+from thalweg.lowering.cpu.update import REFUSED
 from thalweg.lowering.look.look import Look, Row, Seen, is_watched
 from thalweg.stepping.batches import (
     Batch,
@@ -27,6 +26,7 @@ from thalweg.stepping.batches import (
     StagedBatch,
     State,
 )
+from thalweg.stepping.compiled import Compiled, together, values
 from thalweg.stepping.engines import CpuEngine, engine_for
 from thalweg.stepping.member import Gradient, Member, Sort
 from thalweg.stepping.scaling import Scaling
@@ -69,12 +69,12 @@ class Plan:
             divided.setdefault(key, []).append(member)
         in_layers = sorted(divided.items(), key=lambda item: item[0][1])
         self.batches = [key[0](making, batch) for key, batch in in_layers]
-        self._parts = list(_together(self.batches))
+        self._parts = list(together(self.batches))
         self.skips = all(isinstance(b, KernelBatch) and b.engine.skips for b in self.batches)
         """Whether all of it asks on its device whether gradients overflowed."""
         self.stages = Stages(self.batches)
         """What it measures before a step."""
-        self.is_bare = all(isinstance(part, _Compiled) for part in self._parts)
+        self.is_bare = all(isinstance(part, Compiled) for part in self._parts)
         """Whether no operation of torch's takes part."""
         self._drawing = {member.sort.group for member in members if member.sort.draws}
         self._others = [members[i] for i, kind in enumerate(self._kinds) if kind is ReferenceBatch]
@@ -224,13 +224,23 @@ class Plan:
 
     def measure_and_run_if_same(self, groups: Groups, state: State, scaling: Scaling) -> Scaling | None:
         """Do what `run` does, of a plan that is bare; None, if something has changed meanwhile."""
+        if not self.stages:
+            return scaling if self.run_if_same(groups, state, scaling) else None
+        if self.stages.are_shared:
+            return self._measure_together(groups, state, scaling)
+        (part,) = self._parts
+        seen, totals = part.update_after(self._look, groups, state, self.stages, self.settings, scaling)
+        return self.stages.after(scaling, totals) if seen == REFUSED or self._is_same(seen) else None
+
+    def _measure_together(self, groups: Groups, state: State, scaling: Scaling) -> Scaling | None:
+        """Do so where what is measured is put together with what others measure."""
 
         def measure(stage: str, batches: Sequence[Batch], scaling: Scaling) -> bool:
             (part,) = self._parts
-            part.prepare_stage(stage, batches, self.settings, scaling)
-            return self._is_same(part.measure_after(self._look, groups, state, stage, batches))
+            seen = part.measure_after(self._look, groups, state, stage, batches, self.settings, scaling)
+            return self._is_same(seen)
 
-        found = self.stages.take(scaling, measure) if self.stages else scaling
+        found = self.stages.take(scaling, measure)
         if found is None or found.overflowed_on_host:
             return found
         return found if self.run_if_same(groups, state, found) else None
@@ -246,7 +256,7 @@ class Plan:
             `scaling`, or what it is with what measures have to say: who has overflowed was not stepped.
         """
         # What another thread takes away meanwhile stays alive as long as it is stepped.
-        kept = [[m.param.grad for m in self.members], _values(state)]
+        kept = [[m.param.grad for m in self.members], values(state)]
         for batch in self.batches:
             batch.check()
         if self.stages:
@@ -296,75 +306,6 @@ class Plan:
         if self._look is None:
             return [self.members[i].memory.data_ptr() for i in self._kernels]
         return self._look.rows[self._param_rows, Row.DATA]
-
-
-class _Compiled:
-    """Batches of the CPU one after the other, in one call."""
-
-    def __init__(self, batches: Sequence[Batch]) -> None:
-        self._measuring: dict[str, cpu.Run] = {}
-        self._ready = [(b.chunks, b.engine.prepare) for b in batches]  # type: ignore[attr-defined]
-        for batch in batches:
-            batch.engine.launched.divide(batch.chunks)  # type: ignore[attr-defined]
-        self._run = cpu.Run([b.engine.launched for b in batches])  # type: ignore[attr-defined]
-
-    def prepare(self, settings: AllSettings, scaling: Scaling) -> None:
-        for chunks, prepare in self._ready:
-            prepare(chunks, settings, scaling)
-
-    def run(self, settings: AllSettings, scaling: Scaling, state: State) -> None:
-        self.prepare(settings, scaling)
-        self._run()
-
-    def run_after(self, look: Look, groups: Groups, state: State) -> int:
-        return _after(self._run, look, groups, state)
-
-    def prepare_stage(
-        self, stage: str, batches: Sequence[Any], settings: AllSettings, scaling: Scaling
-    ) -> None:
-        for batch in batches:
-            batch.engine.prepare_stage(stage, batch.measured, settings, scaling)
-        if stage not in self._measuring:
-            self._measuring[stage] = cpu.Run([batch.engine.launch_of(stage) for batch in batches])
-
-    def measure_after(
-        self, look: Any, groups: Groups, state: State, stage: str, batches: Sequence[Any]
-    ) -> int:
-        """Look, and if nothing has changed take the measures of a stage, in one call."""
-        seen = _after(self._measuring[stage], look, groups, state)
-        for batch in batches if not seen else ():
-            batch.engine.finish_stage(stage)
-        return seen
-
-
-def _after(run: cpu.Run, look: Look, groups: Groups, state: State) -> int:
-    kept = _all_tensors(groups, state) if run.is_long else None
-    seen = run.after(look, groups, state)
-    del kept
-    return seen
-
-
-def _all_tensors(groups: Groups, state: State) -> list[Any]:
-    """Return what must not be freed while it is stepped, whatever other threads do."""
-    params = [param for group in groups for param in group["params"]]
-    return [params, [param.grad for param in params], _values(state)]
-
-
-def _values(state: State) -> list[Any]:
-    return [list(own.values()) for own in state.values() if isinstance(own, dict)]
-
-
-def _together(batches: Sequence[Batch]) -> Any:
-    """Yield the batches in order, those that need nothing of Python's in one."""
-    for is_bare, some in groupby(batches, _is_bare):
-        if is_bare:
-            yield _Compiled(list(some))
-        else:
-            yield from some
-
-
-def _is_bare(batch: Batch) -> bool:
-    return isinstance(batch, DenseBatch) and isinstance(batch.engine, CpuEngine)
 
 
 def _bytes(member: Member) -> int:

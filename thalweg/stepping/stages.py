@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,9 +31,11 @@ class Stages:
 
     def __init__(self, batches: Sequence[Batch]) -> None:
         taking = [(stage, [b for b in batches if stage in b.recipe.stages]) for stage in STAGES]
-        self._taking = [(stage, taken) for stage, taken in taking if taken]
-        self._skips = {name for batch in batches for name in batch.recipe.skips}
-        self._meshes = {stage: Meshes(taken) for stage, taken in self._taking}
+        self.taking = [(stage, taken) for stage, taken in taking if taken]
+        """Each stage at which something is measured, and the batches of which."""
+        self.skips = {name for batch in batches for name in batch.recipe.skips}
+        """What forbids a step, unless it is zero."""
+        self._meshes = {stage: Meshes(taken) for stage, taken in self.taking}
         self._counted = [batch for batch in batches if _GRADIENT in _names(batch)]
         self.refused: Tensor | float | None = None
         """What forbade the last step, where it is not zero, and nothing else did; None if nothing may."""
@@ -41,7 +43,7 @@ class Stages:
         """What to ask of the parts of a step before; None, if steps are whole."""
 
     def __bool__(self) -> bool:
-        return bool(self._taking)
+        return bool(self.taking)
 
     def take(self, scaling: Scaling, measure: Measuring) -> Scaling | None:
         """Take all measures, also of a step that one of them forbids: statistics are of the last one.
@@ -54,14 +56,39 @@ class Stages:
             `scaling`; with a `found_inf` of its own, if what was measured may forbid the step. None, if a
             stage could not be taken.
         """
-        for stage, batches in self._taking:
+        for stage, batches in self.taking:
             if not measure(stage, batches, scaling):
                 return None
             totals = self._share_totals(stage, batches)
-            if stage == "gradient" and self._skips:
-                found = _sum([totals[name] for name in sorted(self._skips)])
-                scaling = self._refuse(scaling, found)
+            if stage == "gradient":
+                scaling = self.after(scaling, totals)
         return scaling
+
+    @property
+    def are_shared(self) -> bool:
+        """Whether what is measured here is not all: processes, or parts of a step, have the rest."""
+        return self.parts is not None or any(self._meshes.values())
+
+    def after(self, scaling: Scaling, totals: Mapping[str, Any]) -> Scaling:
+        """Return what `take` does, of measures that were taken and shared.
+
+        Args:
+            scaling: GradScaler's.
+            totals: the sums over all parameters, by measure.
+        """
+        if not self.skips:
+            return scaling
+        return self._refuse(scaling, _sum([totals[name] for name in sorted(self.skips)]))
+
+    @staticmethod
+    def asking(stage: str, batches: Sequence[Batch]) -> dict[str, list[Batch]]:
+        """Return the measures of a stage that are summed over all parameters, and the batches that ask."""
+        asked: dict[str, list[Batch]] = {}
+        for batch in batches:
+            for one in batch.recipe.measures:
+                if one.at == stage and one.over == "all":
+                    asked.setdefault(one.name, []).append(batch)
+        return asked
 
     def _refuse(self, scaling: Scaling, found: Any) -> Scaling:
         """Return a scaling that has overflowed too if `found` is not zero."""
@@ -93,11 +120,7 @@ class Stages:
 
     def _share_totals(self, stage: str, batches: Sequence[Batch]) -> dict[str, Tensor | float]:
         """Add up what is measured over all parameters, in the order of the batches, and all processes."""
-        asked: dict[str, list[Batch]] = {}
-        for batch in batches:
-            for one in batch.recipe.measures:
-                if one.at == stage and one.over == "all":
-                    asked.setdefault(one.name, []).append(batch)
+        asked = self.asking(stage, batches)
         totals: dict[str, Tensor | float] = {}
         if self._meshes[stage]:
             names = {one.name for batch in batches for one in batch.recipe.measures if one.at == stage}

@@ -20,6 +20,7 @@ from thalweg.lowering import machine
 from thalweg.lowering.chunks import SIZE, Chunks
 from thalweg.lowering.cpu import scalars, threads
 from thalweg.lowering.cpu.assembly import assembly
+from thalweg.lowering.cpu.gather import Gather
 from thalweg.lowering.look import ahead, fields
 from thalweg.lowering.look.look import Look, Row
 from thalweg.lowering.spec import Spec
@@ -127,6 +128,9 @@ class Launch:
         self._set("kernel_table", self._steps)
         self._set("tensors", count)
         self._set("grads", addresses[1:2])
+        measured = [i for i, one in enumerate(spec.recipe.measures) if one.at == spec.stage]
+        self.gather = Gather(measured, measures, addresses[1])
+        """Has tensors read what the launch of a stage has measured."""
         self._kept = (addresses, groups, positions, rows, row_of, measures)  # what the tables point to
         self._firsts = firsts
         self._chunks: Chunks | None = None
@@ -162,16 +166,6 @@ class Launch:
         self._impls = impls
         self._set("impls", impls)
 
-    def sums(self) -> np.ndarray:
-        """Return what was measured, float64 (tensors, measures of the stage); 0 of what has no gradient."""
-        assert self._chunks is not None, "it has been divided"
-        addresses = self._kept[0]
-        found = np.zeros((addresses.shape[1], self._sums.shape[1]))
-        if len(self._begins):
-            found[self._measured] = np.add.reduceat(self._sums, self._begins, axis=0)
-        found[addresses[1] == 0] = 0.0
-        return found
-
     def divide(self, chunks: Chunks) -> None:
         """Take `chunks` for the work, from now on."""
         if chunks is self._chunks:
@@ -180,9 +174,7 @@ class Launch:
         self._sums = np.zeros((len(chunks.table), len(self._spec.measures)))
         self._steps[9] = _number(self._sums)
         if self._spec.stage:
-            tensor = chunks.table[:, 0]
-            self._begins = np.flatnonzero(np.diff(tensor, prepend=-1))
-            self._measured = tensor[self._begins]
+            self.gather.read(chunks, self._sums)
         self._set("tasks", len(chunks.tasks) - 1)
         self._set("small", int(chunks.elements <= SMALL))
         self.is_long = chunks.elements > max(LONG, LONG_TENSOR * int(self.table[_WORDS.index("tensors")]))
@@ -341,6 +333,7 @@ def _run_assembly() -> str:
 
 
 class _Functions(NamedTuple):
+    address: int
     run: Callable[..., None]
     tell: Callable[..., None]
     step: Callable[..., int]
@@ -351,6 +344,7 @@ def _run() -> _Functions:
     run, tell, step = machine.compile_to_address(_run_assembly(), ("run", "tell", "step"))
     pointer, number, thing = ctypes.c_void_p, ctypes.c_int64, ctypes.py_object
     return _Functions(
+        run,
         # These release the GIL, and the last keeps it, or releases it itself.
         ctypes.CFUNCTYPE(None, pointer, number, number, pointer, pointer)(run),
         ctypes.CFUNCTYPE(None, pointer, pointer, number, pointer)(tell),
@@ -401,8 +395,14 @@ class Run:
         Nobody can take away in between what was looked at. If it `is_long`, the caller keeps it alive.
         """
         walk, head = look.walk
-        lock = self._lock if self.is_long else (None, None)
-        count = threads.count()
-        return self._compiled.step(
-            head, groups, state, walk, *self._arguments, count, *self._functions, *lock
-        )
+        return self._compiled.step(head, groups, state, walk, *self.arguments(self.is_long))
+
+    def arguments(self, gives_up_lock: bool) -> tuple[Any, ...]:
+        """Return what a compiled function takes that looks and runs: launches, threads, functions."""
+        lock = self._lock if gives_up_lock else (None, None)
+        return *self._arguments, threads.count(), *self._functions, *lock
+
+    @property
+    def address(self) -> int:
+        """Where the compiled function lies that runs launches."""
+        return self._compiled.address

@@ -43,11 +43,10 @@ class Keys:
 
 
 class _Stage(NamedTuple):
-    """What measures a stage, and the columns of what it measures."""
+    """What measures a stage."""
 
     launch: cpu.Launch
     run: cpu.Run
-    columns: list[int]
 
 
 class CpuEngine:
@@ -84,8 +83,7 @@ class CpuEngine:
     @staticmethod
     def _stage(spec: Spec, common: Any) -> _Stage:
         launch = cpu.Launch(spec, *common)
-        columns = [i for i, one in enumerate(spec.recipe.measures) if one.at == spec.stage]
-        return _Stage(launch, cpu.Run([launch]), columns)
+        return _Stage(launch, cpu.Run([launch]))
 
     def prepare(self, chunks: Chunks, settings: AllSettings, scaling: Scaling) -> None:
         """Make ready what a launch reads."""
@@ -98,7 +96,7 @@ class CpuEngine:
     def measure(self, stage: str, chunks: Chunks, settings: AllSettings, scaling: Scaling) -> None:  # noqa: D102
         self.prepare_stage(stage, chunks, settings, scaling)
         self._stages[stage].run()
-        self.finish_stage(stage)
+        self._stages[stage].launch.gather()
 
     def prepare_stage(self, stage: str, chunks: Chunks, settings: AllSettings, scaling: Scaling) -> None:
         """Make ready what the launch of a stage reads."""
@@ -110,13 +108,13 @@ class CpuEngine:
         """Return the launch that measures a stage."""
         return self._stages[stage].launch
 
-    def finish_stage(self, stage: str) -> None:
-        """Take what the launch of a stage has measured."""
-        taken = self._stages[stage]
-        self._measured[:, taken.columns] = taken.launch.sums()
-
     def total(self, name: str) -> float:  # noqa: D102
-        return float(self._measured[:, self._recipe.place_of(name)].sum())
+        # One after the other, as compiled code does.
+        return float(np.add.accumulate(self._measured[:, self._recipe.place_of(name)])[-1])
+
+    def measured_in(self, name: str) -> tuple[np.ndarray, int]:
+        """Return where measures are written, and the column of one of them."""
+        return self._measured, self._recipe.place_of(name)
 
     def share(self, name: str, total: Tensor | float) -> None:  # noqa: D102
         self._measured[:, self._recipe.place_of(name)] = float(total)
