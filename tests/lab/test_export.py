@@ -29,7 +29,8 @@ def read(path):
 
 
 def test_records_as_tables(folder):
-    assert [path.name for path in command.export(folder, "csv", None)] == ["runs.csv", "curves.csv"]
+    written = [str(folder / name) for name in ("runs.csv", "curves.csv")]
+    assert command.export(folder, "csv", None) == written
     records = json.loads((folder / "results.json").read_text())["records"]
     runs = read(folder / "runs.csv")
     assert [row["id"] for row in runs] == [str(record["id"]) for record in records]
@@ -56,14 +57,15 @@ def test_clients_are_given_every_run_and_point(folder, monkeypatch):
     def begun(**more):
         calls.append(("begin", (), more))
         return SimpleNamespace(
-            log=noted("point"), finish=noted("end"), summary=SimpleNamespace(update=noted("result"))
+            log=noted("point"), finish=noted("ended"), summary=SimpleNamespace(update=noted("result"))
         )
 
     fakes = {
         "torch.utils.tensorboard": {"SummaryWriter": context},
         "mlflow": {"start_run": context, "set_experiment": noted("set"), "log_params": noted("set"),
-                   "set_tags": noted("set"), "log_metrics": noted("point")},
-        "wandb": {"init": begun},
+                   "set_tags": noted("set"), "log_metrics": noted("point"), "end_run": noted("ended"),
+                   "get_tracking_uri": lambda: "https://me:secret@there"},
+        "wandb": {"init": begun, "Settings": noted("set")},
     }  # fmt: skip
     count = len(json.loads((folder / "results.json").read_text())["records"])
     for name, attributes in fakes.items():
@@ -71,7 +73,8 @@ def test_clients_are_given_every_run_and_point(folder, monkeypatch):
         vars(module).update(attributes)
         monkeypatch.setitem(sys.modules, name, module)
         calls.clear()
-        command.export(folder, name.rpartition(".")[2], None)
+        told = command.export(folder, name.rpartition(".")[2], None)
+        assert "secret" not in str(told)
         assert sum(call[0] == "begin" for call in calls) == count
         assert sum(call[0] == "point" for call in calls) > count
 
@@ -82,6 +85,17 @@ def test_what_is_missing_is_told(folder, monkeypatch):
         command.export(folder, "mlflow", None)
     with pytest.raises(ValueError, match="--to must be one of csv, tensorboard, mlflow, wandb, not 'excel'"):
         command.export(folder, "excel", None)
+    with pytest.raises(ValueError, match="--out cannot be given with --to mlflow"):
+        command.export(folder, "mlflow", folder)
+
+
+def test_what_a_client_refuses_is_told_in_one_line(folder, monkeypatch):
+    def refuses(**more):
+        raise RuntimeError("No API key configured.\nUse `wandb login`")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=refuses, Settings=dict))
+    with pytest.raises(OSError, match=r"--to wandb: RuntimeError: No API key configured\.[^\n]*$"):
+        command.export(folder, "wandb", None)
 
 
 def test_vector_figures_need_kaleido(tmp_path, monkeypatch):

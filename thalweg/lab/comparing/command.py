@@ -141,21 +141,30 @@ def repeat(results_at: Path, number: int) -> bool:
     return same
 
 
-def export(results_at: Path, target: str, out: Path | None) -> list[Path]:
-    """Gives a comparison's records to another program; returns what was written.
+def export(results_at: Path, target: str, out: Path | None) -> list[str]:
+    """Gives a comparison's records to another program; returns where they are then.
 
     Raises:
         ValueError: the results cannot be found, or the target is none, or its package is not installed.
-        OSError: a file cannot be written.
+        OSError: a file cannot be written, or the other program's client refuses.
     """
     from thalweg.lab.showing import export as exports
     from thalweg.lab.showing import results
+    from thalweg.lab.workload.tasks.errors import brief_error
 
     if target not in exports.TARGETS:
         raise ValueError(f"--to must be one of {', '.join(exports.TARGETS)}, not {target!r}")
+    if target == "mlflow" and out is not None:
+        raise ValueError("--out cannot be given with --to mlflow, which logs where MLFLOW_TRACKING_URI says")
     document = results.load(results_at)
     folder = out or (results_at if results_at.is_dir() else results_at.parent)
-    return exports.TARGETS[target](document, folder)
+    try:
+        return [str(place) for place in exports.TARGETS[target](document, folder)]
+    except (ValueError, OSError):
+        raise
+    except Exception as error:
+        # Clients have errors of their own: no key, no server.
+        raise OSError(f"--to {target}: {brief_error(error)}") from error
 
 
 def _differing(again: object, record: object) -> str:

@@ -7,10 +7,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from thalweg.lab.running.store import hidden
 from thalweg.lowering import files
 
 Document = Mapping[str, Any]
 """Results as `results.load` reads them."""
+
+Place = Path | str
+"""Where records were written to: a file, a folder, or the address of a server."""
 
 
 def runs(document: Document) -> str:
@@ -31,7 +35,7 @@ def curves(document: Document) -> str:
     return _csv(["id", "name", "stage", "step", "seconds", "loss", "metric"], rows)
 
 
-def to_csv(document: Document, folder: Path) -> list[Path]:
+def to_csv(document: Document, folder: Path) -> list[Place]:
     """Writes ``runs.csv`` and ``curves.csv``."""
     files.prepare_folder(folder)
     made = {folder / "runs.csv": runs(document), folder / "curves.csv": curves(document)}
@@ -40,37 +44,42 @@ def to_csv(document: Document, folder: Path) -> list[Path]:
     return list(made)
 
 
-def to_tensorboard(document: Document, folder: Path) -> list[Path]:
-    """Writes a folder of events for each run."""
+def to_tensorboard(document: Document, folder: Path) -> list[Place]:
+    """Writes a folder of events for each run: curves, settings and what it came to at its last step."""
     writers = _package("torch.utils.tensorboard", "tensorboard")
     metric = document["workload"]["metric"]
     for record in document["records"]:
         with writers.SummaryWriter(str(folder / _title(record))) as writer:
+            last = 0
             for point in _points(record):
+                last = point["step"]
                 for name, value in (("loss", point["loss"]), (metric, point["metric"])):
                     if value is not None:
-                        writer.add_scalar(name, value, point["step"])
-            writer.add_text("settings", str(record["settings"]))
+                        writer.add_scalar(name, value, last)
+            for name, value in _results(record).items():
+                writer.add_scalar(f"results/{name}", value, last)
+            writer.add_text("settings", str(_config(record)))
+            if record["failure"]:
+                writer.add_text("failure", _failure(record))
     return [folder]
 
 
-def to_mlflow(document: Document, folder: Path) -> list[Path]:
+def to_mlflow(document: Document, _folder: Path) -> list[Place]:
     """Logs each run to the server that MLFLOW_TRACKING_URI names, or where MLflow logs without it."""
     mlflow = _package("mlflow", "mlflow")
     mlflow.set_experiment(f"thalweg {document['workload']['name']}")
     for record in document["records"]:
         with mlflow.start_run(run_name=_title(record)):
-            mlflow.log_params(
-                {**record["settings"], "optimizer": record["optimizer"], "seed": record["seed"]}
-            )
+            mlflow.log_params(_config(record))
             mlflow.set_tags({"stage": record["stage"], "failure": _failure(record)})
             for point in _points(record):
                 mlflow.log_metrics(_measured(point), step=point["step"])
             mlflow.log_metrics(_results(record))
-    return []
+            mlflow.end_run("FAILED" if record["failure"] else "FINISHED")
+    return [hidden(mlflow.get_tracking_uri())]
 
 
-def to_wandb(document: Document, folder: Path) -> list[Path]:
+def to_wandb(document: Document, folder: Path) -> list[Place]:
     """Logs each run to Weights & Biases, as its own settings say where (WANDB_MODE=offline for a folder)."""
     wandb = _package("wandb", "wandb")
     for record in document["records"]:
@@ -81,21 +90,23 @@ def to_wandb(document: Document, folder: Path) -> list[Path]:
             job_type=record["stage"],
             config=_config(record),
             dir=str(folder),
+            # Else it writes twenty lines on the terminal for each run.
+            settings=wandb.Settings(quiet=True, console="off"),
         )
         for point in _points(record):
             run.log(_measured(point), step=point["step"])
         run.summary.update({**_results(record), "failure": _failure(record)})
-        run.finish()
-    return []
+        run.finish(exit_code=1 if record["failure"] else 0)
+    return [folder / "wandb"]
 
 
-TARGETS: Mapping[str, Callable[[Document, Path], list[Path]]] = {
+TARGETS: Mapping[str, Callable[[Document, Path], list[Place]]] = {
     "csv": to_csv,
     "tensorboard": to_tensorboard,
     "mlflow": to_mlflow,
     "wandb": to_wandb,
 }
-"""Where records can go, by the name that the command takes; each returns what it has written itself."""
+"""Where records can go, by the name that the command takes; each returns where they are then."""
 
 
 def _package(module: str, package: str) -> Any:
