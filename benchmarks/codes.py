@@ -5,7 +5,8 @@ second byte of header, 1.0312 bytes an element:
 
 - signed: `spread` of 4, 5 or 6 bits of mantissa, by how far the mean logarithm is below the largest;
 - unsigned: `window` of 5 to 11 bits of mantissa and as many octaves as the block has, from its smallest
-  element on; where 5 bits do not span it, what ships.
+  element on; where 5 bits do not span it, what ships. `state={"exp_avg_sq": "window8"}` is built so, with
+  bases of 4 bits of mantissa.
 
 They are rounded by `hashed` words as what ships, to `nearest`, or by words that are `even` in time: those of
 256 steps are multiples of the golden ratio from one hash, so that errors cancel from step to step.
@@ -113,6 +114,7 @@ def window(most: int, x: Tensor, u: Tensor) -> Tensor:
 def candidates() -> Iterator[Format]:
     yield from (form for form, _ in zip(formats(), range(4), strict=False))
     narrow, wide = 1 + HEADER / BLOCK, 1 + 1 / BLOCK
+    yield Format("4 | window8, as built", shipped(True, True), shipped(False, True, "window8"), wide, narrow)
     four = [partial(floats, 4, signed) for signed in (True, False)]
     signed = {"4": four[0], "5": partial(floats, 5, True), "spread": spread}
     for rounding in ("hashed", "even", "nearest"):

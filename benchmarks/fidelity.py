@@ -45,9 +45,9 @@ class Format(NamedTuple):
     v_bytes: float
 
 
-def shipped(signed: bool, stochastic: bool) -> Store:
-    """Return `state="int8"` as it is, or with rounding to nearest."""
-    codec = slot_codec("int8", signed)
+def shipped(signed: bool, stochastic: bool, name: str = "int8") -> Store:
+    """Return what `state=` calls `name` as it is, or with rounding to nearest."""
+    codec = slot_codec(name, signed)
 
     def store(x: Tensor, step: int) -> Tensor:
         key = int(keys(0, step, np.array([0]))[0])

@@ -1,7 +1,7 @@
 """What a kernel does, as traces: with an element, the rule between decoding and encoding.
 
 A plain stream enters as a number; one with a correction as a number and an integer, `name.side`; one in
-blocks as an integer code, `name.code`, and its block's unit. What leaves a block's stream is a number
+blocks as an integer code, `name.code`, and its block's scale. What leaves a block's stream is a number
 again: its code depends on all of the block, so it is made in a second pass. What is kept by row, or as one
 row, enters and leaves as the number of the row, and with it the mean over the row, `row.mean`, of what
 `squares` says.
@@ -90,7 +90,7 @@ def _row_mean(record: Trace, codecs: Mapping[str, Codec]) -> RowMean | None:
 
 def _read(record: Trace, name: str, codec: Codec) -> Symbol:
     if isinstance(codec, BlockCodec):
-        return codec.decode(record.integer("whole", f"{name}.code"), record.emit("input", f"{name}.unit"))
+        return codec.decode(record.integer("whole", f"{name}.code"), record.integer("whole", scale_of(name)))
     value = record.emit("input", name)
     if isinstance(codec, HalfCodec) and codec.side:
         return codec.decode(value, record.integer("whole", f"{name}.side"))
@@ -99,7 +99,8 @@ def _read(record: Trace, name: str, codec: Codec) -> Symbol:
 
 def _write(record: Trace, name: str, codec: Codec, value: Symbol, number_of: Mapping[str, int]) -> None:
     if isinstance(codec, BlockCodec):
-        record.outputs[f"{name}.rank"] = codec.rank(value).line
+        for rank, found in zip(ranks_of(name, codec), codec.ranks(value), strict=True):
+            record.outputs[f"{rank}.rank"] = found.line
     if isinstance(codec, HalfCodec):
         value, side = codec.encode(value, _word(record, number_of.get(name)))
         if codec.side:
@@ -128,17 +129,20 @@ def words(codecs: Mapping[str, Codec], in_parts: bool = False) -> Trace:
     return record
 
 
-def unit(name: str, codec: BlockCodec) -> Trace:
-    """Return how a block's `unit` comes from its stored `scale`."""
-    record = Trace()
-    record.outputs[f"{name}.unit"] = codec.unit(record.integer("whole", f"{name}.scale")).line
-    return record
+def scale_of(name: str) -> str:
+    """Return the input of the first pass that is the scale of a block of `name`."""
+    return f"{name}.scale"
+
+
+def ranks_of(name: str, codec: BlockCodec) -> list[str]:
+    """Return the names of the ranks that an element of `name` has."""
+    return [f"{name}.{i}" for i in range(codec.ranked)]
 
 
 def new_anchor(name: str, codec: BlockCodec) -> Trace:
-    """Return how a block's new `anchor` and `scale` come from its `largest` rank."""
+    """Return how a block's new `anchor` and `scale` come from the `largest` of each of its ranks."""
     record = Trace()
-    found = codec.anchor(record.integer("whole", f"{name}.largest"))
+    found = codec.anchor(*(record.integer("whole", f"{rank}.largest") for rank in ranks_of(name, codec)))
     record.outputs = {f"{name}.anchor": found.line, f"{name}.scale": codec.scale(found).line}
     return record
 

@@ -23,9 +23,9 @@ class Trace:
     `max`, `lt`, `gt`, `where`; of the scalars of a step, `pow` (of what is not negative), `floor` and
     `truth`, a condition (an input's name); on the bits of float32, as int32: `integer` (constant),
     `whole` (an input's name), `bits`, `real`, `plus`, `minus`, `multiply`, `and`, `or`, `left`, `right`
-    (zeros come in), `right_signed`, `xor`, `least`, `most`, `below`, `above`, `choose`; and `float16`,
-    there and back, and `from_float16`, the number with such bits. `lowering.fusion` makes `fma`, a product
-    and a sum that are rounded once where the processor can.
+    (zeros come in), `right_signed`, `xor`, `least`, `most`, `least_unsigned`, `below`, `above` and `choose`;
+    `float16`, there and back, and `from_float16`, the number with such bits. `lowering.fusion` makes `fma`, a
+    product and a sum that are rounded once where the processor can.
     """
 
     lines: list[tuple[Any, ...]] = field(default_factory=list)
@@ -175,6 +175,9 @@ class Integer:
     def __sub__(self, other: Any) -> Integer:
         return self._emit("minus", self, other)
 
+    def __rsub__(self, other: Any) -> Integer:
+        return self._emit("minus", other, self)
+
     def __neg__(self) -> Integer:
         return self._emit("minus", 0, self)
 
@@ -192,6 +195,9 @@ class Integer:
 
     def __lshift__(self, other: Any) -> Integer:
         return self._emit("left", self, other)
+
+    def __rlshift__(self, other: Any) -> Integer:
+        return self._emit("left", other, self)
 
     def __rshift__(self, other: Any) -> Integer:
         return self._emit("right_signed", self, other)
@@ -213,6 +219,10 @@ class Integer:
     def at_least(self, other: Any) -> Integer:
         """Record the larger of two."""
         return self._emit("most", self, other)
+
+    def byte(self) -> Integer:
+        """Record the smaller of 255 and this, read as a number without sign."""
+        return self._emit("least_unsigned", self, 255)
 
     def real(self) -> Symbol:
         """Record reading the bits as a float32."""

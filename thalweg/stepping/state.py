@@ -25,7 +25,16 @@ from thalweg.storage.choices import (
     means_of,
     scale_of,
 )
-from thalweg.storage.codecs import BLOCK, FLOAT32, MEANS, BlockCodec, Codec, MeanCodec, mean_codec, slot_codec
+from thalweg.storage.codecs import (
+    BLOCK,
+    FLOAT32,
+    MEANS,
+    BlockCodec,
+    Codec,
+    MeanCodec,
+    block_codecs,
+    mean_codec,
+)
 from thalweg.storage.codecs.tensors import pack, side_shape, unpack
 from thalweg.storage.layout import has_memory, home_order, is_plain, like_home, order
 
@@ -248,7 +257,7 @@ def put(slot: Slot, state: dict[str, Any], entries: Mapping[str, Tensor]) -> Non
 def _new_slot(slot: Slot, codec: Codec, param: Tensor, fill: float) -> dict[str, Tensor]:
     if isinstance(codec, BlockCodec) and not fill:
         main = like_home(param, codec.dtype, 0.0)
-        scales = torch.zeros(side_shape(codec, main), dtype=torch.uint8, device=param.device)
+        scales = torch.zeros(side_shape(codec, main), dtype=codec.side, device=param.device)
         return {codes_of(slot.name): main, scale_of(slot.name): scales}
     return _packed(slot, codec, like_home(param, _dtype(codec, param), fill))
 
@@ -334,15 +343,16 @@ def stored_codec(slot: Slot, state: Mapping[str, Any]) -> BlockCodec | None:
     value, scales = state[name], state.get(scale_of(slot.name))
     if name == slot.name and value.dtype not in (torch.int8, torch.uint8):
         return None
-    codec = slot_codec("int8", slot.signed)
-    assert isinstance(codec, BlockCodec)
-    shape = blocks_shape(value, BLOCK) if is_dtensor(value) else side_shape(codec, value)
+    codecs = block_codecs(slot.signed)
+    shape = blocks_shape(value, BLOCK) if is_dtensor(value) else side_shape(codecs[0], value)
     _check_tensor(scale_of(slot.name), scales)
-    if scales is None or scales.dtype != codec.side or tuple(scales.shape) != shape:
+    codec = None if scales is None else next((one for one in codecs if one.side == scales.dtype), None)
+    if scales is None or codec is None or tuple(scales.shape) != shape:
         found = None if scales is None else (scales.dtype, tuple(scales.shape))
+        sides = " or ".join(str(one.side) for one in codecs)
         raise ValueError(
             f"state {name!r} holds codes, so {scale_of(slot.name)!r} must be a "
-            f"{codec.side} tensor of shape {shape}, not {found}"
+            f"{sides} tensor of shape {shape}, not {found}"
         )
     if value.dtype != codec.dtype:
         raise ValueError(f"state {name!r} must have codes of {codec.dtype}, not {value.dtype}")

@@ -14,8 +14,10 @@ from thalweg.rule import Recipe, Slot
 from thalweg.storage.codecs import (
     BLOCK,
     FLOAT32,
+    IN_BLOCKS,
     MEANS,
     STATE,
+    WINDOW,
     BlockCodec,
     Codec,
     MeanCodec,
@@ -45,10 +47,12 @@ class Storage(TypedDict, total=False):
         state: how slots are stored: `"float32"` (default), `"bfloat16"` (2 bytes an element) or
             `"int8"` (65/64 bytes), or a dict from slots' names to these, where a slot that is not named
             is float32; a second moment may be `"row"`, `"column"` or `"tensor"` there: one number for each
-            row, each column or the whole, the mean over it (SlimAdam, arXiv 2503.01843). Rounding is
-            stochastic. State of parameters with fewer than 4,096 elements, of float64 and complex ones and
-            of tensor subclasses stays as it is (but float64 ones can be means, and vectors cannot), and with
-            sparse gradients or beside `"row"` `"int8"` needs rows whose length is a multiple of 64.
+            row, each column or the whole, the mean over it (SlimAdam, arXiv 2503.01843); a slot that is never
+            negative may be `"window8"` (66/64 bytes): int8 whose codes are finer where a block's elements are
+            of one size. Rounding is stochastic. State of parameters with fewer than 4,096 elements, of
+            float64 and complex ones and of tensor subclasses stays as it is (but float64 ones can be means,
+            and vectors cannot), and with sparse gradients or beside `"row"` `"int8"` and `"window8"` need
+            rows whose length is a multiple of 64.
         weight_bits: of bfloat16 and float16 parameters: None (default), rounded to nearest; 16, rounded
             stochastically; 24 or 32, with a correction of 8 or 16 bits held as state, which for 32 makes
             them float32 weights exactly. Other parameters have their full precision anyway, and
@@ -150,8 +154,20 @@ def _check_state(recipe: Recipe, group: Mapping[str, Any]) -> None:
             raise ValueError(f"state names the slot {name!r}; {recipe.name} has {', '.join(slots) or 'none'}")
         if value in MEANS:
             _check_mean(recipe, slot_of[name], value, group)
+        elif value == WINDOW:
+            _check_window(recipe, slot_of[name])
         elif value not in STATE:
             raise ValueError(f"state[{name!r}] must be {allowed}, not {value!r}")
+
+
+def _check_window(recipe: Recipe, slot: Slot) -> None:
+    """Raise ValueError if a slot may be negative."""
+    if slot.signed:
+        able = ", ".join(s.name for s in recipe.slots if not s.signed and s.stored_by == "state") or "none"
+        raise ValueError(
+            f"state[{slot.name!r}]={WINDOW!r} is for slots that are never negative; of the slots of "
+            f"{recipe.name} that is {able}"
+        )
 
 
 def _check_mean(recipe: Recipe, slot: Slot, per: str, group: Mapping[str, Any]) -> None:
@@ -248,9 +264,9 @@ def _codec_of_slot(slot: Slot, param: Tensor, group: Mapping[str, Any], sparse: 
         return mean_codec(_slot_codec(param.dtype, "", slot.signed), per)
     may_pack = param.numel() >= SMALL and _is_packable(param)
     wanted = _wanted(slot, group) if may_pack else ""
-    if wanted == "int8" and sparse and not (sparse == 1 and rows_are_blocks(param)):
+    if wanted in IN_BLOCKS and sparse and not (sparse == 1 and rows_are_blocks(param)):
         wanted = ""  # a block that lies in two rows would move with either
-    if wanted == "int8" and (not has_blocks(param) or (in_rows and not rows_are_blocks(param))):
+    if wanted in IN_BLOCKS and (not has_blocks(param) or (in_rows and not rows_are_blocks(param))):
         wanted = "bfloat16"  # of a DTensor, that any mesh may cut; of rows that are stepped one by one
     return _slot_codec(param.dtype, wanted, slot.signed)
 
@@ -271,7 +287,7 @@ def _slot_codec(dtype: torch.dtype, wanted: str, signed: bool) -> Codec:
     """Return how a slot is stored whose group wants `wanted`, or nothing: then in the way of `dtype`."""
     plain = codec_of(state_dtype(dtype))
     assert plain is not None, "the stepper has refused other dtypes"
-    return slot_codec(wanted, signed) if wanted in STATE and plain is FLOAT32 else plain
+    return slot_codec(wanted, signed) if wanted in (*STATE, WINDOW) and plain is FLOAT32 else plain
 
 
 def codec_of_weights(param: Tensor, group: Mapping[str, Any]) -> Codec:

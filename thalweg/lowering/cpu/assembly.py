@@ -15,10 +15,11 @@ from thalweg.lowering.cpu import measuring, rows
 from thalweg.lowering.cpu.elements import (
     PARALLEL,
     input_of,
+    kind_of_scale,
     load_bases,
     load_elements,
     load_row,
-    load_units,
+    load_scales,
     loop,
     prepare_gradient,
     real,
@@ -28,6 +29,7 @@ from thalweg.lowering.cpu.elements import (
 from thalweg.lowering.cpu.instructions import (
     BYTES,
     DECLARATIONS,
+    LANES,
     TYPES,
     arithmetic,
     cut_to_stored,
@@ -62,7 +64,7 @@ def assembly(spec: Spec) -> str:
         fields=6 if spec.in_parts else 5 if spec.by_row else 4,
         of="chunk." if spec.by_row else "",
         tensor="tensor.rows" if spec.by_row else "tensor.row",
-        buffers="\n".join(line for name in spec.blocks for line in _buffers(name)),
+        buffers="\n".join(_buffers(spec)),
         row="\n".join(load_row(spec)),
         elements=_chunk(spec),
         rows_ahead=ROWS_AHEAD,
@@ -114,10 +116,15 @@ def _elements(spec: Spec, end: str) -> str:
     return _loops_over_runs(spec, end) if spec.draws else _loop(spec, "tensor.row", end)
 
 
-def _buffers(name: str) -> list[str]:
+def _ranks(spec: Spec) -> list[str]:
+    """Return the names of all ranks, of which a block's anchors need the largest."""
+    return [rank for name, codec in spec.blocks.items() for rank in passes.ranks_of(name, codec)]
+
+
+def _buffers(spec: Spec) -> list[str]:
     return [
-        f"  %{name}.buffers = alloca [{SPAN} x float], align 64",
-        f"  %{name}.mosts = alloca [{SPAN // BLOCK} x i32], align 64",
+        *(f"  %{name}.buffers = alloca [{SPAN} x float], align 64" for name in spec.blocks),
+        *(f"  %{rank}.mosts = alloca [{SPAN // BLOCK} x i32], align 64" for rank in _ranks(spec)),
     ]
 
 
@@ -127,10 +134,10 @@ def _loop(spec: Spec, before: str, after: str) -> str:
     for number, size in _words(spec, in_blocks=False).items():
         phis.append(_word_phi(number, before, "element"))
         next_.append(_next_word(number, size))
-    for name in spec.blocks:
-        phis.append(f"  %{name}.most = phi i32 [ 0, %{before} ], [ %{name}.most.next, %element ]")
-        operands = f"i32 %{name}.most, i32 %{name}.rank.new"
-        next_.append(f"  %{name}.most.next = call i32 @llvm.smax.i32({operands})")
+    for rank in _ranks(spec):
+        phis.append(f"  %{rank}.most = phi i32 [ 0, %{before} ], [ %{rank}.most.next, %element ]")
+        operands = f"i32 %{rank}.most, i32 %{rank}.rank.new"
+        next_.append(f"  %{rank}.most.next = call i32 @llvm.smax.i32({operands})")
     record = passes.element(spec.recipe, dict(spec.on), spec.scalars, spec.codecs)
     body = [
         *load_elements(spec),
@@ -188,7 +195,8 @@ def _arguments(spec: Spec, suffix: str = "") -> list[str]:
         *(["i32 %lane"] if spec.in_parts else []),
         *(f"{real(spec)} %s.{name}" for name in spec.columns),
         *(f"ptr %{name}.base{suffix}" for name, _, _ in streams(spec)),
-        *(f"ptr %{name}.{part}{suffix}" for name in spec.blocks for part in ("buffer", "most.at")),
+        *(f"ptr %{name}.buffer{suffix}" for name in spec.blocks),
+        *(f"ptr %{rank}.most.at{suffix}" for rank in _ranks(spec)),
         *row_values(spec),
     ]
 
@@ -207,11 +215,16 @@ def _loop_over_runs(spec: Spec, pass_: str, after: str) -> str:
     for name, kind, shared in streams(spec):
         index = {0: "0", 1: f"%at.{pass_}"}.get(shared, f"%block.at.{pass_}")
         moves.append(f"  %{name}.base.{pass_} = getelementptr {kind}, ptr %{name}.base, i64 {index}")
-    for name in spec.blocks:
-        moves += [
-            f"  %{name}.buffer.{pass_} = getelementptr float, ptr %{name}.buffers, i64 %r.{pass_}",
-            f"  %{name}.most.at.{pass_} = getelementptr i32, ptr %{name}.mosts, i64 %block.{pass_}",
-        ]
+    moves += [
+        *(
+            f"  %{name}.buffer.{pass_} = getelementptr float, ptr %{name}.buffers, i64 %r.{pass_}"
+            for name in spec.blocks
+        ),
+        *(
+            f"  %{rank}.most.at.{pass_} = getelementptr i32, ptr %{rank}.mosts, i64 %block.{pass_}"
+            for rank in _ranks(spec)
+        ),
+    ]
     arguments = ", ".join(_arguments(spec, f".{pass_}"))
     place = "%place" if spec.in_parts else "%offset"
     return _RUNS.format(
@@ -220,9 +233,8 @@ def _loop_over_runs(spec: Spec, pass_: str, after: str) -> str:
 
 
 def _first_function(spec: Spec) -> str:
-    blocks = spec.blocks
-    begin = [*_first_words(spec), *load_units(spec)]
-    mosts = [f"  store i32 %{name}.most.next, ptr %{name}.most.at" for name in blocks]
+    begin = [*_first_words(spec), *load_scales(spec)]
+    mosts = [f"  store i32 %{rank}.most.next, ptr %{rank}.most.at" for rank in _ranks(spec)]
     return _FIRST.format(
         parameters=", ".join(["i64 %length", *_arguments(spec)]),
         begin="\n".join(begin),
@@ -241,7 +253,7 @@ def _second_function(spec: Spec) -> str:
     words = _words(spec, in_blocks=True)
     begin = [*_prefetches(spec), *_first_words(spec)]
     for name, codec in spec.blocks.items():
-        begin += [f"  %{name}.largest = load i32, ptr %{name}.most.at", *_store_anchor(name, codec)]
+        begin += _store_anchor(name, codec)
     return _SECOND.format(
         parameters=", ".join(["i64 %length", *_arguments(spec)]),
         begin="\n".join(begin),
@@ -264,13 +276,27 @@ def _prefetches(spec: Spec) -> list[str]:
 
 
 def _store_anchor(name: str, codec: BlockCodec) -> list[str]:
-    record = passes.new_anchor(name, codec)
+    record, kind = passes.new_anchor(name, codec), kind_of_scale(codec)
+    lanes = f"<{LANES} x i32>"
+    lines = []
+    for rank in passes.ranks_of(name, codec):
+        # In a vector: LLVM makes branches of a number's minima and maxima, and guesses wrongly.
+        lines += [
+            f"  %{rank}.most = load i32, ptr %{rank}.most.at",
+            f"  %{rank}.lane = insertelement {lanes} poison, i32 %{rank}.most, i64 0",
+            f'  %{rank}.largest = call {lanes} asm "", "=x,0"({lanes} %{rank}.lane)',
+        ]
     return [
-        *arithmetic(record, "float", "%{}".format, prefix=f"{name}.n", suffix="made"),
+        *lines,
+        *arithmetic(record, "float", "%{}".format, prefix=f"{name}.n", suffix="lane", lanes=LANES),
+        *(
+            f"  %{name}.{one}.made = extractelement {lanes} %{name}.{one}.lane, i64 0"
+            for one in ("anchor", "scale")
+        ),
         # Opaque, or else LLVM finds a sum in it and adds a part of that to every element.
         f'  %{name}.anchor.packed = call i32 asm "", "=r,0"(i32 %{name}.anchor.made)',
-        f"  %{name}.scale.byte = trunc i32 %{name}.scale.made to i8",
-        f"  store i8 %{name}.scale.byte, ptr %{name}.side.base",
+        f"  %{name}.scale.out = trunc i32 %{name}.scale.made to {kind}",
+        f"  store {kind} %{name}.scale.out, ptr %{name}.side.base",
     ]
 
 

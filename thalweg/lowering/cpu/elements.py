@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from thalweg.lowering import passes
-from thalweg.lowering.cpu.instructions import TYPES, arithmetic, from_stored, to_stored
+from thalweg.lowering.cpu.instructions import TYPES, from_stored, to_stored
 from thalweg.lowering.spec import Spec
 from thalweg.lowering.trace import Trace
 from thalweg.storage.codecs import BlockCodec
@@ -57,7 +57,7 @@ def squares(spec: Spec) -> Trace | None:
     if not spec.by_row:
         return None
     record = passes.squares(spec.recipe, dict(spec.on), spec.scalars, spec.codecs)
-    in_blocks = record is not None and any(name.endswith(".unit") for name in record.inputs)
+    in_blocks = record is not None and any(passes.scale_of(name) in record.inputs for name in spec.blocks)
     assert not in_blocks, "no gradient is made of what is stored in blocks"
     return record
 
@@ -68,24 +68,28 @@ def row_values(spec: Spec) -> list[str]:
     return [f"{real(spec)} {name}" for name in (*names, *(["%row.mean"] if squares(spec) else []))]
 
 
-def load_units(spec: Spec) -> list[str]:
-    """Return how a run's unit of what is stored in blocks comes from its scale, as `%name.unit.old`."""
+def load_scales(spec: Spec) -> list[str]:
+    """Return how a run's scale of what is stored in blocks is loaded, as `%name.scale`."""
     lines = []
     for name, codec in spec.blocks.items():
+        kind = kind_of_scale(codec)
         lines += [
-            f"  %{name}.scale.raw = load i8, ptr %{name}.side.base",
-            f"  %{name}.scale = zext i8 %{name}.scale.raw to i32",
-            *arithmetic(passes.unit(name, codec), "float", "%{}".format, prefix=f"{name}.u", suffix="old"),
+            f"  %{name}.scale.raw = load {kind}, ptr %{name}.side.base",
+            f"  %{name}.scale = zext {kind} %{name}.scale.raw to i32",
         ]
     return lines
+
+
+def kind_of_scale(codec: BlockCodec) -> str:
+    """Return LLVM's type of a scale."""
+    assert codec.side is not None, "blocks have scales"
+    return TYPES[dtype_name(codec.side)]
 
 
 def input_of(name: str) -> str:
     """Return the value of an input of the first pass's trace."""
     if name == "g":
         return "%g.used"
-    if name.endswith(".unit"):
-        return f"%{name}.old"
     return f"%{name}" if "." in name else f"%{name}.in"
 
 

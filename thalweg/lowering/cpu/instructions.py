@@ -39,8 +39,11 @@ _INTEGER_BINARY = {
     "right_signed": "ashr",
 }
 _INTEGER_COMPARE = {"below": "slt", "above": "sgt"}
-_INTEGER_CALLS = {"least": "smin", "most": "smax"}
+_INTEGER_CALLS = {"least": "smin", "most": "smax", "least_unsigned": "umin"}
 _INTEGERS = {"integer", "whole", "bits", "choose", *_INTEGER_BINARY, *_INTEGER_CALLS}
+
+LANES = 4
+"""Elements of the vectors that arithmetic can be done on instead of numbers."""
 
 DECLARATIONS = """\
 declare float @llvm.sqrt.f32(float)
@@ -55,6 +58,9 @@ declare double @llvm.pow.f64(double, double)
 declare double @llvm.floor.f64(double)
 declare i32 @llvm.smin.i32(i32, i32)
 declare i32 @llvm.smax.i32(i32, i32)
+declare i32 @llvm.umin.i32(i32, i32)
+declare <4 x i32> @llvm.smin.v4i32(<4 x i32>, <4 x i32>)
+declare <4 x i32> @llvm.smax.v4i32(<4 x i32>, <4 x i32>)
 declare i64 @llvm.umin.i64(i64, i64)
 declare void @llvm.prefetch.p0(ptr, i32, i32, i32)
 """
@@ -67,6 +73,7 @@ def arithmetic(
     *,
     prefix: str = "v",
     suffix: str = "new",
+    lanes: int = 0,
 ) -> list[str]:
     """Return the instructions of a trace; its outputs are `%name.suffix`.
 
@@ -76,6 +83,7 @@ def arithmetic(
         name_of: gives the value of an input.
         prefix: of the values between, unique in the function.
         suffix: of the outputs, unique likewise.
+        lanes: how many elements the vectors have that are computed with; 0, if they are numbers.
     """
     names: list[str] = []
     lines: list[str] = []
@@ -83,9 +91,9 @@ def arithmetic(
         if operation in ("input", "whole", "truth"):
             names.append(name_of(operands[0]))
         elif operation == "const":
-            names.append(_literal(operands[0], real))
+            names.append(_all(lanes, real, _literal(operands[0], real)))
         elif operation == "integer":
-            names.append(str(operands[0]))
+            names.append(_all(lanes, "i32", str(operands[0])))
         else:
             names.append(f"%{prefix}{i}")
             arguments = [names[operand] for operand in operands]
@@ -96,9 +104,9 @@ def arithmetic(
                 lines.append(f"  {names[i]}.short = trunc i32 {arguments[0]} to i16")
                 lines.append(f"  {names[i]}.half = bitcast i16 {names[i]}.short to half")
                 arguments = [f"{names[i]}.half"]
-            lines.append(f"  {names[i]} = {_instruction(operation, arguments, real)}")
+            lines.append(f"  {names[i]} = {_instruction(operation, arguments, real, lanes)}")
     for name, line in record.outputs.items():
-        kind = "i32" if record.lines[line][0] in _INTEGERS else real
+        kind = _kind("i32" if record.lines[line][0] in _INTEGERS else real, lanes)
         lines.append(f"  %{name}.{suffix} = bitcast {kind} {names[line]} to {kind}")
     return lines
 
@@ -109,9 +117,19 @@ def _literal(value: float, real: str) -> str:
     return f"0x{struct.unpack('>Q', struct.pack('>d', rounded))[0]:016X}"
 
 
-def _instruction(operation: str, arguments: list[str], real: str) -> str:
+def _kind(kind: str, lanes: int) -> str:
+    return f"<{lanes} x {kind}>" if lanes else kind
+
+
+def _all(lanes: int, kind: str, constant: str) -> str:
+    """Return a constant, of each element where there are lanes."""
+    return f"<{', '.join([f'{kind} {constant}'] * lanes)}>" if lanes else constant
+
+
+def _instruction(operation: str, arguments: list[str], real: str, lanes: int) -> str:
     if operation in _INTEGERS or operation in _INTEGER_COMPARE:
-        return _integer_instruction(operation, arguments)
+        return _integer_instruction(operation, arguments, lanes)
+    real = _kind(real, lanes)
     if operation in _BINARY:
         return f"{_BINARY[operation]} {real} {arguments[0]}, {arguments[1]}"
     if operation in _COMPARE:
@@ -123,24 +141,27 @@ def _instruction(operation: str, arguments: list[str], real: str) -> str:
     if operation == "neg":
         return f"fneg {real} {arguments[0]}"
     if operation == "real":
-        return f"bitcast i32 {arguments[0]} to float"
+        return f"bitcast {_kind('i32', lanes)} {arguments[0]} to {real}"
     if operation in ("float16", "from_float16"):
         return f"fpext half {arguments[0]} to {real}"
     condition, yes, no = arguments
     return f"select i1 {condition}, {real} {yes}, {real} {no}"
 
 
-def _integer_instruction(operation: str, arguments: list[str]) -> str:
+def _integer_instruction(operation: str, arguments: list[str], lanes: int) -> str:
+    whole = _kind("i32", lanes)
     if operation in _INTEGER_BINARY:
-        return f"{_INTEGER_BINARY[operation]} i32 {arguments[0]}, {arguments[1]}"
+        return f"{_INTEGER_BINARY[operation]} {whole} {arguments[0]}, {arguments[1]}"
     if operation in _INTEGER_COMPARE:
-        return f"icmp {_INTEGER_COMPARE[operation]} i32 {arguments[0]}, {arguments[1]}"
+        return f"icmp {_INTEGER_COMPARE[operation]} {whole} {arguments[0]}, {arguments[1]}"
     if operation in _INTEGER_CALLS:
-        return f"call i32 @llvm.{_INTEGER_CALLS[operation]}.i32(i32 {arguments[0]}, i32 {arguments[1]})"
+        suffix = f"v{lanes}i32" if lanes else "i32"
+        called = f"@llvm.{_INTEGER_CALLS[operation]}.{suffix}"
+        return f"call {whole} {called}({whole} {arguments[0]}, {whole} {arguments[1]})"
     if operation == "bits":
-        return f"bitcast float {arguments[0]} to i32"
+        return f"bitcast {_kind('float', lanes)} {arguments[0]} to {whole}"
     condition, yes, no = arguments
-    return f"select i1 {condition}, i32 {yes}, i32 {no}"
+    return f"select {_kind('i1', lanes)} {condition}, {whole} {yes}, {whole} {no}"
 
 
 def from_stored(raw: str, value: str, codec: Codec, real: str) -> list[str]:

@@ -10,7 +10,7 @@ from thalweg.lowering import passes
 from thalweg.lowering.cpu.elements import (
     input_of,
     load_elements,
-    load_units,
+    load_scales,
     loop,
     prepare_gradient,
     real,
@@ -25,7 +25,7 @@ from thalweg.storage.codecs.draws import RUN
 def is_in_runs(spec: Spec) -> bool:
     """Say whether something is measured that is stored in blocks."""
     record = passes.measures(spec.recipe, spec.stage, dict(spec.on), spec.scalars, spec.codecs)
-    return any(name.endswith(".unit") for name in record.inputs)
+    return any(passes.scale_of(name) in record.inputs for name in spec.blocks)
 
 
 def over_elements(spec: Spec, end: str) -> str:
@@ -59,7 +59,7 @@ def over_runs(spec: Spec, end: str) -> str:
 def function(spec: Spec) -> str:
     """Return the function that measures a run."""
     names = [one.name for one in spec.measures]
-    begin = [*_sums_before(names), *load_units(spec)]
+    begin = [*_sums_before(names), *load_scales(spec)]
     return _FUNCTION.format(
         parameters=", ".join(["i64 %length", *_arguments(spec)]),
         begin="\n".join(begin),

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from thalweg.lowering import passes
 from thalweg.lowering.gpu import shapes
-from thalweg.lowering.gpu.expressions import lines, plain
+from thalweg.lowering.gpu.expressions import plain
 from thalweg.lowering.spec import Spec, Stream
 from thalweg.storage.codecs import BLOCK, BlockCodec, Codec
 
@@ -120,7 +119,6 @@ def load(name: str, codec: Codec, real: str) -> list[str]:
         return [
             f"{name}_code = {name}_raw.to(tl.int32)",
             f"{name}_scale = {name}_side_raw.to(tl.int32)",
-            *lines(passes.unit(name, codec), "float32", plain, prefix=f"{name}_u", suffix=""),
         ]
     found = [f"{name}_in = {_value(f'{name}_raw', codec.name, real)}"]
     if codec.side is not None:

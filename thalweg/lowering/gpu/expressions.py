@@ -34,6 +34,8 @@ _OTHERS = {
     "least": "tl.minimum({0}, {1})",
     "most": "tl.maximum({0}, {1})",
     "right": "({0}.to(tl.uint32, bitcast=True) >> {1}).to(tl.int32, bitcast=True)",
+    "least_unsigned": "tl.minimum({0}.to(tl.uint32, bitcast=True), "
+    "{1}.to(tl.uint32, bitcast=True)).to(tl.int32, bitcast=True)",
     "bits": "{0}.to(tl.int32, bitcast=True)",
     "real": "{0}.to(tl.float32, bitcast=True)",
     "float16": "{0}.to(tl.float16).to(tl.float32)",

@@ -115,13 +115,16 @@ def _store_blocks(spec: Spec, mask: str) -> list[str]:
     """Return how what is in blocks is packed: all of a block's elements are in the tile."""
     found = []
     for name, codec in spec.blocks.items():
-        rank = f"tl.where({mask}, {name}_rank_new, 0)" if mask else f"{name}_rank_new"
-        found.append(f"{name}_largest = tl.max({rank}, axis=1, keep_dims=True)")
+        for rank in map(plain, passes.ranks_of(name, codec)):
+            ranked = f"tl.where({mask}, {rank}_rank_new, 0)" if mask else f"{rank}_rank_new"
+            found.append(f"{rank}_largest = tl.max({ranked}, axis=1, keep_dims=True)")
         record = passes.new_anchor(name, codec)
         found += lines(record, "float32", plain, prefix=f"{name}_n", suffix="")
     found += lines(passes.pack(spec.codecs), "float32", _packed_input, prefix="k", suffix="")
     for name, codec in spec.blocks.items():
-        code, scale = f"{name}_code.to(tl.{codec.name})", f"{name}_scale.to(tl.uint8)"
+        assert codec.side is not None, "blocks have scales"
+        code = f"{name}_code.to(tl.{codec.name})"
+        scale = f"{name}_scale.to(tl.{dtype_name(codec.side)})"
         scale_at = f"{name}_side_at + block"
         found += [
             f"tl.store({name}_at + index, {code}{masked(mask, other=False)})",

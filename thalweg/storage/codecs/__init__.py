@@ -9,6 +9,7 @@ stored as pairs of real numbers and are stepped as such.
 | `plain` | a number of a torch dtype |
 | `halves` | 16-bit floats rounded stochastically, with a correction beside them or without |
 | `blocks` | 8-bit codes in blocks that share a scale |
+| `windows` | the same without sign, in blocks that choose how fine they are |
 | `means` | one number for each row or column, or for the tensor |
 | `draws` | the random bits for rounding |
 | `bits` | the vocabulary of integers |
@@ -35,6 +36,7 @@ from thalweg.storage.codecs.plain import (
     real_dtype,
     state_dtype,
 )
+from thalweg.storage.codecs.windows import WindowCodec
 
 __all__ = [
     "BFLOAT16",
@@ -42,12 +44,16 @@ __all__ = [
     "FLOAT16",
     "FLOAT32",
     "FLOAT64",
+    "IN_BLOCKS",
     "MEANS",
     "STATE",
+    "WINDOW",
     "BlockCodec",
     "Codec",
     "HalfCodec",
     "MeanCodec",
+    "WindowCodec",
+    "block_codecs",
     "codec_of",
     "mean_codec",
     "real_dtype",
@@ -59,13 +65,26 @@ __all__ = [
 STATE = ("float32", "bfloat16", "int8")
 """What `state=` may say."""
 
+WINDOW = "window8"
+"""What it may also say of a slot without sign, by the slot's name."""
+
+IN_BLOCKS = ("int8", WINDOW)
+"""What is stored in blocks."""
+
 
 def slot_codec(name: str, signed: bool) -> Codec:
     """Return the codec of a slot that `state=` calls `name`."""
-    if name == "int8":
+    if name in IN_BLOCKS:
+        kind = WindowCodec if name == WINDOW else BlockCodec
         dtype = torch.int8 if signed else torch.uint8
-        return BlockCodec(dtype_name(dtype), dtype, torch.float32, signed)
+        return kind(dtype_name(dtype), dtype, torch.float32, signed)
     return HalfCodec("bfloat16", torch.bfloat16, torch.float32) if name == "bfloat16" else FLOAT32
+
+
+def block_codecs(signed: bool) -> list[BlockCodec]:
+    """Return all codecs in blocks that a slot may have been stored by. Their scales' dtypes differ."""
+    names = IN_BLOCKS[:1] if signed else IN_BLOCKS
+    return [codec for codec in (slot_codec(name, signed) for name in names) if isinstance(codec, BlockCodec)]
 
 
 def weight_codec(dtype: torch.dtype, bits: int | None) -> Codec:

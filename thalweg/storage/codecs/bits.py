@@ -51,6 +51,11 @@ def at_least(i: Bits, j: Bits) -> Bits:
     return i.at_least(j)
 
 
+def byte(i: Bits) -> Bits:
+    """Return `i`, or 255 if it is larger or negative."""
+    return torch.where(i < 0, 255, i.clamp(max=255)) if isinstance(i, Tensor) else i.byte()
+
+
 def to_float16_and_back(x: Scalar) -> Scalar:
     """Return the nearest float16 number, ties to even, as float32."""
     return x.to(torch.float16).to(torch.float32) if isinstance(x, Tensor) else x.to_float16_and_back()

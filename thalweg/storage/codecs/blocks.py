@@ -27,6 +27,7 @@ from thalweg.storage.codecs.bits import (
     real,
     shift_right,
 )
+from thalweg.storage.codecs.draws import nearest
 from thalweg.storage.codecs.plain import Codec
 
 BLOCK = 64
@@ -74,16 +75,25 @@ class BlockCodec(Codec):
         """Return the bits of the magnitude of `x`."""
         return bits(x) & MAGNITUDE if self.signed else bits(x)
 
-    def rank(self, x: Scalar) -> Bits:
-        """Return a number that grows with the `size` of `x`, and is negative if `x` is not finite."""
-        return self.size(x) + _RANK
+    @property
+    def ranked(self) -> int:
+        """How many `ranks` an element has."""
+        return 1
 
-    def anchor(self, largest: Bits) -> Bits:
-        """Return the bits of the anchor of a block from its largest `rank`; negative ones count as zero's."""
+    def ranks(self, x: Scalar) -> tuple[Bits, ...]:
+        """Return numbers of which a block's `anchor` needs the largest; where there is no element they are 0.
+
+        This one grows with the `size` of `x`, and is negative if `x` is not finite.
+        """
+        return (self.size(x) + _RANK,)
+
+    def anchor(self, *largest: Bits) -> Bits:
+        """Return the bits of the anchor of a block from the largest of its `ranks`."""
         octaves = (self._highest + 1) >> _MANTISSA
-        largest = at_least(largest, _RANK)
+        (rank,) = largest
+        rank = at_least(rank, _RANK)
         # A mantissa above that of the highest finite code belongs to the next power of two.
-        exponent = shift_right(largest + (2 << _SHIFT) - 1, _EXPONENT) - (octaves - 1)
+        exponent = shift_right(rank + (2 << _SHIFT) - 1, _EXPONENT) - (octaves - 1)
         # At most so high that what is not finite is coded above all that is.
         return at_most(at_least(exponent, 1), 255 - 16) << _EXPONENT
 
@@ -91,15 +101,16 @@ class BlockCodec(Codec):
         """Return the byte that is stored for an anchor."""
         return shift_right(anchor, _EXPONENT)
 
-    def unit(self, scale: Bits) -> Scalar:
-        """Return what 1 means in a block with the stored `scale`, where its anchor is 2^-14."""
-        return real((scale + _LEAST_16) << _EXPONENT)
+    def nearest(self, anchor: Bits) -> Bits:
+        """Return the word that rounds to nearest in a block with this anchor."""
+        return (anchor & 0) + nearest(_SHIFT)
 
-    def decode(self, code: Bits, unit: Scalar) -> Scalar:
-        """Return the value of a code, a byte with its sign.
+    def decode(self, code: Bits, scale: Bits) -> Scalar:
+        """Return the value of a code, a byte with its sign, in a block with the stored `scale`.
 
         The highest code, whatever its sign, is NaN if the codec is signed, and else infinity.
         """
+        unit = real((scale + _LEAST_16) << _EXPONENT)  # what 1 means where the anchor is 2^-14
         if self.signed:
             # Of the copies of the sign that a negative number begins with, one comes to be float16's.
             half = (code << _SHIFT_16) & (_SIGN_16 | (self._highest << _SHIFT_16))

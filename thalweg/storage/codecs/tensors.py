@@ -32,8 +32,8 @@ def unpack(codec: Codec, main: Tensor, side: Tensor | None) -> Tensor:
     if isinstance(codec, BlockCodec):
         assert side is not None
         new = torch.empty_like(main, dtype=codec.compute)
-        unit = codec.unit(side.to(torch.int32)).repeat_interleave(BLOCK)[: main.numel()]
-        in_memory_order(new).copy_(codec.decode(in_memory_order(main).to(torch.int32), unit))
+        scale = side.to(torch.int32).repeat_interleave(BLOCK)[: main.numel()]
+        in_memory_order(new).copy_(codec.decode(in_memory_order(main).to(torch.int32), scale))
         return new
     if isinstance(codec, HalfCodec) and side is not None:
         return codec.decode(main.to(codec.compute), side.to(torch.int32))
@@ -48,13 +48,14 @@ def pack(codec: Codec, values: Tensor, words: Tensor | None = None) -> tuple[Ten
         values: float32; where there are blocks, they fill their memory.
         words: int32, of the shape of `values`, to round by; to nearest, if None.
     """
-    if words is None:
-        words = torch.full_like(values, nearest(codec.drawn) if codec.drawn else 0, dtype=torch.int32)
     if isinstance(codec, BlockCodec):
         main = torch.empty_like(values, dtype=codec.dtype)
-        codes, scales = _pack_blocks(codec, in_memory_order(values), in_memory_order(words))
+        drawn = None if words is None else in_memory_order(words)
+        codes, scales = _pack_blocks(codec, in_memory_order(values), drawn)
         in_memory_order(main).copy_(codes)
         return main, scales
+    if words is None:
+        words = torch.full_like(values, nearest(codec.drawn) if codec.drawn else 0, dtype=torch.int32)
     if isinstance(codec, HalfCodec):
         number, distance = codec.encode(values, words)
         side = None if codec.side is None else distance.to(codec.side)
@@ -62,9 +63,11 @@ def pack(codec: Codec, values: Tensor, words: Tensor | None = None) -> tuple[Ten
     return values.to(codec.dtype), None
 
 
-def _pack_blocks(codec: BlockCodec, values: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+def _pack_blocks(codec: BlockCodec, values: Tensor, words: Tensor | None) -> tuple[Tensor, Tensor]:
     rest = -len(values) % BLOCK
-    ranks = torch.nn.functional.pad(codec.rank(values), (0, rest)).view(-1, BLOCK)
-    anchors = codec.anchor(ranks.amax(1)) if len(ranks) else ranks.new_zeros(0)
+    ranks = [torch.nn.functional.pad(rank, (0, rest)).view(-1, BLOCK) for rank in codec.ranks(values)]
+    some = len(values) > 0
+    anchors = codec.anchor(*(r.amax(1) for r in ranks)) if some else ranks[0].new_zeros(0)
+    words = codec.nearest(anchors).repeat_interleave(BLOCK)[: len(values)] if words is None else words
     codes = codec.encode(values, anchors.repeat_interleave(BLOCK)[: len(values)], words)
-    return codes.to(codec.dtype), codec.scale(anchors).to(torch.uint8)
+    return codes.to(codec.dtype), codec.scale(anchors).to(codec.side)
