@@ -321,6 +321,7 @@ def keys_of(name: str) -> tuple[str, ...]:
     return name, *(name + ending for ending in _ENDINGS)
 
 
+@cache
 def slot_of(key: str) -> str:
     """Return the slot whose numbers, codes or means lie under a key of `optimizer.state[p]`."""
     ending = next((ending for ending in _ENDINGS if key.endswith(ending)), "")

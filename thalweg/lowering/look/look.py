@@ -238,9 +238,10 @@ class Look:
             before = other._row_of.get(one)
             if self.rows[row + 1, Row.DIMS] >= 0 or before is None or one not in alike:
                 continue
-            shape = [Row.DIMS, Row.NUMEL, *range(Row.SIZES, Row.STRIDES)]
+            shape = [Row.DIMS, Row.NUMEL, *range(Row.SHAPE, Row.PART_OBJECT, 2)]
             if (self.rows[row, shape] == other.rows[before, shape]).all():
-                kept = [*shape, Row.META, Row.KEYS, *range(Row.STRIDES, WORDS)]
+                strides = range(Row.SHAPE + 1, Row.PART_OBJECT, 2)
+                kept = [*shape, Row.META, Row.KEYS, Row.PART, Row.PLACING, *strides]
                 self.rows[row + 1, kept] = other.rows[before + 1, kept]
         self._placings |= other._placings
 

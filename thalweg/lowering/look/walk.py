@@ -38,17 +38,16 @@ class Row(IntEnum):
     DATA = 5  # address of the first element; of a gradient 0 if there is none, and 1 if it is empty
     IMPL = 6  # libtorch's tensor
     CELL = 7  # where DATA is written too, if not 0
-    SIZES = 8
-    STRIDES = 16
-    PART = 24  # libtorch's tensor of the part of this process, if processes share the tensor, and else 0
-    PLACING = 25  # how it is cut; all other words but TYPE, IMPL and those below are then the part's
+    PART = 8  # libtorch's tensor of the part of this process, if processes share the tensor, and else 0
+    PLACING = 9  # how it is cut; all other words but TYPE, IMPL and those below are then the part's
     # Where it lay the last time, for what is asked for ahead.
-    OBJECT = 26  # Python's tensor
-    PART_OBJECT = 27
-    STORAGE = 28
-    VERSION = 29  # libtorch's counter
-    PART_VERSION = 30
-    GRAD = 31  # of a parameter: where libtorch has the pointer to its gradient
+    OBJECT = 10  # Python's tensor
+    STORAGE = 11
+    VERSION = 12  # libtorch's counter
+    GRAD = 13  # of a parameter: where libtorch has the pointer to its gradient
+    SHAPE = 14  # size and stride by turns: of one dimension, the end of the second line of cache
+    PART_OBJECT = 30
+    PART_VERSION = 31
 
 
 WORDS = 32
@@ -170,8 +169,7 @@ shape:
   %sizes.begin = select i1 %inside, ptr %sizes.inside, ptr %sizes.outside
   %room = select i1 %inside, i64 {fields.INLINE}, i64 %dims
   %strides.begin = getelementptr i64, ptr %sizes.begin, i64 %room
-  %sizes.cells = getelementptr i64, ptr %row, i64 {Row.SIZES}
-  %strides.cells = getelementptr i64, ptr %row, i64 {Row.STRIDES}
+  %shape.cells = getelementptr i64, ptr %row, i64 {Row.SHAPE}
   br label %dimension
 dimension:
   %d = phi i64 [ 0, %shape ], [ %d.next, %size ]
@@ -180,11 +178,11 @@ dimension:
 size:
   %size.at = getelementptr i64, ptr %sizes.begin, i64 %d
   %size.now = load i64, ptr %size.at
-  %size.cell = getelementptr i64, ptr %sizes.cells, i64 %d
+  %size.cell = getelementptr [2 x i64], ptr %shape.cells, i64 %d
   %same.size = call i1 @same(ptr %size.cell, i64 %size.now, i1 %note)
   %stride.at = getelementptr i64, ptr %strides.begin, i64 %d
   %stride.now = load i64, ptr %stride.at
-  %stride.cell = getelementptr i64, ptr %strides.cells, i64 %d
+  %stride.cell = getelementptr i64, ptr %size.cell, i64 1
   %same.stride = call i1 @same(ptr %stride.cell, i64 %stride.now, i1 %note)
   %d.next = add nuw i64 %d, 1
   %same.both = and i1 %same.size, %same.stride
