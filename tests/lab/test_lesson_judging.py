@@ -87,6 +87,14 @@ def test_no_gap_has_no_share():
     assert "no gap" in found.text()
 
 
+def test_who_is_ahead_without_a_remedy_has_no_gap_to_close():
+    found = closed(CLEAR, [c + 1 for c in CLEAR], SMALL)
+    assert found.share is None
+    assert found.leads
+    assert found.text() == "no gap: ahead of the rival without it, so none to close"
+    assert closed([-4.0], [-2.0], [-8.0]).leads
+
+
 def test_what_is_counted_has_a_share_without_an_interval():
     found = closed([-8.0], [-2.0], [-4.0])
     assert found.share == pytest.approx(1.5)

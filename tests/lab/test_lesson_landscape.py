@@ -12,8 +12,9 @@ from lessons import write
 from samples import Line
 from typer.testing import CliRunner
 
-from thalweg.cli import app
+from thalweg.cli.app import made
 from thalweg.lab.lesson import arms, experiments, keeping, landscape
+from thalweg.lab.lesson.claims import r_minus_1
 from thalweg.lab.lesson.experiment import SEED
 from thalweg.lab.lesson.landscape import file, measuring
 from thalweg.lab.lesson.landscape.lines import lines
@@ -176,19 +177,24 @@ def test_rates_are_the_best_of_the_records(tmp_path):
         setattr(workload, name, kept.workload[name])
     assert rate_of(tmp_path, workload, arms.ADAMW) == (0.001, "the best on validation of 13 tried")
     assert rate_of(tmp_path, workload, arms.RMSPROP)[0] == DEFAULTS["rmsprop"], "it has no runs"
+    (grid, _) = r_minus_1.GRIDS
+    write(
+        tmp_path, grid, lambda trial: 90 - abs(math.log10(trial.lr) + 2) - (trial.settings["alpha"] != 0.99)
+    )
+    assert rate_of(tmp_path, workload, arms.RMSPROP)[0] == 0.01, "whose grid names the default of alpha"
     workload.steps += 1
     assert rate_of(tmp_path, workload, arms.SGD_MOMENTUM)[1] == "a default, not tuned"
 
 
 def test_the_command_measures_and_the_report_shows_it(tmp_path):
     done = CliRunner().invoke(
-        app, ["lesson", "landscape", "--workload", "digits", "--quick", "--out", str(tmp_path)]
+        made(), ["lesson", "landscape", "--workload", "digits", "--quick", "--out", str(tmp_path)]
     )
     assert done.exit_code == 0, done.output
     path = tmp_path / "landscape-digits-quick.json.gz"
     assert done.stdout.splitlines()[-1] == f"wrote {path}"
     assert path.stat().st_size < 10_000
-    done = CliRunner().invoke(app, ["lesson", "report", "--quick", "--out", str(tmp_path)])
+    done = CliRunner().invoke(made(), ["lesson", "report", "--quick", "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
     html = (tmp_path / "quick.html").read_text(encoding="utf-8")
     assert re.findall(r'<figure id="([\w-]+)"', html) == ["planes-digits", "lines-digits"]

@@ -9,7 +9,7 @@ import pytest
 from lessons import write
 from typer.testing import CliRunner
 
-from thalweg.cli import app
+from thalweg.cli.app import made
 from thalweg.lab.lesson import experiments, keeping, known
 from thalweg.lab.lesson.claim import Claim, Counted, Line, told
 from thalweg.lab.lesson.claims import catalogue
@@ -307,12 +307,12 @@ def test_nothing_is_known_without_records(tmp_path, claims):
 
 
 def test_the_command_writes_it(folder):
-    done = CliRunner().invoke(app, ["lesson", "report", "--out", str(folder)])
+    done = CliRunner().invoke(made(), ["lesson", "report", "--out", str(folder)])
     assert done.exit_code == 0
     assert done.stdout.splitlines() == [
         f"wrote {folder / name}" for name in ("index.html", "README.md", "verdicts.svg")
     ]
     assert LIBRARY.sub("", (folder / "index.html").read_text(encoding="utf-8")) == page(folder)
-    done = CliRunner().invoke(app, ["lesson", "report", "--quick", "--out", str(folder)])
+    done = CliRunner().invoke(made(), ["lesson", "report", "--quick", "--out", str(folder)])
     assert done.stdout.splitlines() == [f"wrote {folder / 'quick.html'}"]
     assert "A rehearsal" in (folder / "quick.html").read_text(encoding="utf-8")

@@ -8,7 +8,6 @@ from thalweg.lab.lesson.experiment import Experiment
 from thalweg.lab.lesson.found import Found, Scores
 from thalweg.lab.lesson.judging import measured
 from thalweg.lab.lesson.scale import Scale
-from thalweg.lab.showing.figures.figure import Figure
 from thalweg.lab.study.study import Study
 
 Subject = Literal["SGD", "Adam", "RMSprop", "Examples", "In general"]
@@ -123,7 +122,6 @@ class Claim:
         conditions: on what it was tested, and what it does not say.
         exact: counts instead of measuring; then there are no experiments.
         secondary: what else the records tell.
-        figure: the picture.
         remedies: what was done about it, if it is a disadvantage.
         changed: what was altered after a result had been seen, and what had been seen by then.
     """
@@ -139,7 +137,6 @@ class Claim:
     conditions: str = ""
     exact: Callable[[], Counted] | None = None
     secondary: Callable[[Found], Sequence[Line]] = lambda found: ()
-    figure: Callable[[Found], Figure | None] | None = None
     remedies: tuple[Remedy, ...] = ()
     changed: str = ""
 

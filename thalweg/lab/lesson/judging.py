@@ -114,10 +114,11 @@ class Closed:
         without: mean of the complaint's endpoint without the remedy, larger is better.
         remedied: the same with it.
         rival: the same of the best rival.
-        share: (remedied - without) / (rival - without); None where the gap is not told from zero.
+        share: (remedied - without) / (rival - without); None where no rival is told to be ahead.
         low: the lower end of its 95 % interval.
         high: the upper end.
         seeds: paired seeds.
+        leads: whether it is ahead of every rival without the remedy.
     """
 
     without: float
@@ -127,11 +128,17 @@ class Closed:
     low: float
     high: float
     seeds: int
+    leads: bool = False
+
+    @property
+    def no_gap(self) -> str:
+        """Why there is no share."""
+        return "no gap: ahead of the rival without it" if self.leads else "no gap that is told from zero"
 
     def text(self) -> str:
         """The share in words."""
         if self.share is None:
-            return "there is no gap that is told from zero, so none to close"
+            return f"{self.no_gap}, so none to close"
         if self.seeds == 1:
             return f"closes {percent(self.share)} of the gap"
         ends = f"{percent(self.low)} to {percent(self.high)}"
@@ -161,11 +168,11 @@ def closed(without: Sequence[float], remedied: Sequence[float], rival: Sequence[
     gaps = np.subtract(rival, without)
     means = float(np.mean(without)), float(np.mean(remedied)), float(np.mean(rival))
     if len(gains) == 1:  # counted, not measured
-        share = float(gains[0] / gaps[0]) if gaps[0] else None
-        return Closed(*means, share, share or math.nan, share or math.nan, 1)
+        share = float(gains[0] / gaps[0]) if gaps[0] > 0 else None
+        return Closed(*means, share, share or math.nan, share or math.nan, 1, leads=bool(gaps[0] < 0))
     apart = guarded(tuple(map(float, gaps)), ERROR)
-    if apart is None or apart[0] <= 0 <= apart[1]:
-        return Closed(*means, None, -math.inf, math.inf, len(gains))
+    if apart is None or apart[0] <= 0:
+        return Closed(*means, None, -math.inf, math.inf, len(gains), leads=apart is not None and apart[1] < 0)
     share = float(gains.mean() / gaps.mean())
     low, high = (_end(gains, gaps, share, direction) for direction in (-1.0, 1.0))
     return Closed(*means, share, low, high, len(gains))

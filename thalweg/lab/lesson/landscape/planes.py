@@ -27,7 +27,7 @@ SCALE = (
 """From low ground to high."""
 
 MOST = 2.2
-"""Decades of loss above the lowest that are told apart; what is higher is of one colour."""
+"""Decades above the lowest loss that differ in colour at least, and all below the start."""
 
 LEVELS = 14
 """Contours."""
@@ -122,10 +122,11 @@ def _plane(landscape: Landscape, view: View) -> go.Figure:
 
 
 def _heights(landscape: Landscape) -> tuple[float, float]:
-    """Logarithms between which colours run, the same for all planes of a workload."""
+    """Logarithms between which colours run, the same for all planes of a workload, from the start's down."""
     seen = [z for view in landscape.views for row in view.losses for z in row if z is not None and z > 0]
     low = math.log10(min(seen))
-    return low, min(math.log10(max(seen)), low + MOST)
+    start = math.log10(landscape.courses[0].losses[0])
+    return low, min(math.log10(max(seen)), max(low + MOST, start))
 
 
 def _ground(figure: go.Figure, view: View, low: float, high: float) -> None:

@@ -1,8 +1,11 @@
 """The learning rates of the runs: the best of the lesson's records, where it has any."""
 
+import inspect
+import pkgutil
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from thalweg.lab.lesson import keeping
 from thalweg.lab.lesson.claim import shared
@@ -35,14 +38,21 @@ def rate_of(folder: Path, workload: Workload, space: Space) -> tuple[float, str]
 
 
 def _runs(folder: Path, workload: Workload, space: Space) -> Iterable[Record]:
-    wanted = space.settings({"lr": 1.0})
+    wanted = _whole(space.optimizer, space.settings({"lr": 1.0}))
     for kept in _files(folder, list(shared(list(catalogue().values())).values())):
         if not _is(kept, workload):
             continue
         for record in kept.records:
             trial = record.trial
-            if trial.optimizer == space.optimizer and {**trial.settings, "lr": 1.0} == wanted:
+            same = trial.optimizer == space.optimizer
+            if same and _whole(space.optimizer, {**trial.settings, "lr": 1.0}) == wanted:
                 yield record
+
+
+def _whole(optimizer: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with the defaults that they leave out: a grid names its default too."""
+    parameters = inspect.signature(pkgutil.resolve_name(optimizer)).parameters.values()
+    return {one.name: one.default for one in parameters if one.default is not one.empty} | dict(settings)
 
 
 def _files(folder: Path, experiments: Sequence[Experiment]) -> Iterable[Kept]:

@@ -1,6 +1,7 @@
 """What to use, then: what follows from the verdicts, by rules that were written before there were any.
 
-A claim that is inconclusive or was not run says nothing here.
+That of G2 is the exception: it was forgotten, and written when there was a verdict. A claim that is
+inconclusive or was not run says nothing here.
 """
 
 from collections.abc import Iterator, Sequence
@@ -143,6 +144,12 @@ RULES = (
         "G1",
         "Choose the optimizer first: more than half of what separates runs is its doing.",
         "Rate and schedule matter too: less than half of what separates runs is the optimizer's.",
+    ),
+    Rule(
+        "Minima",
+        "G2",
+        "Small batches leave shallow minima where full ones stay; whether for better ones was not asked.",
+        "Small batches leave shallow minima no more often than full ones by more than the margin.",
     ),
     Rule(
         "Momentum",

@@ -33,11 +33,10 @@ def article(known: Known) -> str:
 
 
 def figures(known: Known) -> list[Figure]:
-    """The claim's own picture, or the one that all have, and that of its sweeps."""
+    """The picture of a claim's endpoint, and that of its sweeps."""
     if known.verdict.kind == "not run":
         return []
-    own = known.claim.figure(known.found) if known.claim.figure is not None and is_whole(known) else None
-    return [figure for figure in (own or endpoint(known), sweep(known)) if figure is not None]
+    return [figure for figure in (endpoint(known), sweep(known)) if figure is not None]
 
 
 def is_whole(known: Known) -> bool:

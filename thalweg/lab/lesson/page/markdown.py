@@ -38,7 +38,7 @@ def _remedies(known: Sequence[Known]) -> Iterator[str]:
         if closed is None:
             share = "not run"
         elif closed.share is None:
-            share = "no gap that is told from zero"
+            share = closed.no_gap
         elif closed.seeds == 1:
             share = percent(closed.share)
         else:

@@ -66,7 +66,8 @@ def levels(closed: Closed | None, scale: Scale | None) -> tuple[str, str, str]:
             f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in map(_cost, values)
         )
         return first, second, third
-    sign = -1 if all(value < 0 for value in values) else 1
+    # What is a cost is turned so that more is better; it is said as the cost that it is.
+    sign = -1 if closed.without < 0 and closed.rival < 0 else 1
     first, second, third = (f"{sign * value:,.{scale.digits if scale else 2}f}" for value in values)
     return first, second, third
 
@@ -80,7 +81,7 @@ def share(closed: Closed | None) -> str:
     if closed is None:
         return '<span class="range">not run yet</span>'
     if closed.share is None:
-        return 'no gap<span class="range">none that is told from zero</span>'
+        return f'no gap<span class="range">{closed.no_gap.removeprefix("no gap").lstrip(": ")}</span>'
     told = f"<strong>{prose(percent(closed.share))}</strong>"
     if closed.seeds == 1:
         return f'{told}<span class="range">counted</span>'
