@@ -67,7 +67,7 @@ ORDER = {
         "averaging stepped",
         "backward grouped offload",
         "mirrors",
-        "arguments checkpoint compiling depths handles obstacles priming",
+        "arguments checkpoint compiling depths handles obstacles priming unscaling",
     ],
     "rule": ["resting", "recipe", "addition", "rule", "hyper measure rest roots", "maths"],
 }

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import math
 import os
 import warnings
 import weakref
@@ -10,9 +11,11 @@ import pytest
 import torch
 from support import ONE_EACH, groups_of, label, loss_of, net, numbers
 from torch import nn
+from torch._dynamo import compiled_autograd
 from torch.utils.checkpoint import checkpoint
 
 import thalweg as tw
+from thalweg.optimizer.obstacles import refuse_late_overflows
 
 STORAGES = [
     (torch.float32, {}),
@@ -397,15 +400,145 @@ def test_clipping_by_the_norm_of_the_step_before():
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_a_scaler_hears_why_not():
+def new_scaler(scale=1024.0):
+    return torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=1000)
+
+
+def train_scaled(model, optimizer, scaler, steps, *, begin=0, micro=1):
+    for step in range(begin, begin + steps):
+        for i in range(micro):
+            scaler.scale(loss_of(model, micro * step + i)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+
+
+def test_a_scaler_that_it_was_not_told_of_hears_why_not():
     model, optimizer = made("AdamW", {"lr": 1e-3})
     handle = optimizer.in_backward()
-    scaler = torch.amp.GradScaler("cpu")
+    scaler = new_scaler()
     scaler.scale(loss_of(model, 0)).backward()
-    with pytest.raises(RuntimeError, match="GradScaler knows of an overflow when backward is through"):
+    with pytest.raises(RuntimeError, match=r"begin again with in_backward\(scaler=scaler\)"):
         scaler.step(optimizer)
     handle.remove()
     assert not hasattr(optimizer, "_step_supports_amp_scaling")
+
+
+@pytest.mark.parametrize("hold", [0, None])
+@pytest.mark.parametrize("storage", STORAGES[::2], ids=["float32", "bfloat16"])
+def test_scaled_parts_are_the_whole_scaled_step(storage, hold):
+    dtype, stored = storage
+    plain, parts = twins("AdamW", {"lr": 1e-3, "fused": True, **stored}, dtype)
+    scalers = new_scaler(), new_scaler()
+    train_scaled(*plain, scalers[0], 3, micro=2)
+    parts[1].in_backward(hold=hold, every=2, scaler=scalers[1])
+    train_scaled(*parts, scalers[1], 3, micro=2)
+    same(plain, parts)
+    assert all(param.grad is None for param in parts[0].parameters())
+    assert scalers[0].state_dict() == scalers[1].state_dict()
+
+
+@pytest.mark.parametrize("kind", [math.inf, math.nan])
+def test_after_an_overflow_nothing_is_stepped_until_the_scaler_knows(kind):
+    plain, parts = twins("SGD", {"lr": 0.1, "momentum": 0.9, "fused": True})
+    scaler = new_scaler()
+    parts[1].in_backward(hold=0, scaler=scaler)
+    handle = parts[0].inner.weight.register_hook(lambda grad: grad * kind)
+    before = copy.deepcopy(parts[0].state_dict())
+    scaler.scale(loss_of(parts[0], 0)).backward()
+    loss_of(plain[0], 0).backward()
+    moved = {name for name, value in parts[0].state_dict().items() if not torch.equal(value, before[name])}
+    assert {"outer.weight", "outer.bias"} <= moved, "those before it, by their own gradients"
+    assert moved.isdisjoint({"inner.weight", "words.weight"})
+    for name in moved:
+        lr = parts[1].param_groups[1]["lr"]
+        expected = before[name] - lr * plain[0].get_parameter(name).grad
+        torch.testing.assert_close(parts[0].get_parameter(name).detach(), expected)
+    handle.remove()
+    after = copy.deepcopy(parts[0].state_dict())
+    scaler.scale(loss_of(parts[0], 1)).backward()
+    assert all(torch.equal(value, after[name]) for name, value in parts[0].state_dict().items())
+    scaler.step(parts[1])
+    scaler.update()
+    assert scaler.get_scale() == 512.0
+    train_scaled(*parts, scaler, 1)
+    assert not torch.equal(parts[0].words.weight, after["words.weight"])
+    assert scaler.get_scale() == 512.0
+
+
+def test_scaled_sparse_and_complex_gradients():
+    """A GradScaler looks at no complex ones. Oracle: no scale; this one is a power of two."""
+    results = []
+    for scaler in (torch.amp.GradScaler("cpu", enabled=False), new_scaler()):
+        table, wave = nn.Embedding(50, 8, sparse=True), nn.Parameter(torch.ones(3, dtype=torch.complex64))
+        nn.init.constant_(table.weight, 0.5)
+        optimizer = tw.SGD([table.weight, wave], lr=0.1)
+        optimizer.in_backward(hold=0, scaler=scaler)
+        for step in range(2):
+            loss = table(numbers(step) % 50).square().sum() + wave.abs().square().sum()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        assert not torch.equal(wave, torch.ones(3))
+        results.append((table.weight.detach(), wave.detach()))
+    assert all(map(torch.equal, *results))
+
+
+def test_what_a_pass_did_not_reach_is_stepped_by_the_scaler():
+    model, optimizer = made("SGD", {"lr": 1.0})
+    scaler = new_scaler()
+    optimizer.in_backward(hold=0, scaler=scaler)
+    with optimizer.accumulating():
+        scaler.scale(model.unused(torch.ones(1, 3)).sum()).backward()
+    before = model.unused.weight.detach().clone()
+    train_scaled(model, optimizer, scaler, 1)
+    assert torch.equal(model.unused.weight, before - 1.0)
+
+
+def test_a_gradient_that_overflows_and_waits_is_told():
+    model, optimizer = made("SGD", {"lr": 1.0})
+    scaler = new_scaler()
+    optimizer.in_backward(hold=0, scaler=scaler)
+    with optimizer.accumulating():
+        (scaler.scale(model.unused(torch.ones(1, 3)).sum()) * math.inf).backward()
+    before = model.unused.weight.detach().clone()
+    train_scaled(model, optimizer, scaler, 1)
+    assert torch.equal(model.unused.weight, before)
+    assert scaler.get_scale() == 512.0
+
+
+def test_all_are_skipped_where_all_are_held():
+    model, optimizer = made("AdamW", {"lr": 1e-3})
+    scaler = new_scaler()
+    optimizer.in_backward(hold=1 << 30, scaler=scaler)
+    model.words.weight.register_hook(lambda grad: grad * math.inf)  # the last to come
+    before = copy.deepcopy(model.state_dict())
+    train_scaled(model, optimizer, scaler, 1)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert scaler.get_scale() == 512.0
+
+
+def test_a_scaler_that_is_off_changes_nothing():
+    plain, parts = twins("AdamW", {"lr": 1e-3})
+    train(*plain, 2)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    parts[1].in_backward(hold=0, scaler=scaler)
+    train_scaled(*parts, scaler, 2)
+    same(plain, parts)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "words"),
+    [
+        ({"scaler": 1024.0}, TypeError, "scaler must be a torch.amp.GradScaler or None, not 1024.0"),
+        ({"scaler": new_scaler(), "clip_by_last_norm": True}, ValueError, "clip_by_last_norm=True must be"),
+    ],
+)
+def test_what_a_scaler_cannot_go_with_is_refused(settings, kind, words):
+    model, optimizer = made("SGD", {"lr": 1.0})
+    with pytest.raises(kind, match=words):
+        optimizer.in_backward(**settings)
+    assert not model.inner.weight._post_accumulate_grad_hooks
 
 
 def test_a_base_of_sam_is_refused():
@@ -464,6 +597,8 @@ def test_several_processes_are_refused(monkeypatch):
     model, optimizer = made("SGD", {"lr": 1.0})
     with pytest.raises(ValueError, match="DistributedDataParallel has not reduced"):
         optimizer.in_backward()
+    with pytest.raises(ValueError, match="overflows of its own process alone"):
+        refuse_late_overflows()
     assert not model.inner.weight._post_accumulate_grad_hooks
 
 
@@ -506,3 +641,19 @@ def test_under_torch_compile():
     for one, other in zip(plain[0].parameters(), parts[0].parameters(), strict=True):
         torch.testing.assert_close(one, other)
     assert all(param.grad is None for param in parts[0].parameters())
+
+
+@pytest.mark.parametrize(
+    "compiler", [lambda graph: graph, torch.compile(backend="eager")], ids=["as is", "compiled"]
+)
+def test_compiled_autograd_is_refused_before_anything_is_stepped(compiler):
+    model, optimizer = made("AdamW", {"lr": 1e-3})
+    optimizer.in_backward(hold=0)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(RuntimeError, match="compiled_autograd = False"), compiled_autograd._enable(compiler):
+        loss_of(model, 0).backward()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not optimizer.state_dict()["state"]
+    optimizer.zero_grad()
+    loss_of(model, 0).backward()
+    assert not torch.equal(model.inner.weight, before["inner.weight"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -114,15 +116,28 @@ def test_accumulation(device):
     assert_same((model, optimizer), (twin, other))
 
 
-def test_a_scaler_hears_why_not(device):
-    model = stack(device)
-    optimizer = tw.AdamW(model.parameters())
-    optimizer.in_backward()
+def test_scaled_parts_are_the_whole_step_and_an_overflow_is_not_waited_for(device):
+    (model, optimizer), (twin, other) = pair(device, MAKERS["int8"])
     scaler = torch.amp.GradScaler(device.type, init_scale=8.0)
-    x = batch(0, device)
-    scaler.scale((model(x) - x).square().mean()).backward()
-    with pytest.raises(RuntimeError, match="train in bfloat16, without a scaler"):
+    optimizer.in_backward(hold=0, scaler=scaler)
+    for i, x in enumerate([batch(i, device) for i in range(4)]):
+        plain_step(twin, other, x)
+        with nullcontext() if i < 2 else no_waiting(device):
+            scaler.scale((model(x) - x.flip(0)).square().mean()).backward()
         scaler.step(optimizer)
+        scaler.update()
+    assert_same((model, optimizer), (twin, other))
+    first, last = model[0].weight, model[-2].weight  # the last is stepped first
+    before = [p.detach().clone() for p in (first, last)]
+    model[2].weight.register_hook(lambda grad: grad * math.inf)
+    x = batch(4, device)
+    with no_waiting(device):
+        scaler.scale((model(x) - x.flip(0)).square().mean()).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert torch.equal(first, before[0])
+    assert not torch.equal(last, before[1])
+    assert scaler.get_scale() == 4.0
 
 
 def test_a_checkpoint_between_passes_goes_to_the_host_and_comes_back(device):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import inf
 from typing import Any, Protocol
 
@@ -21,10 +21,13 @@ from thalweg.optimizer.compiling import is_compiling, uncompiled
 from thalweg.optimizer.handles import Handle
 from thalweg.optimizer.obstacles import (
     obstacle_in,
+    refuse_compiled_autograd,
+    refuse_late_overflows,
     refuse_late_reductions,
     refuse_nested,
     refuse_several_devices,
 )
+from thalweg.optimizer.unscaling import Unscaling
 from thalweg.rule import Recipe
 from thalweg.stepping.parts import Parts
 from thalweg.stepping.scaling import NO_SCALING, Scaling
@@ -80,11 +83,23 @@ class InBackward(Handle):
     Made by `Optimizer.in_backward`, which says what it does.
     """
 
-    def __init__(self, optimizer: Steps, every: int, hold: int | None, clip_by_last_norm: bool) -> None:
+    def __init__(
+        self,
+        optimizer: Steps,
+        every: int,
+        hold: int | None,
+        clip_by_last_norm: bool,
+        scaler: torch.amp.GradScaler | None,
+    ) -> None:
         if every < 1 or every != int(every):
             raise ValueError(f"every must be an integer at least 1, not {every!r}")
         if hold is not None and hold < 0:
             raise ValueError(f"hold must be a number of bytes, at least 0, or None, not {hold!r}")
+        if scaler is not None and clip_by_last_norm:
+            raise ValueError(
+                "clip_by_last_norm=True must be without scaler: an overflow would be the last norm"
+            )
+        self._unscaling = None if scaler is None else Unscaling(scaler)
         self._of = weakref.ref(optimizer)
         self._every, self._hold, self._by_last_norm = every, hold, clip_by_last_norm
         self._hooks: dict[int, _Hook] = {}
@@ -137,6 +152,8 @@ class InBackward(Handle):
         params = self._params()
         refuse_several_devices(params)
         refuse_late_reductions(params)
+        if self._unscaling is not None:
+            refuse_late_overflows()
         new = [param for param in params if id(param) not in self._hooks and _can_be_hooked(param)]
         for param in new:
             if any(hook.owner() is not None for hook in _ours(param)):
@@ -160,17 +177,18 @@ class InBackward(Handle):
         """Say whether there may be a gradient that was not stepped, before `optimizer.step()`.
 
         Raises:
-            RuntimeError: if a GradScaler has a part in it.
+            RuntimeError: if a GradScaler has a part in it that `in_backward()` was not told of.
         """
         if not self.is_on:
             return True
-        if scaling is not NO_SCALING:
+        if scaling is not NO_SCALING and self._unscaling is None:
             raise RuntimeError(
-                "a GradScaler knows of an overflow when backward is through, and by then in_backward() has "
-                "stepped all parameters, by scaled gradients: train in bfloat16, without a scaler, or call "
-                "remove() on what in_backward() returned"
+                "in_backward() was not told of this GradScaler, and has stepped all parameters by scaled "
+                "gradients: begin again with in_backward(scaler=scaler), or without a scaler, in bfloat16"
             )
         self.settle()
+        if scaling is not NO_SCALING and self._unscaling is not None:
+            self._unscaling.tell(self._optimizer)
         is_left = any(param.grad is not None for param in self._params())
         if is_left:
             self._passes = 0
@@ -195,6 +213,7 @@ class InBackward(Handle):
     def _begin(self, task: int, param: Tensor) -> None:
         """Begin a backward pass, with the first gradient that is complete."""
         self.settle()
+        refuse_compiled_autograd()
         refuse_nested()
         self._check()
         self._task = task
@@ -225,12 +244,16 @@ class InBackward(Handle):
         try:
             for other in others:
                 other.grad = None
-            self._optimizer.step_part(self._parts)
+            with self._unscaled(complete):
+                self._optimizer.step_part(self._parts)
         finally:
             for other, grad in kept:
                 other.grad = grad
         for param in complete:
             param.grad = None
+
+    def _unscaled(self, complete: Collection[Tensor]) -> AbstractContextManager[None]:
+        return nullcontext() if self._unscaling is None else self._unscaling.of(self._optimizer, complete)
 
     @uncompiled
     def _end(self) -> None:

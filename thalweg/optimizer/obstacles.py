@@ -37,17 +37,37 @@ def refuse_nested() -> None:
         frame = frame.f_back  # type: ignore[assignment]
 
 
+def refuse_compiled_autograd() -> None:
+    """Raise if compiled autograd runs this backward pass: torch drops what hooks queue for its end."""
+    compiled = sys.modules.get("torch._dynamo.compiled_autograd")
+    if compiled is not None and compiled.in_compiled_autograd_region:
+        raise RuntimeError(
+            "in_backward() cannot tell when a backward pass ends that compiled autograd runs: set "
+            "torch._dynamo.config.compiled_autograd = False, or call remove() on what in_backward() returned"
+        )
+
+
 def refuse_late_reductions(params: Sequence[Tensor]) -> None:
     """Raise if gradients may be reduced over processes after they were accumulated, which no hook sees."""
-    distributed = torch.distributed
-    are_many = (
-        distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-    )
-    if are_many and any(map(has_memory, params)):
+    if _are_several_processes() and any(map(has_memory, params)):
         raise ValueError(
             "in_backward() would step what DistributedDataParallel has not reduced yet: with several "
             "processes, step after backward"
         )
+
+
+def refuse_late_overflows() -> None:
+    """Raise if several processes would have to hear of an overflow before they step."""
+    if _are_several_processes():
+        raise ValueError(
+            "in_backward(scaler=...) sees the overflows of its own process alone: with several processes, "
+            "step after backward"
+        )
+
+
+def _are_several_processes() -> bool:
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 @cache

@@ -186,7 +186,12 @@ class Stepped(Grouped):
 
     @uncompiled
     def in_backward(
-        self, *, every: int = 1, hold: int | None = None, clip_by_last_norm: bool = False
+        self,
+        *,
+        every: int = 1,
+        hold: int | None = None,
+        clip_by_last_norm: bool = False,
+        scaler: torch.amp.GradScaler | None = None,
     ) -> InBackward:
         """Step each parameter in backward, when its gradient is complete, and free the gradient.
 
@@ -199,6 +204,9 @@ class Stepped(Grouped):
                 all gradients where that is more.
             clip_by_last_norm: have `max_norm` clip by the norm of the step before, or of the gradients that
                 have come so far in this one, if that is larger.
+            scaler: the `torch.amp.GradScaler` that scales the loss; call its `step(optimizer)` and `update()`
+                as ever. Gradients are unscaled. What is stepped together with one that is not finite is left
+                as it was, and so is all after it, until `scaler.step(optimizer)`; what came before is not.
 
         Returns:
             What has a `remove()`, and is a context manager that calls it.
@@ -208,10 +216,11 @@ class Stepped(Grouped):
                 (`max_norm` without `clip_by_last_norm`, `skip_nonfinite`, `statistics`, `dog`,
                 `Prodigy`, `differentiable`), parameters lie on several devices, are stepped in backward
                 already, or may be trained by several processes.
+            TypeError: if `scaler` is no GradScaler.
         """
         if self.steps_in_backward:
             raise ValueError("in_backward() is on: call remove() on what it has returned first")
-        self._backward = InBackward(self, every, hold, clip_by_last_norm)
+        self._backward = InBackward(self, every, hold, clip_by_last_norm, scaler)
         return self._backward
 
     def accumulating(self) -> AbstractContextManager[None]:
