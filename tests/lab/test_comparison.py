@@ -209,7 +209,7 @@ class Other(Line):
         {"options": Options(budget=60.0)},
         {"chosen": TWO[::-1]},
         {"chosen": [*TWO, spaces.find("lion")]},
-        {"chosen": [TWO[0], replace(TWO[1], fixed={"eps": 1e-3})]},
+        {"chosen": [TWO[0], replace(TWO[1], fixed={"amsgrad": True})]},
     ],
 )
 def test_what_changes_a_record_is_another_comparison(other):

@@ -21,8 +21,13 @@ from thalweg.lab.study.record import Record, Trial
 from thalweg.lab.workload import tasks
 from thalweg.lab.workload.errors import TrialError, WorkerDiedError
 
-SIGKILL, STATUS_1, STATUS_3, HANG, RAISE, ENDINGS, FORK, GREEDY, TALK = range(100, 109)
+SIGKILL, STATUS_1, STATUS_3, HANG, RAISE, ENDINGS, FORK, GREEDY, TALK, EXIT, INTERRUPT, MUTE = range(100, 112)
 """Seeds at which a run of `Odd` comes to a bad end."""
+
+
+class MuteError(Exception):
+    def __str__(self):
+        raise LookupError("not this")
 
 
 class Odd(Line):
@@ -30,13 +35,19 @@ class Odd(Line):
         if seed == SIGKILL:
             os.kill(os.getpid(), signal.SIGKILL)
         if seed == STATUS_1:
-            sys.exit(1)
+            os._exit(1)
         if seed == STATUS_3:
             os._exit(3)
         if seed == HANG:
             time.sleep(600)
         if seed == RAISE:
             raise LookupError("the data are gone")
+        if seed == EXIT:
+            sys.exit("usage: ...")
+        if seed == INTERRUPT:
+            raise KeyboardInterrupt
+        if seed == MUTE:
+            raise MuteError
         if seed == ENDINGS:
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGINT)
@@ -203,6 +214,17 @@ def test_an_error_of_the_workload_is_raised_with_its_traceback(pool, alone):
     assert "LookupError: the data are gone" in text
     assert f'{Path(__file__).name}", line' in text
     assert "in batches" in text
+
+
+@pytest.mark.parametrize(
+    ("seed", "text"),
+    [(EXIT, "SystemExit: usage: ..."), (INTERRUPT, "KeyboardInterrupt"), (MUTE, "MuteError: <exception str")],
+)
+def test_an_exit_and_an_error_without_words_are_the_tasks_own(pool, alone, seed, text):
+    pool.start(trial(seed))
+    with pytest.raises(TrialError, match=text):
+        until_it_raises(pool)
+    assert collect(pool, [trial(0)]) == {0: alone[0]}
 
 
 def test_an_error_in_a_users_file_is_one_line_with_its_place(pool, task_file):

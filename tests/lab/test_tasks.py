@@ -11,6 +11,7 @@ import cloudpickle
 import pytest
 import torch
 
+from thalweg.lab.running.faults import is_divergence
 from thalweg.lab.workload import Workload, tasks, template
 from thalweg.lab.workload.tasks import TaskError
 from thalweg.lab.workload.tasks.checking import ATTRIBUTES, COUNTS, METHODS
@@ -229,6 +230,26 @@ def test_an_error_in_a_method_has_its_line_and_function(write, method):
     content = changed(head, f"{head}\n        raise KeyError('here')")
     expected = f"my_task.py:{line_of('KeyError', content)}, in {method}: KeyError: 'here'"
     assert raised(write(content)) == expected
+
+
+@pytest.mark.parametrize("method", ["model", "evaluate"])
+def test_a_method_that_exits_does_not_end_the_program(write, method):
+    head = next(line for line in TASK.splitlines() if f"def {method}(" in line)
+    content = changed(head, f"{head}\n        raise SystemExit(0)")
+    assert (
+        raised(write(content)) == f"my_task.py:{line_of('SystemExit', content)}, in {method}: SystemExit: 0"
+    )
+
+
+def test_an_error_that_cannot_say_what_it_is_is_not_told_as_that_of_its_words(write):
+    head = "    def loss(self, model, batch):"
+    mute = "class Mute(Exception):\n    def __str__(self):\n        return 1 / 0\n"
+    content = changed(head, f"{head}\n        raise Mute") + f"\n\n{mute}"
+    place = f"my_task.py:{line_of('raise Mute', content)}, in loss"
+    assert raised(write(content)) == f"{place}: Mute: (its __str__ raises an error itself)"
+    mute = type("Mute", (Exception,), {"__str__": lambda self: 1 / 0})()
+    assert is_divergence(mute, [torch.tensor(float("nan"))])
+    assert not is_divergence(mute, [torch.zeros(1)])
 
 
 def test_an_error_inside_torch_is_placed_where_the_user_called_it(write):

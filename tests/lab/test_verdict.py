@@ -160,6 +160,12 @@ def test_a_margin_of_zero_is_noted():
     )
 
 
+def test_a_margin_of_zero_decides_nothing_where_nothing_was_measured():
+    nothing = dict.fromkeys(("sgd", "adamw"), [None] * 8)
+    tuning = dict.fromkeys(nothing, [None] * 3)
+    assert not any("margin" in note for note in judge(study(nothing, tuning=tuning, margin=0.0)).notes)
+
+
 def test_a_tie_names_the_cheapest():
     made = study({"sgd": SGD, "adamw": shifted(0.1)})
     cheap = [

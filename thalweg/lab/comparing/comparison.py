@@ -538,5 +538,5 @@ def costs(task: Task, spaces: Sequence[Space], options: Options, pool: Pool) -> 
             return [budget.cost(task.workload, space) for space in spaces]
     except TrialError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise TrialError(tasks.told(error, task.file)) from error

@@ -18,7 +18,7 @@ def cautions(study: Study, ranking: Sequence[Row], least: float) -> list[str]:
     if not is_complete(study):
         made = len(study.records)
         found.insert(0, f"Not finished: {made} runs were made. The same command goes on from there.")
-    if least == 0:
+    if least == 0 and any(row.test is not None for row in ranking):
         found.append(
             "The margin is zero: any difference decides that is sure to exist and is more than the luck of "
             "tuning."

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from thalweg.lab.workload.errors import Doubt
-from thalweg.lab.workload.tasks.errors import brief_error
+from thalweg.lab.workload.tasks.errors import brief_error, text_of
 
 _NOT_FINITE = re.compile(r"\b(nans?|infs?|infinity|infinities|infinite|finite|overflow\w*)\b", re.IGNORECASE)
 """What an error says that infinite numbers have caused."""
@@ -23,7 +23,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return any(
-        words in str(error)
+        words in text_of(error)
         for words in ("can't allocate memory", "CUDA error: out of memory", "_ALLOC_FAILED")
     )
 
@@ -36,7 +36,7 @@ def is_divergence(error: BaseException, parameters: Iterable[Tensor]) -> bool:
     if is_out_of_memory(error):
         return False
     # "math range error" is what `math.exp` says of too large a loss.
-    if isinstance(error, OverflowError | FloatingPointError) or _NOT_FINITE.search(str(error)):
+    if isinstance(error, OverflowError | FloatingPointError) or _NOT_FINITE.search(text_of(error)):
         return True
     return not all(bool(_own(parameter).isfinite().all()) for parameter in parameters)
 

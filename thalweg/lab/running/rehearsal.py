@@ -51,7 +51,7 @@ def _wrong(workload: Workload, space: Space, file: Path | None) -> str:
         _step(changed, space)
     except TaskError as error:
         return str(error)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         place = f"{tasks.explain(error, file)}" if file and _is_from(error, file) else ""
         return place or f"{type(error).__name__}: {one_line(error)[:500]}"
     return ""

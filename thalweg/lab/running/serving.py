@@ -156,7 +156,8 @@ class _Runs:
                 if work.call is not None:
                     return Returned(work.call.function(*self._parcel.whole(), *work.call.arguments))
                 return self._trained(work, self._parcel, new, say)
-        except Exception as error:
+        # Ctrl-C is left to the parent: what is raised here is the task's, be it an exit.
+        except BaseException as error:
             return Raised(tasks.told(error, file), time.monotonic(), isinstance(error, TaskError))
 
     def _trained(self, work: Work, parcel: Parcel, new: bool, say: Callable[[str], Any]) -> Record:

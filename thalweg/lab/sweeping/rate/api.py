@@ -130,7 +130,7 @@ def _swept(found: Found, task: Task, space: Space, seeds: Sequence[int], say: Ca
     except KeyboardInterrupt:
         if not sweeps:
             raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise TrialError(tasks.told(error, task.file)) from error
     return replace(found, sweeps=sweeps)
 

@@ -53,11 +53,19 @@ def shown(file: Path) -> str:
 def one_line(error: BaseException) -> str:
     """What an error says, on one line."""
     # Some hold a whole tensor as text: what is cut away here is not even split.
-    text = str(error)
+    text = text_of(error)
     line = " ".join(text[: 4 * MOST_SIGNS].split())
     if len(text) <= 4 * MOST_SIGNS and len(line) <= MOST_SIGNS:
         return line
     return f"{line[:MOST_SIGNS]} ... ({len(text):,} characters)"
+
+
+def text_of(error: BaseException) -> str:
+    """What an error says; one of a class of the user's own may fail at that."""
+    try:
+        return str(error)
+    except Exception:
+        return "(its __str__ raises an error itself)"
 
 
 def brief_error(error: BaseException) -> str:

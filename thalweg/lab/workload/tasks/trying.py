@@ -56,7 +56,7 @@ def smoke(
         return _dry_run(workload, torch.device(device))
     except TaskError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if file is None:
             raise
         raise TaskError(explain(error, file)) from error
