@@ -22,6 +22,7 @@ import unittest
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import indent
 from typing import Any, NamedTuple
 
 import pytest
@@ -195,7 +196,7 @@ def compare(tests: Path, file: str, chosen: str) -> dict[str, str]:
     """Run a file both ways and print a line; return which tests ours alone fail, and what they say."""
     theirs, ours = (run(tests, file, chosen, who) for who in (False, True))
     failed = {
-        test: ours["messages"][test].split("\n")[0]
+        test: ours["messages"][test]
         for test, outcome in ours["outcomes"].items()
         if outcome == "failed" and theirs["outcomes"].get(test) != "failed"
     }
@@ -229,7 +230,7 @@ def main() -> int:
         print(f"{number:4} known: {why}")
     unknown = [test for test, why in reasons.items() if why is None]
     for test in unknown:
-        print(f"UNKNOWN {test}: {failed[test]}")
+        print(f"UNKNOWN {test}: {indent(failed[test], ' ' * 4).strip()}")
     return int(bool(unknown) or broken)
 
 

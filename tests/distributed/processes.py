@@ -21,10 +21,12 @@ CASES: dict[str, tuple[frozenset[int], Case]] = {}
 """What processes go through, by name, and for how many of them."""
 
 
-def case(*counts: int) -> Callable[[Case], Case]:
-    """Has a function be called in all of 2, or of 4, processes."""
+def case(*counts: int, is_slow: bool = False) -> Callable[[Case], Case]:
+    """Has a function be called in all of 2, or of 4, processes; slow ones `THALWEG_TEST_DISTRIBUTED=all`."""
 
     def note(function: Case) -> Case:
+        if is_slow and os.environ.get("THALWEG_TEST_DISTRIBUTED") != "all":
+            return function
         CASES[function.__name__] = (frozenset(counts or (2, 4)), function)
         return function
 
@@ -59,8 +61,10 @@ def _go_through(rank: int, count: int, port: int, results: Any) -> None:
     import cases_of_checkpoints  # noqa: F401 - which notes its cases
     import cases_of_dtensors  # noqa: F401
     import cases_of_measures  # noqa: F401
+    import cases_of_state_dicts  # noqa: F401
     import cases_of_sums  # noqa: F401
     import cases_of_training  # noqa: F401
+    import cases_of_wrappers  # noqa: F401
 
     dist.init_process_group("gloo", rank=rank, world_size=count, timeout=PATIENCE)
     store = dist.distributed_c10d._get_default_store()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import cases_of_checkpoints  # noqa: F401 - which notes its cases
 import cases_of_dtensors  # noqa: F401
 import cases_of_measures  # noqa: F401
+import cases_of_state_dicts  # noqa: F401
 import cases_of_sums  # noqa: F401
 import cases_of_training  # noqa: F401
+import cases_of_wrappers  # noqa: F401
 import processes
 import pytest
 

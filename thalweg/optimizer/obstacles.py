@@ -14,6 +14,9 @@ from torch.autograd.function import BackwardCFunction
 from thalweg.rule import Recipe
 from thalweg.storage.layout import has_memory
 
+_BEGINS = {torch.autograd.backward.__code__, torch.autograd.grad.__code__}
+"""What begins a backward pass."""
+
 
 def refuse_several_devices(params: Sequence[Tensor]) -> None:
     """Raise if parameters lie on several devices."""
@@ -26,10 +29,14 @@ def refuse_several_devices(params: Sequence[Tensor]) -> None:
 
 
 def refuse_nested() -> None:
-    """Raise if this backward pass is part of another one, as activation checkpointing may have it."""
-    frame = sys._getframe()
+    """Raise if this backward pass is part of another one, as activation checkpointing may have it.
+
+    A function of this pass may be on the stack all the same: FSDP2 calls hooks from the backward of one.
+    """
+    frame, is_begin_passed = sys._getframe(), False
     while frame is not None:
-        if frame.f_code is BackwardCFunction.apply.__code__:
+        is_begin_passed = is_begin_passed or frame.f_code in _BEGINS
+        if is_begin_passed and frame.f_code is BackwardCFunction.apply.__code__:
             raise RuntimeError(
                 "in_backward() cannot tell when a gradient is complete in a backward pass within another "
                 "one: use torch.utils.checkpoint with use_reentrant=False"
