@@ -18,7 +18,7 @@ unit: .venv/ready
 
 # Every addition with every rule, and with parameters in pieces.
 additions: .venv/ready
-	THALWEG_TEST_ADDITIONS=all $(BIN)/python -m pytest -n 2 tests/test_additions.py tests/test_sparse.py $(ARGS)
+	THALWEG_TEST_ADDITIONS=all $(BIN)/python -m pytest -n 2 tests/test_additions.py tests/test_means.py tests/test_sparse.py $(ARGS)
 
 # Every rule, storage and measure on every mesh, and 10,000 steps that leave nothing behind.
 distributed: .venv/ready
