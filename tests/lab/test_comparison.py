@@ -526,6 +526,19 @@ def typed(monkeypatch, capfd, task_file):
     torch.set_num_threads(threads)
 
 
+def test_where_every_optimizer_failed_the_report_is_written_and_the_status_is_1(typed):
+    file = Path("small.py")
+    line = "        return (model(inputs) - targets)"
+    broken = (
+        "        if hasattr(model, 'seen'):\n            raise OverflowError\n        model.seen = True\n"
+    )
+    file.write_text(file.read_text().replace(line, broken + line))
+    status, said, document = typed()
+    assert status == 1
+    assert said.splitlines()[-1] == "thalweg: every optimizer failed; report.html says how"
+    assert {record["failure"]["kind"] for record in document["records"]} == {"diverged"}
+
+
 def test_the_same_command_goes_on_unless_it_is_told_to_start_anew(typed):
     status, _, first = typed()
     assert (status, first["found"], len(first["records"])) == (0, 0, 4)

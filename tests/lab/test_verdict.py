@@ -166,6 +166,13 @@ def test_a_margin_of_zero_decides_nothing_where_nothing_was_measured():
     assert not any("margin" in note for note in judge(study(nothing, tuning=tuning, margin=0.0)).notes)
 
 
+def test_seeds_that_gave_the_same_runs_are_no_evidence():
+    verdict = judge(study({"sgd": [90.0] * 8, "adamw": [95.0] * 8}))
+    assert (verdict.kind, verdict.headline) == ("none", "No verdict: all seeds gave exactly the same runs")
+    assert "that may be the luck of one" in verdict.sentence
+    assert judge(study({"sgd": [90.0] * 8, "adamw": shifted(5.0)})).kind == "winner"
+
+
 def test_a_tie_names_the_cheapest():
     made = study({"sgd": SGD, "adamw": shifted(0.1)})
     cheap = [

@@ -96,6 +96,8 @@ def run(request: Request) -> bool:
         raise TrialError(
             f"{len(result.study.lost)} runs were lost to accidents; the same command tries them again"
         )
+    if finished and all(row.test is None for row in result.verdict.ranking):
+        raise TrialError("every optimizer failed; report.html says how")
     return finished
 
 

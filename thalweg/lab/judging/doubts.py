@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from thalweg.lab.judging.measures import seeds_are_one
 from thalweg.lab.judging.wording import counted, listed
 from thalweg.lab.spaces import Space
 from thalweg.lab.study.extension import rate_range, was_all_too_high
@@ -125,12 +126,11 @@ def _seeds(study: Study) -> Iterator[Doubt]:
             )
             break
     for space in study.spaces:
-        finals = [record for record in study.final_of(space) if record.failure is None]
-        if len(finals) > 1 and len({(record.curve, record.test) for record in finals}) == 1:
+        if seeds_are_one(study, space):
             yield Doubt(
                 "seeds",
-                f"All {len(finals)} seeds of {space.title} gave exactly the same run: the task does not use "
-                "its seed, so no interval here says anything about chance.",
+                f"All {len(study.final_of(space))} seeds of {space.title} gave exactly the same run: the "
+                "task does not use its seed, so no interval here says anything about chance.",
             )
             break
 

@@ -216,3 +216,11 @@ def _share(count: int, of: int) -> tuple[float, float]:
 
 def _decades(axis: Axis) -> float:
     return math.log10(axis.high / axis.low)
+
+
+def seeds_are_one(study: Study, space: Space) -> bool:
+    """Whether all fresh seeds gave exactly the same run."""
+    finals = study.final_of(space)
+    if len(finals) < 2 or any(record.failure for record in finals):
+        return False
+    return len({(record.curve, record.test) for record in finals}) == 1

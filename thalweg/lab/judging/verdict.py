@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from thalweg.lab.judging.cautions import cautions
+from thalweg.lab.judging.measures import seeds_are_one
 from thalweg.lab.judging.statistics import Comparison, Row, compare, fewest_seeds, margin, rank
 from thalweg.lab.judging.wording import Numbers, counted, listed
 from thalweg.lab.study.protocol import evidence, is_complete
@@ -37,7 +38,7 @@ class Verdict:
     Attributes:
         kind: ``winner``; ``equivalent`` where the best mean is within the margin of those it is not ahead of;
             ``open`` where it is not told apart from one at least; ``none`` where nothing can be said: there
-            are too few seeds, or every optimizer failed.
+            are too few seeds, the task does not use them, or every optimizer failed.
         leaders: those that may be the best, best mean first: the winner, those that are not told from
             it, or all that finished a run where there are too few seeds.
         headline: a few words.
@@ -117,9 +118,16 @@ def _kind(study: Study, leaders: Sequence[Row], against: Sequence[Comparison]) -
     if any(not study.final_of(space) for space in study.spaces if space.name in lost):
         # An accident has kept one of them from being measured: nobody wins by that.
         return "none"
+    if _seed_is_unused(study):
+        return "none"
     if any(comparison.relation == "unresolved" for comparison in against):
         return "open"
     return "winner" if len(leaders) == 1 else "equivalent"
+
+
+def _seed_is_unused(study: Study) -> bool:
+    """Whether every optimizer gave one run again and again: so many seeds are one."""
+    return all(seeds_are_one(study, space) for space in study.spaces)
 
 
 def _headline(study: Study, kind: Kind, leaders: Sequence[Row], ranking: Sequence[Row]) -> str:
@@ -135,6 +143,8 @@ def _headline(study: Study, kind: Kind, leaders: Sequence[Row], ranking: Sequenc
         return "No verdict yet: the comparison is not finished"
     if not leaders:
         return "No verdict: every optimizer failed"
+    if _seed_is_unused(study):
+        return "No verdict: all seeds gave exactly the same runs"
     fewest = fewest_seeds(len(study.spaces))
     return f"No verdict: {fewest} seeds are the fewest that can tell, not {study.settings.seeds}"
 
@@ -187,11 +197,13 @@ def _sentence(
         claims.append(f"at least as far ahead of {listed([c.second.title for c in further])}")
     return (
         f"On test {study.workload.metric} {leaders[0].space.title} is on average {listed(claims)}; "
-        f"{_reason(kind, against, numbers)}."
+        f"{_reason(study, kind, against, numbers)}."
     )
 
 
-def _reason(kind: Kind, against: Sequence[Comparison], numbers: Numbers) -> str:
+def _reason(study: Study, kind: Kind, against: Sequence[Comparison], numbers: Numbers) -> str:
+    if kind == "none" and _seed_is_unused(study):
+        return "all seeds gave exactly the same runs, so that may be the luck of one"
     if kind == "none":
         return "with so few seeds that may be luck"
     if kind == "winner":
