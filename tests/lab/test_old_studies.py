@@ -61,5 +61,5 @@ def test_a_run_is_repeated_and_exported(tmp_path, task, capsys):
     command.repeat(tmp_path, 0)
     before = results.record(document, 0)
     assert f"stage {before.trial.stage}" in capsys.readouterr().out
-    written = list(command.export(tmp_path, "csv", None))
+    written = [Path(said) for said in command.export(tmp_path, "csv", None)]
     assert [len(path.read_text().splitlines()) > 3 for path in written] == [True, True]

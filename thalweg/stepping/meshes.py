@@ -28,6 +28,11 @@ class Meshes:
         members = [(m.position, b, i) for b, batch in enumerate(batches) for i, m in enumerate(batch.members)]
         members.sort()
         self._places = [(b, i) for _, b, i in members]
+        rows = [[0] * len(batch.members) for batch in batches]
+        for row, (b, i) in enumerate(self._places):
+            rows[b][i] = row
+        self._rows_of = [torch.tensor(own, dtype=torch.int64, device="cpu") for own in rows]
+        """Which rows of the table are of the members of each batch."""
         self._rows: dict[tuple[str, ...], tuple[tuple[Any, ...], torch.device, list[int]]] = {}
         for row, (_, b, i) in enumerate(members):
             member = batches[b].members[i]
@@ -50,14 +55,13 @@ class Meshes:
         Returns:
             The sums over all parameters, by name, which are the same in all processes.
         """
-        found = [batch.measured_by(names) for batch in batches]
-        table = torch.stack([found[b][i] for b, i in self._places])
+        table = torch.empty(len(self._places), len(names), dtype=torch.float64, device="cpu")
+        for batch, own in zip(batches, self._rows_of, strict=True):
+            table[own] = batch.measured_by(names)
         for groups, device, rows in self._rows.values():
             table[rows] = over_processes(table[rows], groups, device)
-        for (b, i), row in zip(self._places, table, strict=True):
-            found[b][i] = row
-        for batch, own in zip(batches, found, strict=True):
-            batch.take_measured(names, own)
+        for batch, own in zip(batches, self._rows_of, strict=True):
+            batch.take_measured(names, table[own])
         return dict(zip(names, self._totals(batches, table, names), strict=True))
 
     def _totals(self, batches: Sequence[Batch], table: Tensor, names: Sequence[str]) -> list[float]:
