@@ -44,20 +44,34 @@ def test_the_command_prints_and_writes_every_figure(tmp_path, monkeypatch):
     small = {name: [(8,), (3, 3)] for name in shapes.SETS}
     monkeypatch.setattr(steps, "SETS", {**small, "one 50M tensor": [(64,)]})
     monkeypatch.setattr(update, "SETS", steps.SETS)
+    monkeypatch.setattr(steps, "CONTESTS", steps.CONTESTS[2:4])
+    monkeypatch.setattr(update, "ALGORITHMS", (ADAMW,))
     monkeypatch.setattr(training, "NETWORKS", {"MLP": training._mlp})
     monkeypatch.setattr(update, "NETWORKS", training.NETWORKS)
     monkeypatch.setattr(startup, "measure", lambda: [startup.StartupResult("import", 0.02, 0.05)])
     lines, out = [], tmp_path / "below" / "figures.json"
     command.run(command.check(command.PARTS, 0.01, out), lines.append)
     figures = json.loads(out.read_text())
-    assert len(figures["steps"]) == 24
-    assert [row["limit"] is not None for row in figures["steps"]].count(True) == 3
+    assert len(figures["steps"]) == 2 * 4
+    assert [row["limit"] is not None for row in figures["steps"]].count(True) == 1
     assert [one["optimizer"] for one in figures["training"]] == [*training.PAIRS, training.IN_BACKWARD]
-    assert len(figures["update"]) == 3 * (5 + 1)
-    assert [row["limit"] is not None for row in figures["update"]].count(True) == 3 * 2
+    assert len(figures["update"]) == 5 + 1
+    assert [row["limit"] is not None for row in figures["update"]].count(True) == 2
     assert all(row["norm"] > update.MAX_NORM for row in figures["update"]), "clipped"
     assert figures["startup"] == [{"what": "import", "seconds": 0.02, "goal": 0.05}]
-    assert sum("goal" in line for line in lines) == 27 + 6 + 3
+    asked = sum(len(rows) for rows in figures.values() if isinstance(rows, list))
+    assert sum("goal" in line for line in lines) == asked
+
+
+@pytest.mark.parametrize("contest", steps.CONTESTS, ids=lambda contest: contest.name)
+def test_every_contest_steps_both_sides(contest):
+    assert len(steps.GOALS[contest.name]) == len(shapes.SETS)
+    params = steps._params([(64,), (3, 3)])
+    before = [p.detach().clone() for p in params]
+    theirs = contest.torch(params)
+    theirs.step()
+    steps.sharing(contest.ours(params), theirs).step()
+    assert not any(map(torch.equal, before, params))
 
 
 @pytest.mark.parametrize("storage", update.STORAGES, ids=lambda s: s.name)

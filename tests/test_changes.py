@@ -1021,7 +1021,7 @@ def main() -> None:
     return None
 
 
-EXAMPLES = 450
+EXAMPLES = 250
 
 
 def test_steps_follow_whatever_changes(tmp_path):

@@ -154,3 +154,20 @@ def test_gradients_that_come_after_steps_without_any(kind):
     param.grad = torch.ones_like(param)
     optimizer.step()
     assert_close(param.detach(), before - 0.5)
+
+
+def test_steps_are_repeated_until_a_choice_changes_in_place(monkeypatch):
+    params = [leaf(rand(5000), torch.float32), leaf(rand(50), torch.float32)]
+    for p in params:
+        p.grad = rand(*p.shape, seed=1).float()
+    optimizer = tw.AdamW(params, state={"exp_avg": "float32"})
+    for _ in range(3):
+        optimizer.step()
+    looks = []
+    plan = optimizer._stepper.plan
+    monkeypatch.setattr(plan, "fits", lambda *args: looks.append(args) or type(plan).fits(plan, *args))
+    optimizer.step()
+    assert not looks, "what is in a dict is compared, and needs no look of its own"
+    optimizer.param_groups[0]["state"]["exp_avg"] = "bfloat16"
+    optimizer.step()
+    assert optimizer.state[params[0]]["exp_avg"].dtype == torch.bfloat16

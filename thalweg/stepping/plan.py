@@ -198,7 +198,7 @@ class Plan:
     @property
     def can_be_repeated(self) -> bool:
         """Whether the next step, if nothing has changed, is this one again and nothing else."""
-        rests = self._drawing or self._others or self._hidden or self.settings.is_volatile
+        rests = self._drawing or self._others or self._hidden or self.settings.must_be_read
         return self.is_bare and self._look is not None and not rests
 
     def run_if_same(self, groups: Groups, state: State, scaling: Scaling | None = None) -> bool:

@@ -47,12 +47,30 @@ class AllSettings:
     Args:
         groups: the settings, group by group.
         key: a number for the static choices of all of them.
-        is_volatile: whether they have to be read at every step.
+        is_volatile: whether a value may change and stay the same object.
     """
 
     groups: list[Settings]
     key: int
     is_volatile: bool = False
+
+    @cached_property
+    def _in_place(self) -> list[tuple[int, str, Any]]:
+        return [
+            (i, name, value)
+            for i, one in enumerate(self.groups)
+            for name, value in zip(_names(one.recipe)[0], one.values, strict=True)
+            if one.is_volatile and _is_volatile(value)
+        ]
+
+    @cached_property
+    def must_be_read(self) -> bool:
+        """Whether they have to be read at every step: there is no comparing with what they were."""
+        return any(type(value) not in (dict, list) for _, _, value in self._in_place)
+
+    def are_said_by(self, groups: Groups) -> bool:
+        """Say whether what may change in place has not; all else is looked at by whose it is."""
+        return all(_is_equal(groups[i].get(name), value) for i, name, value in self._in_place)
 
     @cached_property
     def hypers(self) -> list[SimpleNamespace]:

@@ -94,6 +94,8 @@ class Stepper:
         plan = self._planner.plan
         if plan is None or not self._planner.is_usable(plan, False):
             return False
+        if plan.settings.is_volatile and not plan.settings.are_said_by(groups):
+            return False
         if not plan.stages:
             return plan.run_if_same(groups, state)
         plan.stages.parts = parts
