@@ -259,6 +259,8 @@ def test_the_tables_and_their_picture_are_those_of_the_records():
     written = (folder / "README.md").read_text(encoding="utf-8")
     assert written == tables(told), "thalweg lesson report writes them anew"
     assert all(wording.finding(one) in written for one in told if one.verdict.kind != "not run")
+    _, _, remedies = written.partition("## Remedies")
+    assert remedies.strip() in (folder.parent / "remedies.md").read_text(encoding="utf-8"), "the same table"
     drawn = (folder / "verdicts.svg").read_text(encoding="utf-8")
     assert drawn == picture(told), "thalweg lesson report draws it anew"
     measured = [one for one in told if one.claim.scale is not None and math.isfinite(one.verdict.low)]
