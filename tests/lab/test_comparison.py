@@ -143,6 +143,23 @@ def test_optimizers_that_cannot_be_compared_are_named(names, message):
         choose(names, Line(), "--optimizers")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"trials": 2.5}, "trials must be a whole number of at least 1, not 2.5"),
+        ({"seeds": "3"}, "seeds must be a whole number of at least 1, not '3'"),
+        ({"workers": True}, "workers must be a whole number of at least 1, not True"),
+        ({"seed": 0.5}, "seed must be a whole number from 0"),
+        ({"limit": "1m"}, "limit must be a number of seconds above 0, not '1m'"),
+        ({"optimizers": "sgd,x"}, "optimizers: unknown optimizer 'x'"),
+        ({"optimizers": "sgd"}, "optimizers: a comparison takes at least two, not 'sgd'"),
+    ],
+)
+def test_arguments_from_python_are_looked_at_as_those_of_the_command(arguments, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        api.compare(Line(), progress=False, **arguments)
+
+
 def test_a_task_is_found_by_its_name_or_in_a_file(task_file):
     file = task_file(more="\n\nother = Small()\nother.name = 'other'\n")
     assert comparison.find("digits").workload.name == "digits"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from thalweg.lab.comparing import comparison
 from thalweg.lab.comparing.budget import seconds
@@ -13,12 +14,14 @@ from thalweg.lab.showing.result import Result
 from thalweg.lab.spaces import Recipe, Space
 from thalweg.lab.workload import Workload, tasks
 
+T = TypeVar("T")
+
 
 def compare(
     task: Workload | str,
-    optimizers: Sequence[str | Space | Recipe] | None = None,
+    optimizers: str | Sequence[str | Space | Recipe] | None = None,
     *,
-    recipes: Sequence[str] = (),
+    recipes: str | Sequence[str] = (),
     trials: int | None = None,
     seeds: int | None = None,
     budget: str | float | None = None,
@@ -37,8 +40,8 @@ def compare(
     Args:
         task: a `thalweg.lab.Workload`, the name of a built-in one, or ``my_task.py:name``.
         optimizers: at least two: names, dotted paths, or spaces or recipes of your own; by default SGD,
-            RMSprop and AdamW, where no recipes are named.
-        recipes: of the task, by name; ``["all"]`` for every one.
+            RMSprop and AdamW, where no recipes are named. Names may stand in one text, as in ``"sgd,adamw"``.
+        recipes: of the task, by name, likewise; ``"all"`` for every one.
         trials: configurations tried for each optimizer; 16 by default.
         seeds: fresh paired seeds on which each is measured at most; 24 by default. It is looked after 6, 10
             and 16 whether they tell.
@@ -83,7 +86,7 @@ def compare(
     found = comparison.find(task) if isinstance(task, str) else Task(tasks.check(task))
     if optimizers is None:
         optimizers = () if recipes else comparison.OPTIMIZERS
-    chosen = comparison.choose(optimizers, found.workload, recipes=recipes)
+    chosen = comparison.choose(_names(optimizers), found.workload, recipes=_names(recipes))
     with (
         Pool(comparison.at_least_one("workers", workers)) as pool,
         console.progress(shown=progress) as screen,
@@ -92,3 +95,8 @@ def compare(
             return comparison.compare(found, chosen, options, pool, say=screen.say, watch=screen.watch)
         except comparison.Interrupted as interrupted:
             return interrupted.result
+
+
+def _names(given: str | Sequence[T]) -> Sequence[str | T]:
+    """Names that may stand in one text, as on the command line."""
+    return given.split(",") if isinstance(given, str) else given

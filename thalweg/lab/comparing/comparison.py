@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from datetime import datetime
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -159,11 +160,15 @@ def at_least_one(argument: str, count: int | None) -> int | None:
     """A count that was given, or None.
 
     Raises:
-        ValueError: it is below 1.
+        ValueError: it is no whole number, or below 1.
     """
-    if count is not None and count < 1:
-        raise ValueError(f"{argument} must be a whole number of at least 1, not {count}")
+    if count is not None and not (_is_whole(count) and count >= 1):
+        raise ValueError(f"{argument} must be a whole number of at least 1, not {count!r}")
     return count
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def parse_margin(argument: str, value: float | str | None) -> Margin | None:
@@ -194,12 +199,12 @@ def check(options: Options, prefix: str = "") -> None:
         at_least_one(prefix + name, getattr(options, name))
         if options.budget is not None and getattr(options, name) is not None:
             raise ValueError(f"{prefix}{name} cannot be given with {prefix}budget, which chooses it")
-    if not 0 <= options.seed <= MOST_SEED:
-        raise ValueError(f"{prefix}seed must be a whole number from 0 to {MOST_SEED}, not {options.seed}")
+    if not (_is_whole(options.seed) and 0 <= options.seed <= MOST_SEED):
+        raise ValueError(f"{prefix}seed must be a whole number from 0 to {MOST_SEED}, not {options.seed!r}")
     for name in ("budget", "limit"):
         value = getattr(options, name)
-        if value is not None and not 0 < value < float("inf"):
-            raise ValueError(f"{prefix}{name} must be a number of seconds above 0, not {value}")
+        if value is not None and not (isinstance(value, (int, float)) and 0 < value < float("inf")):
+            raise ValueError(f"{prefix}{name} must be a number of seconds above 0, not {value!r}")
 
 
 def compare(
