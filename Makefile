@@ -12,9 +12,10 @@ compare: .venv/ready
 
 test: check site unit integrations interpreted wheel
 
-# Two at a time: more would disturb the tests that start processes of their own.
+# Two at a time: more would disturb the tests that start processes of their own. Each takes neighbours, so that what
+# a file prepares is prepared once.
 unit: .venv/ready
-	$(BIN)/python -m pytest -n 2 --ignore tests/integrations $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/integrations $(ARGS)
 
 # Every addition with every rule, and with parameters in pieces.
 additions: .venv/ready

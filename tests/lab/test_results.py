@@ -34,7 +34,7 @@ def test_results_are_strict_json_even_where_everything_diverged():
 
 def test_results_hold_every_run_and_what_it_ran_on(tmp_path):
     path = tmp_path / "results.json"
-    files.write_atomically(path, as_json({"sgd": [1.0] * 6, "adamw": [2.0] * 6}).encode())
+    files.write_atomically(path, as_json({"sgd": [1.0, 1.1] * 3, "adamw": [2.0, 2.1] * 3}).encode())
     document = results.load(path)
     assert len(document["records"]) == 2 * (3 + 2 * 3 + 6)
     assert [record["id"] for record in document["records"]] == list(range(len(document["records"])))
