@@ -14,6 +14,7 @@ import numpy as np
 
 from thalweg.lowering import machine
 from thalweg.lowering.chunks import Chunks
+from thalweg.lowering.cpu.instructions import words
 
 _GATHER = (
     *("chunks", "chunk_table", "chunk_words", "sums", "count"),
@@ -23,27 +24,11 @@ _TOTAL = ("parts", "part_table", "found")
 _PART = ("measures", "width", "column", "tensors")
 
 
-def words(names: Sequence[str], pointers: str, table: str = "%table") -> str:
-    """Return the lines that load the words of a table.
-
-    Args:
-        names: of the words, and then of what they are.
-        pointers: those that are addresses, in one string.
-        table: the pointer to the table.
-    """
-    held = pointers.split()
-    return "\n".join(
-        f"  %{name}.at = getelementptr i64, ptr {table}, i64 {i}\n"
-        f"  %{name} = load {'ptr' if name in held else 'i64'}, ptr %{name}.at"
-        for i, name in enumerate(names)
-    )
-
-
 ASSEMBLY = f"""\
 ; Add up, tensor by tensor, what was measured chunk by chunk; nothing of a tensor without a gradient.
 define void @gather(ptr %table) {{
 entry:
-{words(_GATHER, "chunk_table sums columns measures grads")}
+{words(_GATHER, numbers="chunks chunk_words count width tensors")}
   br label %clear
 
 clear:
@@ -119,7 +104,7 @@ done:
 ; Have all tensors read the sum of a measure over all of them, batch by batch.
 define void @total(ptr %table) {{
 entry:
-{words(_TOTAL, "part_table found")}
+{words(_TOTAL, numbers="parts")}
   br label %part
 
 part:
@@ -131,7 +116,7 @@ part:
 open:
   %part.place = mul i64 %p, {len(_PART)}
   %part.row = getelementptr i64, ptr %part_table, i64 %part.place
-{words(_PART, "measures", "%part.row")}
+{words(_PART, numbers="width column tensors", table="%part.row")}
   br label %tensor
 
 tensor:
@@ -166,7 +151,7 @@ share:
 share.open:
   %share.place = mul i64 %q, {len(_PART)}
   %share.row = getelementptr i64, ptr %part_table, i64 %share.place
-{words([f"to.{one}" for one in _PART], "to.measures", "%share.row")}
+{words([f"to.{one}" for one in _PART], numbers="to.width to.column to.tensors", table="%share.row")}
   br label %share.one
 
 share.one:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -214,3 +214,20 @@ def _convert(value: str, result: str, have: str, want: str) -> str:
         return f"  {result} = bitcast {have} {value} to {want}"
     operation = "fpext" if _WIDTH[have] < _WIDTH[want] else "fptrunc"
     return f"  {result} = {operation} {have} {value} to {want}"
+
+
+def words(names: Sequence[str], *, numbers: str = "", reals: str = "", table: str = "%table") -> str:
+    """Return the lines that load the words of a table.
+
+    Args:
+        names: of the words, and then of what they are: addresses, if nothing else is said.
+        numbers: the names of those that are integers.
+        reals: the names of those that are float64.
+        table: the pointer to the table.
+    """
+    kinds = dict.fromkeys(numbers.split(), "i64") | dict.fromkeys(reals.split(), "double")
+    return "\n".join(
+        f"  %{name}.at = getelementptr i64, ptr {table}, i64 {i}\n"
+        f"  %{name} = load {kinds.get(name, 'ptr')}, ptr %{name}.at"
+        for i, name in enumerate(names)
+    )

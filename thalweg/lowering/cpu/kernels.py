@@ -21,6 +21,7 @@ from thalweg.lowering.chunks import SIZE, Chunks
 from thalweg.lowering.cpu import scalars, threads
 from thalweg.lowering.cpu.assembly import assembly
 from thalweg.lowering.cpu.gather import Gather
+from thalweg.lowering.cpu.instructions import words
 from thalweg.lowering.look import ahead, fields
 from thalweg.lowering.look.look import Look, Row
 from thalweg.lowering.spec import Spec
@@ -316,15 +317,9 @@ out:
 
 
 def _run_assembly() -> str:
-    kinds = dict.fromkeys(("tasks", "small", "tensors"), "i64")
-    words = "\n".join(
-        f"  %{name}.at = getelementptr i64, ptr %table, i64 {i}\n"
-        f"  %{name} = load {kinds.get(name, 'ptr')}, ptr %{name}.at"
-        for i, name in enumerate(_WORDS)
-    )
     told = (Row.IMPL, Row.PART, Row.VERSION, Row.PART_VERSION)
     return _RUN.format(
-        words=words,
+        words=words(_WORDS, numbers="tasks small tensors"),
         part=Row.PART - Row.IMPL,
         declared=ahead.DECLARED,
         stepped=ahead.STEPPED,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from thalweg.lowering import passes
-from thalweg.lowering.cpu.instructions import DECLARATIONS, TYPES, arithmetic
+from thalweg.lowering.cpu.instructions import DECLARATIONS, TYPES, arithmetic, words
 from thalweg.rule import Recipe
 from thalweg.storage.codecs.plain import dtype_name
 
@@ -57,7 +57,7 @@ def assembly(recipe: Recipe, choices: Mapping[str, bool], kind: Kind) -> str:
     return _TEXT.format(
         rule=recipe.name,
         declarations=DECLARATIONS,
-        words="\n".join(_word(name) for name in WORDS),
+        words=words(WORDS, numbers="members counters keeps", reals="unscale"),
         kept="\n".join(f"  %{c}.kept = alloca double\n  %{c}.after = alloca {counter}" for c in names),
         load="\n".join(_load(i, c, counter) for i, c in enumerate(names)),
         same="\n".join(_same(c, before) for c, before in zip(names, ["same.both", *so_far], strict=False)),
@@ -76,14 +76,6 @@ def assembly(recipe: Recipe, choices: Mapping[str, bool], kind: Kind) -> str:
         store="\n".join(_store(i, value, real) for i, value in enumerate(columns)),
         write="\n".join(_write(c, counter) for c in names),
     )
-
-
-def _word(name: str) -> str:
-    kinds = {"members": "i64", "counters": "i64", "keeps": "i64", "unscale": "double"}
-    kind = kinds.get(name, "ptr")
-    return f"""\
-  %{name}.at = getelementptr i64, ptr %table, i64 {WORDS.index(name)}
-  %{name} = load {kind}, ptr %{name}.at"""
 
 
 def _load(index: int, name: str, counter: str) -> str:

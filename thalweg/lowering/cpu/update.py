@@ -15,7 +15,8 @@ import numpy as np
 
 from thalweg.lowering import machine
 from thalweg.lowering.cpu import gather
-from thalweg.lowering.cpu.gather import Total, words
+from thalweg.lowering.cpu.gather import Total
+from thalweg.lowering.cpu.instructions import words
 from thalweg.lowering.cpu.kernels import Launch, Run
 from thalweg.lowering.look.look import Look
 
@@ -29,7 +30,7 @@ _ASSEMBLY = f"""\
 {gather.ASSEMBLY}
 define internal void @stage(ptr %table, ptr %run, i64 %threads, ptr %parallel) {{
 entry:
-{words(_STAGE, "launches gathers totals")}
+{words(_STAGE, numbers="launch_count gather_count total_count")}
   call void %run(ptr %launches, i64 %launch_count, i64 %threads, ptr %parallel, ptr null)
   br label %gather
 
@@ -64,7 +65,7 @@ done:
 ; Measure all stages, and step unless what must be zero is not. 0: stepped.
 define internal i32 @go(ptr %table, ptr %launches, i64 %count, i64 %threads, ptr %parallel, ptr %bump) {{
 entry:
-{words(_UPDATE, "stages skips run")}
+{words(_UPDATE, numbers="stage_count skip_count")}
   br label %stage
 
 stage:
