@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import gc
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -171,3 +172,14 @@ def test_steps_are_repeated_until_a_choice_changes_in_place(monkeypatch):
     optimizer.param_groups[0]["state"]["exp_avg"] = "bfloat16"
     optimizer.step()
     assert optimizer.state[params[0]]["exp_avg"].dtype == torch.bfloat16
+
+
+def test_a_choice_in_a_dict_of_another_class_is_followed():
+    param = leaf(rand(5000), torch.float32)
+    param.grad = rand(5000, seed=1).float()
+    optimizer = tw.AdamW([param], state=collections.OrderedDict(exp_avg="float32"))
+    for _ in range(3):
+        optimizer.step()
+    optimizer.param_groups[0]["state"]["exp_avg"] = "bfloat16"
+    optimizer.step()
+    assert optimizer.state[param]["exp_avg"].dtype == torch.bfloat16

@@ -212,4 +212,6 @@ def _is_number(value: Any) -> bool:
 
 def _own(value: Any) -> Any:
     """Return a value that does not change when the user changes theirs in place."""
-    return type(value)(value) if type(value) in (dict, list) else value
+    if isinstance(value, (dict, list)):
+        return dict(value) if isinstance(value, dict) else list(value)
+    return value
