@@ -20,7 +20,7 @@ import thalweg as tw
 from thalweg.lowering import machine
 from thalweg.lowering.cpu import kernels as cpu
 from thalweg.lowering.cpu import threads
-from thalweg.lowering.look import fields, walk
+from thalweg.lowering.look import fields, finding, walk
 from thalweg.lowering.passes import scalar_names
 from thalweg.lowering.spec import Spec
 from thalweg.rule import Recipe
@@ -305,7 +305,7 @@ def test_fields_that_are_not_found_are_none(monkeypatch):
     def elsewhere(*arguments):
         raise LookupError("sizes and strides")
 
-    monkeypatch.setattr(fields, "_sizes_field", elsewhere)
+    monkeypatch.setattr(finding, "sizes_field", elsewhere)
     fields.known.cache_clear()
     try:
         assert fields.known() is None

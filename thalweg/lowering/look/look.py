@@ -16,7 +16,8 @@ from torch import Tensor
 
 from thalweg.distributed.parts import is_dtensor, part_of
 from thalweg.lowering.look import ahead, fields
-from thalweg.lowering.look.walk import ENTRY, GROUP, HEAD, ITEM, MOST_DIMS, STATE, WORDS, Row, Seen, walk
+from thalweg.lowering.look.tables import ENTRY, GROUP, HEAD, ITEM, MOST_DIMS, STATE, WORDS, Row, Seen
+from thalweg.lowering.look.walk import walk
 from thalweg.storage.layout import has_memory, has_shard, has_version
 
 __all__ = ["Look", "Row", "Seen", "is_watched"]
