@@ -105,7 +105,11 @@ LAB_ORDER = {
     "comparing": [
         "api command",
         "comparison",
-        "group",
+        "carrying",
+        "beginning",
+        "trying",
+        "spending",
+        "choosing group",
         "budget former identity optimizers",
         "digests",
         "sources",

@@ -23,16 +23,11 @@ from test_execution import Here
 
 from thalweg.cli import main
 from thalweg.lab import spaces
-from thalweg.lab.comparing import api, budget, comparison
-from thalweg.lab.comparing.comparison import (
-    Interrupted,
-    Options,
-    Task,
-    check,
-    choose,
-    fingerprint,
-    parse_margin,
-)
+from thalweg.lab.comparing import api, budget, choosing, comparison
+from thalweg.lab.comparing.beginning import fingerprint
+from thalweg.lab.comparing.choosing import Task, choose
+from thalweg.lab.comparing.comparison import Interrupted
+from thalweg.lab.comparing.spending import Options, check, parse_margin
 from thalweg.lab.running.store import address
 from thalweg.lab.showing import results
 from thalweg.lab.spaces import Axis, Recipe, Space
@@ -162,14 +157,14 @@ def test_arguments_from_python_are_looked_at_as_those_of_the_command(arguments, 
 
 def test_a_task_is_found_by_its_name_or_in_a_file(task_file):
     file = task_file(more="\n\nother = Small()\nother.name = 'other'\n")
-    assert comparison.find("digits").workload.name == "digits"
-    found = comparison.find(f"{file}:Small")
+    assert choosing.find("digits").workload.name == "digits"
+    found = choosing.find(f"{file}:Small")
     assert (found.workload.name, found.file, found.reference) == ("small", file, f"{file}:Small")
-    assert comparison.find(f"{file}:other").workload.name == "other"
+    assert choosing.find(f"{file}:other").workload.name == "other"
     with pytest.raises(ValueError, match="--data is for the built-in workloads"):
-        comparison.find(str(file), file)
+        choosing.find(str(file), file)
     with pytest.raises(ValueError, match="unknown workload 'mnist'"):
-        comparison.find("mnist")
+        choosing.find("mnist")
 
 
 # What makes two comparisons the same
@@ -265,7 +260,7 @@ def narrow():
 """
 
     def marked(name, file):
-        return fingerprint(comparison.find(f"{file}:{name}"), TWO, SMALL)
+        return fingerprint(choosing.find(f"{file}:{name}"), TWO, SMALL)
 
     file = task_file(more=more)
     before = {name: marked(name, file) for name in ("wide", "narrow")}
@@ -279,11 +274,11 @@ def narrow():
 
 PRINT_MARK = """
 import sys
-from thalweg.lab.comparing import comparison
+from thalweg.lab.comparing import beginning, choosing, spending
 from thalweg.lab import spaces
-task = comparison.find(sys.argv[1])
+task = choosing.find(sys.argv[1])
 chosen = [spaces.find("sgd"), spaces.find("adamw")]
-print(comparison.fingerprint(task, chosen, comparison.Options(trials=2, seeds=2)))
+print(beginning.fingerprint(task, chosen, spending.Options(trials=2, seeds=2)))
 """
 
 
@@ -291,7 +286,7 @@ def test_the_same_comparison_is_the_same_in_another_process(task_file):
     file = task_file(
         more="\n\nmade = Small()\nmade.kinds = {'a', 'b', 'c'}\nmade.table = {'x': torch.ones(2)}\n"
     )
-    expected = fingerprint(comparison.find(f"{file}:made"), TWO, SMALL)
+    expected = fingerprint(choosing.find(f"{file}:made"), TWO, SMALL)
     done = subprocess.run(
         [sys.executable, "-c", PRINT_MARK, f"{file}:made"],
         capture_output=True,
@@ -693,7 +688,7 @@ def uninterrupted(folder):
 
 
 def test_processes_give_what_a_single_one_gives(folder, uninterrupted):
-    task = comparison.find(str(folder / "small.py"))
+    task = choosing.find(str(folder / "small.py"))
     alone = comparison.compare(task, TWO, SMALL, Here(), say=silent, watch=silent)
     assert list(alone.study.records) == uninterrupted[1]
 
@@ -871,7 +866,7 @@ def test_several_machines_work_on_one_study_in_postgresql(folder, postgresql, un
 def test_a_study_that_was_begun_without_looks_goes_on_without(tmp_path, monkeypatch):
     options = Options(trials=1, seeds=8, storage=str(tmp_path / "study.db"))
     with monkeypatch.context() as patch:
-        patch.setattr(comparison, "_spend", lambda *_: {"trials": 1, "seeds": 8, "bought": ""})
+        patch.setattr(comparison, "spend", lambda *_: {"trials": 1, "seeds": 8, "bought": ""})
         before, _ = run(options)
     assert before.study.settings.looks == ()
     after, pool = run(options)

@@ -7,7 +7,9 @@ import pytest
 from samples import Line, Scores, study
 
 from thalweg.lab import spaces
-from thalweg.lab.comparing.comparison import Options, Task, fingerprint
+from thalweg.lab.comparing.beginning import fingerprint
+from thalweg.lab.comparing.choosing import Task
+from thalweg.lab.comparing.spending import Options
 from thalweg.lab.judging.measures import early
 from thalweg.lab.judging.verdict import judge
 from thalweg.lab.running.hopeless import Hope, is_finished_anyway

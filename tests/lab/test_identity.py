@@ -10,11 +10,12 @@ import torch
 from samples import Line
 
 from thalweg.lab import spaces
-from thalweg.lab.comparing import comparison, former
-from thalweg.lab.comparing.comparison import Options, Task
+from thalweg.lab.comparing import choosing, comparison, former
+from thalweg.lab.comparing.choosing import Task
 from thalweg.lab.comparing.digests import Digests
 from thalweg.lab.comparing.identity import changed, identify
 from thalweg.lab.comparing.sources import gather, program
+from thalweg.lab.comparing.spending import Options
 from thalweg.lab.running.checkpoints import Place
 from thalweg.lab.running.store import Store
 from thalweg.lab.spaces import Axis, Space
@@ -46,7 +47,7 @@ def neighbours(tmp_path, monkeypatch, task_file):
 
 
 def parts(file, of=TWO):
-    task = comparison.find(str(file))
+    task = choosing.find(str(file))
     return identify(task.workload, task.file, of, [2, 2, None, 0]).parts
 
 
@@ -101,7 +102,7 @@ def test_what_is_set_globally_belongs_to_it():
 
 def test_a_name_imported_from_a_users_module_is_no_package_of_unknown_version(neighbours):
     (neighbours[0] / "nets_here" / "__init__.py").write_text("from nets_here.wide import WIDTH\n")
-    task = comparison.find(str(neighbours[1]))
+    task = choosing.find(str(neighbours[1]))
     assert identify(task.workload, task.file, TWO, []).unknown == []
 
 

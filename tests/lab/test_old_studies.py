@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from thalweg.lab.comparing import command, comparison
-from thalweg.lab.comparing.comparison import Options
+from thalweg.lab.comparing import choosing, command, comparison
+from thalweg.lab.comparing.spending import Options
 from thalweg.lab.running.pool import Pool
 from thalweg.lab.showing import results
 
@@ -42,9 +42,9 @@ def test_a_study_goes_on_and_keeps_its_runs(name, pool, tmp_path, task, monkeypa
     monkeypatch.setattr(torch, "__version__", document["environment"]["torch"])
     monkeypatch.setattr(np, "__version__", "2.4.6")
     (tmp_path / "study.db").write_bytes(gzip.decompress((FOLDER / f"study-{name}.db.gz").read_bytes()))
-    found, said = comparison.find(str(task)), []
+    found, said = choosing.find(str(task)), []
     options = Options(trials=2, seeds=2, storage=str(tmp_path / "study.db"), why=False)
-    spaces = comparison.choose(["sgd", "adamw"], found.workload)
+    spaces = choosing.choose(["sgd", "adamw"], found.workload)
     result = comparison.compare(found, spaces, options, pool, say=said.append, watch=lambda *_: None)
     assert f"going on from {len(document['records'])} runs that were made before" in said
     records = {record.trial.key: record for record in result.study.records}

@@ -11,7 +11,7 @@ import torch
 from samples import Line, trained
 
 from thalweg.lab import spaces
-from thalweg.lab.comparing import comparison
+from thalweg.lab.comparing import beginning, choosing, spending
 from thalweg.lab.study.record import from_json, to_json
 from thalweg.lab.workload import Evaluation, tasks
 from thalweg.lab.workload.shipped import classification, deep, digits, fashion_mnist, quad, stream, text, zipf
@@ -30,8 +30,8 @@ def names(space):
 
 def of(workload):
     """What tells a comparison on a workload from others."""
-    task = comparison.Task(workload, workload.name)
-    return comparison.fingerprint(task, names("sgd,adamw"), comparison.Options())
+    task = choosing.Task(workload, workload.name)
+    return beginning.fingerprint(task, names("sgd,adamw"), spending.Options())
 
 
 # Options in general

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from thalweg.lab.comparing import comparison
+from thalweg.lab.comparing import choosing, comparison, spending
 from thalweg.lab.comparing.budget import seconds
-from thalweg.lab.comparing.comparison import Options, Task
+from thalweg.lab.comparing.choosing import Task
+from thalweg.lab.comparing.spending import Options
 from thalweg.lab.running.pool import Pool
 from thalweg.lab.running.store import IN_MEMORY
 from thalweg.lab.showing import console
@@ -73,7 +74,7 @@ def compare(
         trials=trials,
         seeds=seeds,
         budget=None if budget is None else seconds(budget, "budget"),
-        margin=comparison.parse_margin("margin", margin),
+        margin=spending.parse_margin("margin", margin),
         seed=seed,
         storage=IN_MEMORY if storage is None else str(storage),
         limit=limit,
@@ -82,13 +83,13 @@ def compare(
         why=why,
         command="thalweg.lab.compare(...)",
     )
-    comparison.check(options)
-    found = comparison.find(task) if isinstance(task, str) else Task(tasks.check(task))
+    spending.check(options)
+    found = choosing.find(task) if isinstance(task, str) else Task(tasks.check(task))
     if optimizers is None:
-        optimizers = () if recipes else comparison.OPTIMIZERS
-    chosen = comparison.choose(_names(optimizers), found.workload, recipes=_names(recipes))
+        optimizers = () if recipes else choosing.OPTIMIZERS
+    chosen = choosing.choose(_names(optimizers), found.workload, recipes=_names(recipes))
     with (
-        Pool(comparison.at_least_one("workers", workers)) as pool,
+        Pool(spending.at_least_one("workers", workers)) as pool,
         console.progress(shown=progress) as screen,
     ):
         try:

@@ -55,16 +55,16 @@ def run(request: Request) -> bool:
     pool.logs = folder / "logs"
     with pool:
         # Imported here, while the processes of the pool start.
-        from thalweg.lab.comparing import comparison
+        from thalweg.lab.comparing import choosing, comparison, spending
         from thalweg.lab.comparing.budget import seconds
         from thalweg.lab.showing import console
         from thalweg.lab.workload.errors import TrialError
 
-        options = comparison.Options(
+        options = spending.Options(
             trials=request.trials,
             seeds=request.seeds,
             budget=None if request.budget is None else seconds(request.budget, "--budget"),
-            margin=comparison.parse_margin("--margin", request.margin),
+            margin=spending.parse_margin("--margin", request.margin),
             seed=request.seed,
             storage=request.storage or str(folder / "study.db"),
             fresh=request.fresh,
@@ -74,13 +74,13 @@ def run(request: Request) -> bool:
             why=request.why,
             command=command_line(),
         )
-        comparison.check(options, prefix="--")
-        task = comparison.find(request.task, request.data)
+        spending.check(options, prefix="--")
+        task = choosing.find(request.task, request.data)
         recipes = request.recipes.split(",") if request.recipes else []
         optimizers = request.optimizers.split(",") if request.optimizers is not None else []
         if request.optimizers is None and not recipes:
-            optimizers = list(comparison.OPTIMIZERS)
-        spaces = comparison.choose(optimizers, task.workload, "--optimizers", recipes)
+            optimizers = list(choosing.OPTIMIZERS)
+        spaces = choosing.choose(optimizers, task.workload, "--optimizers", recipes)
         with console.progress() as screen:
             try:
                 result = comparison.compare(task, spaces, options, pool, say=screen.say, watch=screen.watch)
@@ -111,7 +111,7 @@ def repeat(results_at: Path, number: int) -> bool:
         ValueError: the results, the record or its task cannot be found.
         thalweg.lab.TrialError: the task raised an exception.
     """
-    from thalweg.lab.comparing import comparison
+    from thalweg.lab.comparing import choosing
     from thalweg.lab.showing import results
     from thalweg.lab.showing.console import print_line
 
@@ -119,7 +119,7 @@ def repeat(results_at: Path, number: int) -> bool:
     record = results.record(document, number)
     if not document["task"]:
         raise ValueError("these results are of an object passed from Python, which cannot be found again")
-    task = comparison.find(document["task"], document["data"] and Path(document["data"]))
+    task = choosing.find(document["task"], document["data"] and Path(document["data"]))
     # In a process like those of a comparison.
     with Pool(1) as pool:
         pool.early_stop = bool(document["settings"].get("early_stop"))

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from thalweg.lab import spaces
-from thalweg.lab.comparing import comparison
-from thalweg.lab.comparing.comparison import Task
+from thalweg.lab.comparing import choosing, spending
+from thalweg.lab.comparing.choosing import Task
 from thalweg.lab.spaces import Space
 from thalweg.lab.workload import Workload, tasks
 
@@ -19,7 +19,7 @@ def find_task(task: Workload | str, data: Path | None = None) -> Task:
     Raises:
         ValueError: there is none, or it is not what a task must be.
     """
-    return comparison.find(task, data) if isinstance(task, str) else Task(tasks.check(task))
+    return choosing.find(task, data) if isinstance(task, str) else Task(tasks.check(task))
 
 
 def find_space(optimizer: str | Space, workload: Workload, called: Called) -> Space:
@@ -40,6 +40,6 @@ def check_seed(seed: int, called: Called) -> None:
     Raises:
         ValueError: it cannot.
     """
-    if not 0 <= seed <= comparison.MOST_SEED:
+    if not 0 <= seed <= spending.MOST_SEED:
         name = called.get("seed", "seed")
-        raise ValueError(f"{name} must be a whole number from 0 to {comparison.MOST_SEED}, not {seed}")
+        raise ValueError(f"{name} must be a whole number from 0 to {spending.MOST_SEED}, not {seed}")

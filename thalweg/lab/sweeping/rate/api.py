@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from thalweg.lab.comparing.comparison import Task
+from thalweg.lab.comparing.choosing import Task
 from thalweg.lab.running.rehearsal import rehearse
 from thalweg.lab.running.serving import device_for
 from thalweg.lab.showing import console, results

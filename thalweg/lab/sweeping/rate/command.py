@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from thalweg.lab.comparing import comparison
+from thalweg.lab.comparing import choosing
 from thalweg.lab.comparing.command import command_line
 from thalweg.lab.showing import console, pages
 from thalweg.lab.sweeping.rate import api
@@ -50,7 +50,7 @@ def run(request: Request) -> bool:
     """
     if request.out is not None:
         pages.prepare(request.out)
-    task = comparison.find(request.task, request.data)
+    task = choosing.find(request.task, request.data)
     with console.progress() as screen:
         found = api.run(
             task,

@@ -8,9 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from thalweg.lab.comparing import comparison
+from thalweg.lab.comparing import beginning, carrying, spending
+from thalweg.lab.comparing.beginning import Begun
 from thalweg.lab.comparing.budget import seconds
-from thalweg.lab.comparing.comparison import Begun, Options, Task, Watch
+from thalweg.lab.comparing.carrying import Watch
+from thalweg.lab.comparing.choosing import Task
+from thalweg.lab.comparing.spending import Options
 from thalweg.lab.running.pool import Pool
 from thalweg.lab.running.store import IN_MEMORY
 from thalweg.lab.showing import console, results
@@ -81,7 +84,7 @@ def sensitivity(
         trials=trials,
         seeds=seeds,
         budget=None if budget is None else seconds(budget, "budget"),
-        margin=comparison.parse_margin("margin", margin),
+        margin=spending.parse_margin("margin", margin),
         seed=seed,
         storage=IN_MEMORY if storage is None else str(storage),
         limit=limit,
@@ -93,7 +96,7 @@ def sensitivity(
     names = [of] if isinstance(of, str) else list(of)
     asked = ask_of(space, names, values or {}, points, {})
     with (
-        Pool(comparison.at_least_one("workers", workers)) as pool,
+        Pool(spending.at_least_one("workers", workers)) as pool,
         console.progress(shown=progress, left=grid.left) as screen,
     ):
         return run(found, space, asked, options, pool, say=screen.say, watch=screen.watch)
@@ -105,7 +108,7 @@ def check(options: Options, points: int | None, prefix: str = "") -> None:
     Raises:
         ValueError: they do not; the message names them, each with `prefix` before it.
     """
-    comparison.check(options, prefix)
+    spending.check(options, prefix)
     if options.budget is not None and points is not None:
         raise ValueError(f"{prefix}points cannot be given with {prefix}budget, which chooses it")
 
@@ -154,7 +157,7 @@ def run(
     begun, spent = _begun(task, space, asked, options, pool, say)
     factors = asked(spent["points"])
     margin = options.margin or margin_of(task.workload)
-    study, warnings, finished = comparison.carry_out(
+    study, warnings, finished = carrying.carry_out(
         Study(
             task.workload,
             Settings(spent["trials"], spent["seeds"], margin, options.seed),
@@ -193,13 +196,13 @@ def _begun(
     """
     finest = POINTS if options.budget is None else FINEST[len(asked(POINTS))]
     arms = grid.arms(space, asked(finest))
-    begun = comparison.begin(task, arms, options, pool, say=say, kind="sensitivity")
+    begun = beginning.begin(task, arms, options, pool, say=say, kind="sensitivity")
     if options.budget is None:
         said = {"points": POINTS, "trials": options.trials, "seeds": options.seeds}
         return begun, {**said, "bought": "", "seconds": 0.0}
     spent = begun.store.agreed()
     if spent is None:
-        [cost] = comparison.costs(task, arms[:1], options, pool)
+        [cost] = spending.costs(task, arms[:1], options, pool)
         spent = begun.store.agree(budgets.buy(space, asked, cost, options.budget, pool.workers))
     say(spent["bought"])
     return begun, spent

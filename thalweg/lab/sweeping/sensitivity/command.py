@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from thalweg.lab.comparing import comparison
+from thalweg.lab.comparing import choosing, spending
 from thalweg.lab.comparing.budget import seconds
 from thalweg.lab.comparing.command import command_line, folder_of
 from thalweg.lab.running.pool import Pool
@@ -54,9 +54,9 @@ def run(request: Request) -> bool:
         thalweg.lab.WorkerDiedError: a training process could not start.
         thalweg.lab.StoreError: the storage failed.
     """
-    workers = comparison.at_least_one("--workers", request.workers)
-    margin = comparison.parse_margin("--margin", request.margin)
-    options = comparison.Options(
+    workers = spending.at_least_one("--workers", request.workers)
+    margin = spending.parse_margin("--margin", request.margin)
+    options = spending.Options(
         trials=request.trials,
         seeds=request.seeds,
         budget=None if request.budget is None else seconds(request.budget, "--budget"),
@@ -67,7 +67,7 @@ def run(request: Request) -> bool:
         command=command_line(),
     )
     api.check(options, request.points, prefix="--")
-    task = comparison.find(request.task, request.data)
+    task = choosing.find(request.task, request.data)
     space = find_space(request.optimizer, task.workload, CALLED)
     values = question.parse(request.values, request.of)
     asked = api.ask_of(space, request.of, values, request.points, CALLED)
