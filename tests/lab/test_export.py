@@ -79,6 +79,48 @@ def test_clients_are_given_every_run_and_point(folder, monkeypatch):
         assert sum(call[0] == "point" for call in calls) > count
 
 
+class Run:
+    """What wandb.init returns, as its documentation has it: steps that only grow, a summary, an end."""
+
+    def __init__(self, **begun):
+        self.begun, self.logged, self.summary, self.exit_code = begun, [], {}, None
+
+    def log(self, data, step):
+        assert self.exit_code is None
+        assert not self.logged or step > self.logged[-1][0]
+        self.logged.append((step, data))
+
+    def finish(self, exit_code):
+        self.exit_code = exit_code
+
+
+def test_wandb_is_given_the_values_of_every_run(folder, monkeypatch):
+    runs = []
+    wandb = SimpleNamespace(init=lambda **begun: runs.append(Run(**begun)) or runs[-1], Settings=dict)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    command.export(folder, "wandb", folder / "there")
+    records = json.loads((folder / "results.json").read_text())["records"]
+    for run, record in zip(runs, records, strict=True):
+        begun, failure = run.begun, record["failure"]
+        assert (begun["project"], begun["dir"]) == ("thalweg-scores", str(folder / "there"))
+        assert begun["name"] == f"{record['id']:04}-{record['name']}-{record['stage']}"
+        assert (begun["group"], begun["job_type"]) == (record["name"], record["stage"])
+        config = {"optimizer": record["optimizer"], "seed": record["seed"]}
+        assert begun["config"] == {**record["settings"], **config}
+        curve = [
+            (step, {"metric": metric} if loss is None else {"loss": loss, "metric": metric})
+            for step, loss, metric in record["curve"]
+        ]
+        assert run.logged == curve
+        expected = {"failure": failure["text"] if failure else ""}
+        for split in ("validation", "test"):
+            if record[split]:
+                expected |= {split: record[split]["metric"], f"{split}_loss": record[split]["loss"]}
+        assert run.summary == expected
+        assert run.exit_code == (1 if failure else 0)
+    assert {run.exit_code for run in runs} == {0, 1}
+
+
 def test_what_is_missing_is_told(folder, monkeypatch):
     monkeypatch.setattr(export, "import_module", lambda name: (_ for _ in ()).throw(ImportError(name)))
     with pytest.raises(ValueError, match="--to mlflow needs the package mlflow: pip install mlflow"):

@@ -1,10 +1,12 @@
-"""Records in TensorBoard and MLflow, read back by their own clients; those of Weights & Biases are there.
+"""Records in TensorBoard, MLflow and Weights & Biases, read back by their own clients.
 
 Each test is skipped where its client is not installed: pip install tensorboard mlflow-skinny wandb
 """
 
 import json
 import math
+import struct
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
@@ -91,10 +93,46 @@ def test_mlflow_reads_every_run_with_its_end(folder, records, monkeypatch):
         assert run.data.tags["failure"] == (record["failure"]["text"] if record["failure"] else "")
 
 
-def test_wandb_writes_a_file_for_every_run(folder, records, monkeypatch):
+def test_wandb_holds_every_point_and_result(folder, records, monkeypatch):
     pytest.importorskip("wandb")
+    kinds = pytest.importorskip("wandb.proto.wandb_internal_pb2")
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert command.export(folder, "wandb", folder / "offline") == [str(folder / "offline" / "wandb")]
-    files = list((folder / "offline" / "wandb").glob("offline-run-*/*.wandb"))
-    assert len(files) == len(records)
-    assert all(path.stat().st_size > 0 for path in files)
+    runs = {}
+    for path in (folder / "offline" / "wandb").glob("offline-run-*/*.wandb"):
+        entries = [kinds.Record.FromString(data) for data in stored(path.read_bytes())]
+        [name] = {entry.run.display_name for entry in entries if entry.HasField("run")}
+        runs[name] = entries
+    assert runs.keys() == records.keys()
+    for title, record in records.items():
+        history = [values(e.history.item) for e in runs[title] if e.HasField("history")]
+        for name in ("loss", "metric"):
+            assert [(p["_step"], p[name]) for p in history if name in p] == curve(record, name)
+        config = values(item for e in runs[title] if e.HasField("run") for item in e.run.config.update)
+        settings = {**record["settings"], "optimizer": record["optimizer"], "seed": record["seed"]}
+        assert settings.items() <= config.items()
+        summary = values(item for e in runs[title] if e.HasField("summary") for item in e.summary.update)
+        expected = {**outcome(record), "failure": record["failure"]["text"] if record["failure"] else ""}
+        assert expected.items() <= summary.items()
+        [ended] = [e.exit.exit_code for e in runs[title] if e.HasField("exit")]
+        assert ended == (1 if record["failure"] else 0)
+
+
+def stored(data: bytes) -> Iterator[bytes]:
+    """The entries of one of its files: LevelDB's log format after a head of seven bytes."""
+    at, entry = 7, b""
+    while at + 7 <= len(data):
+        if (left := 32768 - at % 32768) < 7:  # no entry begins at the end of a block
+            at += left
+            continue
+        size, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        entry += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # whole, or its last part
+            yield entry
+            entry = b""
+
+
+def values(items) -> dict[str, object]:
+    """What an entry holds, by name; the last counts."""
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}

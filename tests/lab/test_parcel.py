@@ -13,6 +13,7 @@ import pytest
 import torch
 from samples import Line, trained
 
+from thalweg.lab.running import processes
 from thalweg.lab.running.parcel import SHARED_BYTES, Parcel, pack
 from thalweg.lab.running.processes import ending, hashes_fixed, new_folder
 from thalweg.lab.workload import chance, switches, tasks
@@ -146,6 +147,24 @@ def test_folders_of_programs_that_were_killed_are_removed():
     assert mine.exists(), "that of a program that runs is left alone"
     for folder in (mine, other):
         folder.rmdir()
+
+
+LEAVING = """\
+import multiprocessing, os, runpy, sys
+runpy.run_path(sys.argv[1])["start_tracker"]()
+assert "PYTHONWARNINGS" not in os.environ
+left = multiprocessing.get_context("spawn").Semaphore()
+os._exit(0)
+"""
+
+
+def test_semaphores_of_processes_that_were_ended_are_removed_without_a_word():
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+    # The tracker keeps the pipe open until it has removed them.
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVING, processes.__file__], env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_texts_have_the_same_hashes_in_all_processes(monkeypatch):

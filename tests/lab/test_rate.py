@@ -230,6 +230,13 @@ def test_the_command(capsys, task_file, tmp_path):
     assert (code, json.loads(out)["from"], len(json.loads(out)["sweeps"])) == (0, 1e-3, 2)
 
 
+def test_without_any_rate_the_command_ends_with_status_1(capsys, task_file):
+    code, out, err = run(capsys, str(task_file()), "--seeds", "1", "--from", "1e-9", "--to", "1e-8")
+    assert code == 1
+    assert "No learning rate for AdamW can be read off." in out
+    assert err.splitlines()[-1] == "thalweg: no learning rate can be read off"
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

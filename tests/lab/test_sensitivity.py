@@ -306,6 +306,24 @@ def test_the_command(capsys, task_file, tmp_path):
     assert json.loads((out / "results.json").read_text())["complete"]
 
 
+def test_where_every_run_failed_the_page_is_written_and_the_status_is_1(capsys, task_file, tmp_path):
+    file, out = task_file(), tmp_path / "out"
+    file.write_text(
+        file.read_text().replace(
+            "        return (model(inputs) - targets)",
+            "        model.seen = getattr(model, 'seen', 0) + 1\n"
+            "        return (1.0 if model.seen == 1 else torch.nan) * (model(inputs) - targets)",
+        )
+    )
+    asked = ["--of", "alpha", "--optimizer", "rmsprop", "--points", "2", "--trials", "1", "--seeds", "2"]
+    code, said, err = run(capsys, str(file), *asked, "--workers", "1", "--out", str(out))
+    assert code == 1
+    assert err.splitlines()[-1] == "thalweg: every run failed; report.html says how"
+    assert "How much alpha matters to RMSprop on small is not known yet." in said
+    assert json.loads((out / "results.json").read_text())["complete"]
+    assert (out / "report.html").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

@@ -11,9 +11,11 @@ import cloudpickle
 import pytest
 import torch
 
+from thalweg.lab.running import trial as trials
 from thalweg.lab.running.faults import is_divergence
+from thalweg.lab.study.record import Trial
 from thalweg.lab.workload import Workload, tasks, template
-from thalweg.lab.workload.tasks import TaskError
+from thalweg.lab.workload.tasks import TaskError, trying
 from thalweg.lab.workload.tasks.checking import ATTRIBUTES, COUNTS, METHODS
 from thalweg.lab.workload.tasks.trying import equal
 
@@ -275,6 +277,16 @@ def test_an_error_that_never_was_in_the_file_is_placed_where_it_arose():
         message = tasks.explain(error, Path("my_task.py"))
     assert message.startswith(f"{__file__}:")
     assert "in test_an_error_that_never_was_in_the_file" in message
+
+
+def test_a_stop_iteration_is_placed_where_the_task_raised_it(write):
+    content = changed("factorial(4)", "next(iter([] if model.training else [4]))")
+    file = write(content)
+    sgd = Trial("tune", "sgd", "thalweg.SGD", {"lr": 0.1}, {"lr": 0.1}, 0)
+    with pytest.raises(RuntimeError) as error:
+        trials.run(sgd, tasks.load(file))
+    at = line_of("next(iter", content)
+    assert tasks.explain(error.value, Path(file)) == f"my_task.py:{at}, in loss: StopIteration"
 
 
 def test_a_file_elsewhere_is_shown_whole(write, tmp_path, monkeypatch):
@@ -644,6 +656,35 @@ def test_a_method_that_fixes_what_training_draws_is_told(write, method, seeding,
         doubt.text for doubt in doubts if f", in {method}: it seeds {whose} global generator" in doubt.text
     ]
     assert len(told) == bool(whose)
+
+
+def test_batches_that_no_seed_fixes_later_on_are_told(write):
+    late = "for step in range(self.steps):\n            if step == 3: generator.seed()"
+    content = changed("for _ in range(self.steps):", late)
+    [doubt] = tasks.smoke(tasks.load(write(content)))
+    line = line_of("def batches", content)
+    assert doubt.kind == "repeat"
+    assert (
+        f"my_task.py:{line}, in batches: equal seeds gave equal batches at first, but batch 4" in doubt.text
+    )
+
+
+def test_batches_that_follow_a_count_of_epochs_are_not(write):
+    content = changed(
+        "for _ in range(self.steps):\n            yield inputs(generator)",
+        "for step in range(self.steps):\n"
+        "            self.epoch = getattr(self, 'epoch', 0) + (step == 2)\n"
+        "            yield inputs(generator) + self.epoch",
+    )
+    assert tasks.smoke(tasks.load(write(content))) == ()
+
+
+def test_batches_are_marked_by_all_numbers_in_them():
+    one = {"x": torch.tensor([1 + 2j]).conj(), "y": ["a", 1], "z": object(), "s": torch.eye(2).to_sparse()}
+    other = {**one, "z": object()}
+    assert trying._mark(one) == trying._mark(other)
+    for name, value in (("x", torch.tensor([1 + 2j])), ("y", ["a", 2]), ("y", ["b", 1])):
+        assert trying._mark({**one, name: value}) != trying._mark(one)
 
 
 def test_a_loss_that_differentiates_itself_is_refused(write):

@@ -8,6 +8,7 @@ import sysconfig
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 if not hasattr(signal, "SIGKILL"):
@@ -79,6 +80,22 @@ def own_modules_last() -> Iterator[None]:
     finally:
         sys.path[:] = path
         os.environ.pop(_SAFE_PATH) if safe is None else os.environ.update({_SAFE_PATH: safe})
+
+
+_WARNINGS = "PYTHONWARNINGS"
+
+
+def start_tracker() -> None:
+    """Has the tracker of semaphores start, if it does not run yet, and remove without a word what is left.
+
+    Processes that train are killed in the end, with the semaphores of their DataLoaders and compilers.
+    """
+    before = os.environ.get(_WARNINGS)
+    os.environ[_WARNINGS] = ",".join(filter(None, [before, "ignore:resource_tracker"]))
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        os.environ.pop(_WARNINGS) if before is None else os.environ.update({_WARNINGS: before})
 
 
 _HASH_SEED = "PYTHONHASHSEED"

@@ -16,7 +16,7 @@ from typing import Any
 import torch.distributed as dist
 
 from thalweg.lab.running import endings, ranks, serving
-from thalweg.lab.running.processes import ending, hashes_fixed, own_modules_last
+from thalweg.lab.running.processes import ending, hashes_fixed, own_modules_last, start_tracker
 from thalweg.lab.running.serving import Raised, Returned, Said, Work
 from thalweg.lab.study.record import Record, Trial
 
@@ -51,6 +51,7 @@ class Process:
         self.index = index
         self._ready = False
         context = multiprocessing.get_context("spawn")
+        start_tracker()
         self.connection, theirs = context.Pipe()
         with endings.blocked(), _main_module_hidden(), own_modules_last(), hashes_fixed():
             arguments = (theirs, index, folder)

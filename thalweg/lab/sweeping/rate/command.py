@@ -9,6 +9,7 @@ from thalweg.lab.comparing.command import command_line
 from thalweg.lab.showing import console, pages
 from thalweg.lab.sweeping.rate import api
 from thalweg.lab.sweeping.rate.found import Found
+from thalweg.lab.workload.errors import TrialError
 
 CALLED = {
     "optimizer": "--optimizer",
@@ -46,7 +47,7 @@ def run(request: Request) -> bool:
     Raises:
         ValueError: an argument cannot be met; the message is for the user.
         OSError: the page cannot be written.
-        thalweg.lab.TrialError: the task raised an exception.
+        thalweg.lab.TrialError: the task raised an exception, or no seed suggests a rate.
     """
     if request.out is not None:
         pages.prepare(request.out)
@@ -74,6 +75,8 @@ def run(request: Request) -> bool:
             show(found)
     if request.out is not None and not request.json:
         console.show_written([request.out])
+    if found.suggested is None and len(found.sweeps) == request.seeds:
+        raise TrialError("no learning rate can be read off")
     return len(found.sweeps) == request.seeds
 
 

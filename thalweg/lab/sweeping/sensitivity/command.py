@@ -86,6 +86,8 @@ def run(request: Request) -> bool:
         raise TrialError(
             f"{len(answer.study.lost)} runs were lost to accidents; the same command tries them again"
         )
+    if answer.finished and all(point.metric is None for point in answer.points):
+        raise TrialError("every run failed; report.html says how")
     return answer.finished
 
 

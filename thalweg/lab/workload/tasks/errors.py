@@ -23,6 +23,7 @@ def explain(error: BaseException, file: Path) -> str:
     """
     if isinstance(error, TaskError):
         return str(error)
+    error = _raised(error)
     text = brief_error(error)
     if isinstance(error, SyntaxError) and error.filename and is_of(error.filename, file):
         return f"{shown(file)}:{error.lineno}: {type(error).__name__}: {error.msg}"
@@ -34,6 +35,12 @@ def explain(error: BaseException, file: Path) -> str:
     path = shown(file) if own else code.co_filename
     function = "" if code.co_name == "<module>" else f", in {code.co_name}"
     return f"{path}:{line}{function}: {text}"
+
+
+def _raised(error: BaseException) -> BaseException:
+    """What the task has raised: Python has a StopIteration that leaves a generator become a RuntimeError."""
+    cause = error.__cause__
+    return cause if isinstance(error, RuntimeError) and isinstance(cause, StopIteration) else error
 
 
 def told(error: BaseException, file: Path | None) -> str:

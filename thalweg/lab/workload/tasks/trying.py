@@ -4,6 +4,7 @@ would show.
 
 import math
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -98,7 +99,7 @@ def _dry_run(workload: Workload, device: torch.device) -> tuple[Doubt, ...]:
         for split in _evaluated(workload):
             doubts += _evaluate(workload, model, split)
         if option(workload, "training_loop") is None:
-            _count(workload)
+            doubts += _later(workload, _count(workload))
     return tuple({doubt.text: doubt for doubt in doubts}.values())
 
 
@@ -245,22 +246,57 @@ def _float(value: Any) -> float:
         return math.inf if number > 0 else -math.inf
 
 
-def _count(workload: Workload) -> None:
-    """Draws batches until there are enough or a second is over."""
+def _count(workload: Workload) -> list[int]:
+    """Draws batches until there are enough or a second is over, and gives a mark of each."""
     deadline = time.monotonic() + COUNTING_SECONDS
-    drawn = 0
-    needed = batches_needed(workload)
-    for _ in islice(_iterate(workload), needed):
-        drawn += 1
+    needed, marks = batches_needed(workload), list[int]()
+    for batch in islice(_iterate(workload), needed):
+        marks.append(_mark(batch))
         if time.monotonic() > deadline:
-            return
-    if drawn < needed:
+            return marks
+    if (drawn := len(marks)) < needed:
         each = option(workload, "accumulate")
         times = f" and accumulate is {each}" if each > 1 else ""
         raise TaskError(
             f"{place_of(workload, 'batches')}: it gave {drawn} batches, but steps is "
             f"{workload.steps}{times}; begin anew when the data are used up"
         )
+    return marks
+
+
+def _later(workload: Workload, marks: list[int]) -> tuple[Doubt, ...]:
+    """Whether the batches with these marks come again with the same seed, where the first one does.
+
+    Where it does not, the task itself has gone on, as with a count of epochs; each run has a new copy of it.
+    """
+    again = [_mark(batch) for batch in islice(_iterate(workload), len(marks))]
+    same = [one == other for one, other in zip(marks, again, strict=False)]
+    if all(same) or not same[0]:
+        return ()
+    text = (
+        f"{place_of(workload, 'batches')}: equal seeds gave equal batches at first, but batch "
+        f"{same.index(False) + 1} was another, so runs are not compared exactly pair by pair. Draw all of "
+        "them from `seed`, or from torch's, NumPy's or Python's global generator."
+    )
+    return (Doubt("repeat", text),)
+
+
+def _mark(batch: Any) -> int:
+    """A number that is equal for equal batches; what is neither number nor text counts for nothing."""
+    found = 0
+    for leaf in leaves(batch):
+        if (
+            isinstance(leaf, Tensor)
+            and leaf.layout == torch.strided
+            and not (leaf.is_nested or leaf.is_quantized)
+        ):
+            leaf = leaf.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+            leaf = leaf.numpy()
+        if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufc":
+            found = zlib.crc32(np.ascontiguousarray(leaf), found)
+        elif isinstance(leaf, int | float | str | bytes):
+            found = zlib.crc32(repr(leaf).encode(), found)
+    return found
 
 
 def _iterate(workload: Workload) -> Iterator[Any]:
