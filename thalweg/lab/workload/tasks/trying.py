@@ -293,7 +293,7 @@ def _mark(batch: Any) -> int:
             leaf = leaf.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
             leaf = leaf.numpy()
         if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufc":
-            found = zlib.crc32(np.ascontiguousarray(leaf), found)
+            found = zlib.crc32(np.ascontiguousarray(leaf).data, found)
         elif isinstance(leaf, int | float | str | bytes):
             found = zlib.crc32(repr(leaf).encode(), found)
     return found
