@@ -185,6 +185,23 @@ print([name for name in sys.modules if name.startswith(('thalweg.lab', 'thalweg.
     assert run(script) == "[]\n[]"
 
 
+def test_who_compiles_nothing_does_not_import_torchs_compiler():
+    script = """
+import copy, sys, torch, thalweg
+params = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+optimizer = thalweg.AdamW(params[:1])
+optimizer.add_param_group({"params": params[1:]})
+for i in range(2):
+    optimizer.zero_grad()
+    sum(param.sum() for param in params).backward()
+    optimizer.step()
+optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+from thalweg.lab.running import serving
+print("torch._dynamo" in sys.modules, "torch.distributed.tensor" in sys.modules)
+"""
+    assert run(script) == "False False"
+
+
 def spec(cls=tw.AdamW, p=FLOAT32, g=FLOAT32, **kwargs):
     optimizer = cls([leaf(rand(1))], **kwargs)
     group = optimizer.param_groups[0]

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from thalweg.optimizer import checkpoint
-from thalweg.optimizer.compiling import uncompiled
+from thalweg.optimizer.compiling import uncompiled, undecorated
 from thalweg.optimizer.evaluated import Evaluated
 from thalweg.optimizer.stepped import pairs
 
@@ -50,7 +50,7 @@ class Optimizer(Evaluated):
         if self._backward is not None:
             self._backward.settle()
         self.flush()
-        saved = super().state_dict()
+        saved = undecorated(super().state_dict)()
         groups = saved.get("param_groups", ())
         for group in groups if isinstance(groups, (list, tuple)) else ():
             if not isinstance(group, dict):

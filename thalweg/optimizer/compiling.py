@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
+from types import MethodType
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -29,8 +31,30 @@ _WHY = (
 
 
 def uncompiled(function: Callable[P, T]) -> Callable[P, T]:
-    """Return `function` as one that `torch.compile` leaves alone with all that it calls, and is told why."""
+    """Return `function` as one that `torch.compile` leaves alone with all that it calls, and is told why.
+
+    Where nobody compiles, torch's compiler is not imported, which takes a second.
+    """
     alone: Any = torch._disable_dynamo(function)
-    alone._torchdynamo_disable = True
-    alone._torchdynamo_disable_msg = _WHY
-    return alone
+
+    @wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> T:
+        found: T = alone(*args, **kwargs) if is_compiling() else function(*args, **kwargs)
+        return found
+
+    said: Any = called
+    said._torchdynamo_disable = True
+    said._torchdynamo_disable_msg = _WHY
+    return called
+
+
+def undecorated(method: Callable[P, T]) -> Callable[P, T]:
+    """Return a bound method as it is below its decorator.
+
+    That of torch's own methods imports torch's compiler; what calls them here is `uncompiled` itself.
+    """
+    function = getattr(method, "__wrapped__", None)
+    if not isinstance(method, MethodType) or function is None:
+        return method
+    bound: Callable[P, T] = MethodType(function, method.__self__)
+    return bound

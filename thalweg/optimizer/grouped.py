@@ -11,7 +11,7 @@ from thalweg import additions
 from thalweg.optimizer import checkpoint
 from thalweg.optimizer.arguments import Options, Params
 from thalweg.optimizer.checkpoint import RecipeOf
-from thalweg.optimizer.compiling import uncompiled
+from thalweg.optimizer.compiling import uncompiled, undecorated
 from thalweg.rule import Recipe, Rule
 from thalweg.storage import choices as storage
 
@@ -62,11 +62,15 @@ class Grouped(torch.optim.Optimizer):
             whole = self._joined(self.defaults, param_group)
             additions.check_effect(whole)
             self._check(whole)  # the defaults alone have been checked
-        super().add_param_group(param_group)
+        undecorated(super().add_param_group)(param_group)
         group = self.param_groups[-1]
         for name in additions.idle(group):
             del group[name]  # a default of what the group does without
         checkpoint.without_defaults(self.recipe_of(group), group)
+
+    @uncompiled
+    def zero_grad(self, set_to_none: bool = True) -> None:  # noqa: D102
+        undecorated(super().zero_grad)(set_to_none)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -12,6 +12,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, MutableSet
 from contextlib import suppress
+from functools import cache
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -57,7 +58,7 @@ def owners(task: Any, model: nn.Module, optimizers: Mapping[str, Optimizer]) -> 
         yield _of(f"module {name or 'model'}", module, _MODULES)
     for name, optimizer in optimizers.items():
         if not _is_of(type(optimizer), ("thalweg",)):
-            yield _of(f"optimizer {name}", optimizer, _OPTIMIZERS)
+            yield _of(f"optimizer {name}", optimizer, _of_any_optimizer())
     if not _is_of(type(task), ("thalweg",)):
         yield from _of_objects("task", task, {id(task)}, DEPTH)
         yield from _of_program(type(task))
@@ -105,12 +106,14 @@ def _of(name: str, value: Any, without: frozenset[str] = frozenset()) -> Owner:
     return name, held, vars(value).__setitem__
 
 
-_MODULES = frozenset(vars(nn.Module()))
-_OPTIMIZERS = frozenset(vars(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0))) | {
-    "_step_count",
-    "step",
-}
-_MODULES -= {"training"}
+_MODULES = frozenset(vars(nn.Module())) - {"training"}
+
+
+@cache
+def _of_any_optimizer() -> frozenset[str]:
+    # Asked for late: torch's first optimizer imports torch's compiler, which takes a second.
+    any_of_torch = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    return frozenset(vars(any_of_torch)) | {"_step_count", "step"}
 
 
 def _of_objects(name: str, value: Any, seen: set[int], depth: int) -> Iterator[Owner]:

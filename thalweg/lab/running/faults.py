@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
+from thalweg.distributed.parts import part_of
 from thalweg.lab.workload.errors import Doubt
 from thalweg.lab.workload.tasks.errors import brief_error, text_of
 
@@ -38,12 +38,8 @@ def is_divergence(error: BaseException, parameters: Iterable[Tensor]) -> bool:
     # "math range error" is what `math.exp` says of too large a loss.
     if isinstance(error, OverflowError | FloatingPointError) or _NOT_FINITE.search(text_of(error)):
         return True
-    return not all(bool(_own(parameter).isfinite().all()) for parameter in parameters)
-
-
-def _own(parameter: Tensor) -> Tensor:
-    """The part that this process holds: the others may not be here to say what theirs are."""
-    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
+    # Of what processes share, the part that is here: the others may not be there to say what theirs are.
+    return not all(bool(part_of(parameter).isfinite().all()) for parameter in parameters)
 
 
 def divergence(error: BaseException) -> str:
