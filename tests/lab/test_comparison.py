@@ -28,7 +28,7 @@ from thalweg.lab.comparing.beginning import fingerprint
 from thalweg.lab.comparing.choosing import Task, choose
 from thalweg.lab.comparing.comparison import Interrupted
 from thalweg.lab.comparing.spending import Options, check, parse_margin
-from thalweg.lab.running.store import address
+from thalweg.lab.running.connecting import address
 from thalweg.lab.showing import results
 from thalweg.lab.spaces import Axis, Recipe, Space
 from thalweg.lab.study.record import Record, from_json

@@ -15,8 +15,9 @@ from thalweg.lab import spaces
 from thalweg.lab.running import execution
 from thalweg.lab.running import trial as trials
 from thalweg.lab.running.checkpoints import Place
+from thalweg.lab.running.connecting import IN_MEMORY
 from thalweg.lab.running.execution import execute, gather
-from thalweg.lab.running.store import IN_MEMORY, Store
+from thalweg.lab.running.store import Store
 from thalweg.lab.spaces import Space
 from thalweg.lab.study import protocol
 from thalweg.lab.study.extension import trial_of

@@ -17,7 +17,8 @@ from torch import nn
 from thalweg.lab.landscape import Hessian, flat
 from thalweg.lab.running import explaining
 from thalweg.lab.running.checkpoints import Keeper, Place
-from thalweg.lab.running.explaining import Leave, credits, sampled
+from thalweg.lab.running.leave import Leave, credits
+from thalweg.lab.running.sampling import sampled
 from thalweg.lab.running.trial import run, run_on
 from thalweg.lab.study import record as records
 from thalweg.lab.study import why as whys

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 import pytest
 from samples import study
 
-from thalweg.lab.judging import explanation
-from thalweg.lab.judging.explanation import ADAPTIVE, BOUND, NOISE, SHARPNESS, STEP, TRACE
+from thalweg.lab.judging import explanation, levels
+from thalweg.lab.judging.levels import ADAPTIVE, BOUND, NOISE, SHARPNESS, STEP, TRACE
 from thalweg.lab.judging.verdict import judge
 from thalweg.lab.showing import figures, results
 from thalweg.lab.showing.figures.updates import spread, ticks
@@ -66,15 +66,15 @@ def space(made, name):
 
 def test_levels_are_geometric_means_with_intervals():
     made = explained(**CLEAR)
-    found = explanation.level(made, space(made, "sgd"), SHARPNESS)
+    found = levels.level(made, space(made, "sgd"), SHARPNESS)
     assert found.value == pytest.approx((1.0 * 1.1 * 0.9 * 1.05) ** 0.25)
     assert found.low < found.value < found.high
     assert found.seeds == 4
-    assert explanation.level(made, space(made, "adamw"), BOUND).value == pytest.approx(3 * found.value)
-    assert explanation.level(made, space(made, "sgd"), STEP).value == pytest.approx(1.0)
-    alone = explanation.level_of([2.0])
+    assert levels.level(made, space(made, "adamw"), BOUND).value == pytest.approx(3 * found.value)
+    assert levels.level(made, space(made, "sgd"), STEP).value == pytest.approx(1.0)
+    alone = levels.level_of([2.0])
     assert (alone.value, alone.low, alone.high) == (pytest.approx(2), None, None)
-    assert explanation.level_of([-1.0, 3.0]).value == 1
+    assert levels.level_of([-1.0, 3.0]).value == 1
 
 
 def test_sentences_name_who_surely_has_the_least():
@@ -107,16 +107,16 @@ def test_a_seed_alone_says_nothing():
     made = explained(sgd=[CLEAR["sgd"][0], None, None, None], adamw=[CLEAR["adamw"][0], None, None, None])
     assert explanation.finding(made, SHARPNESS) == ""
     assert "surely" not in explanation.finding(made, BOUND)
-    assert explanation.bracketed(explanation.level(made, space(made, "sgd"), SHARPNESS)) == "one seed"
+    assert levels.bracketed(levels.level(made, space(made, "sgd"), SHARPNESS)) == "one seed"
 
 
 def test_a_signal_that_noise_hides_gives_a_least_noise_scale():
     lost = [why(1.0, noise=n, signal=s) for n, s in ((100.0, -1.0), (110.0, 0.5), (90.0, -0.3), (95.0, 0.2))]
     made = explained(sgd=lost, adamw=CLEAR["adamw"])
-    found = explanation.level(made, space(made, "sgd"), NOISE)
+    found = levels.level(made, space(made, "sgd"), NOISE)
     assert found.value == found.high == math.inf
     assert found.low > 8
-    assert explanation.valued(found) == f"\u2265\u00a0{explanation.written(found.low)}"
+    assert levels.valued(found) == f"\u2265\u00a0{levels.written(found.low)}"
     assert "more noise than signal at the end of SGD" in explanation.finding(made, NOISE)
 
 
@@ -140,7 +140,7 @@ def test_numbers_are_short():
         2.5e9: "2.5e9",
         -42.0: "\u221242",
     }
-    assert {value: explanation.written(value) for value in values} == values
+    assert {value: levels.written(value) for value in values} == values
 
 
 def test_the_report_shows_it_and_escapes_names():

@@ -11,8 +11,8 @@ import pytest
 from thalweg.lab.lesson import known, making, wording
 from thalweg.lab.lesson.claims import catalogue
 from thalweg.lab.lesson.experiment import QUICK_SEEDS
+from thalweg.lab.running.connecting import IN_MEMORY
 from thalweg.lab.running.pool import Pool
-from thalweg.lab.running.store import IN_MEMORY
 from thalweg.lab.workload.data import MissingDataError
 
 CLAIMS = catalogue()

@@ -16,8 +16,10 @@ import sqlalchemy
 from optuna.storages._rdb.models import TrialHeartbeatModel
 from samples import record
 
+from thalweg.lab.running import absence, connecting
 from thalweg.lab.running import store as store_
-from thalweg.lab.running.store import IN_MEMORY, Store, address, hidden
+from thalweg.lab.running.connecting import IN_MEMORY, address, hidden
+from thalweg.lab.running.store import Store
 from thalweg.lab.study.record import Failure, Trial, failed
 from thalweg.lab.workload.errors import StoreError
 
@@ -87,7 +89,7 @@ def test_what_accidents_took_is_offered_again_to_whoever_opens_the_study(machine
 def test_a_server_that_goes_away_for_a_moment_is_waited_for(postgresql, monkeypatch):
     import psycopg
 
-    monkeypatch.setattr(store_, "AWAY_SECONDS", (0.0,) * 3)
+    monkeypatch.setattr(absence, "AWAY_SECONDS", (0.0,) * 3)
     here = Store(postgresql, "study", higher_is_better=False)
     first, second, *_ = trials()
     assert here.take([first])
@@ -158,7 +160,7 @@ def test_a_server_that_restarts_is_waited_for_and_nothing_is_lost(postgresql, re
 def test_an_entry_that_was_made_unheard_is_found_again(postgresql, monkeypatch):
     import psycopg
 
-    monkeypatch.setattr(store_, "AWAY_SECONDS", (0.0,) * 3)
+    monkeypatch.setattr(absence, "AWAY_SECONDS", (0.0,) * 3)
     here = Store(postgresql, "study", higher_is_better=False)
     (trial,) = trials(1)
     create = here._storage.create_new_trial
@@ -196,12 +198,12 @@ def test_when_a_server_is_back_all_have_time_to_be_heard_of(machine, monkeypatch
     here, there = machine(), machine()
     (trial,) = trials(1)
     assert here.take([trial])
-    pass_silently(here, store_.GRACE_SECONDS + 1)
+    pass_silently(here, connecting.GRACE_SECONDS + 1)
     there._back_at = time.monotonic()
     there.release_dead()
     there.records()
     assert there.take([trial]) is None, "it may be on its way back"
-    there._back_at -= store_.GRACE_SECONDS + 1
+    there._back_at -= connecting.GRACE_SECONDS + 1
     there.release_dead()
     there.records()
     assert there.take([trial]) == trial
@@ -292,7 +294,7 @@ def test_nobody_takes_what_another_has(machine):
 def test_of_two_who_claim_at_once_one_gets_it(machine, monkeypatch):
     here, there = machine(), machine()
     (trial,) = trials(1)
-    created = store_.RDBStorage._create_new_trial
+    created = connecting.RDBStorage._create_new_trial
     second = []
 
     def both(self, *arguments, **more):
@@ -303,7 +305,7 @@ def test_of_two_who_claim_at_once_one_gets_it(machine, monkeypatch):
             second[0] = there.take([trial])
         return place
 
-    monkeypatch.setattr(store_.RDBStorage, "_create_new_trial", both)
+    monkeypatch.setattr(connecting.RDBStorage, "_create_new_trial", both)
     assert here.take([trial]) == trial
     assert second == [None]
     here.finish(record(trial, 1.0))
@@ -374,7 +376,7 @@ def reading(store: Store, then) -> None:
 
 @pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_while_it_reads_leaves_the_storage_to_those_who_write(machine, monkeypatch):
-    monkeypatch.setattr(store_, "TURN_SECONDS", 0.1)
+    monkeypatch.setattr(connecting, "TURN_SECONDS", 0.1)
     monkeypatch.setattr("optuna.storages._rdb.storage.time.sleep", lambda _: None)
     here, there = machine(), machine()
     first, second = trials(2)
@@ -458,7 +460,7 @@ def pass_silently(store: Store, seconds: float) -> None:
 
 
 def test_what_a_silent_machine_held_is_offered_again(machine, monkeypatch):
-    monkeypatch.setattr(store_, "GRACE_SECONDS", 3600)
+    monkeypatch.setattr(connecting, "GRACE_SECONDS", 3600)
     here, there = machine(), machine()
     (trial,) = trials(1)
     assert here.take([trial]) == trial
@@ -634,8 +636,8 @@ def test_a_connection_that_is_lost_is_an_error(machine, monkeypatch):
     def lost(*_, **__):
         raise sqlalchemy.exc.OperationalError("SELECT 1", {}, OSError("server closed the connection"))
 
-    monkeypatch.setattr(store_, "AWAY_SECONDS", (0.0,) * 3)
-    monkeypatch.setattr(store_.RDBStorage, "_get_trials", lost)
+    monkeypatch.setattr(absence, "AWAY_SECONDS", (0.0,) * 3)
+    monkeypatch.setattr(connecting.RDBStorage, "_get_trials", lost)
     with pytest.raises(StoreError, match="server closed the connection"):
         here.records()
 

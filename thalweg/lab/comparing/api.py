@@ -8,8 +8,8 @@ from thalweg.lab.comparing import choosing, comparison, spending
 from thalweg.lab.comparing.budget import seconds
 from thalweg.lab.comparing.choosing import Task
 from thalweg.lab.comparing.spending import Options
+from thalweg.lab.running.connecting import IN_MEMORY
 from thalweg.lab.running.pool import Pool
-from thalweg.lab.running.store import IN_MEMORY
 from thalweg.lab.showing import console
 from thalweg.lab.showing.result import Result
 from thalweg.lab.spaces import Recipe, Space

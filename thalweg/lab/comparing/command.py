@@ -194,6 +194,6 @@ def folder_of(out: Path | None, usual: str) -> Path:
 
 def command_line() -> str:
     """What was typed, without a password that was in it."""
-    from thalweg.lab.running.store import hidden
+    from thalweg.lab.running.connecting import hidden
 
     return shlex.join(["thalweg", *map(hidden, sys.argv[1:])])

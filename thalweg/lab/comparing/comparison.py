@@ -11,7 +11,7 @@ from thalweg.lab.comparing.choosing import Task
 from thalweg.lab.comparing.spending import Options, spend
 from thalweg.lab.judging import verdict
 from thalweg.lab.judging.statistics import fewest_seeds
-from thalweg.lab.running.explaining import credits
+from thalweg.lab.running.leave import credits
 from thalweg.lab.running.pool import Pool
 from thalweg.lab.showing import results
 from thalweg.lab.showing.result import Result

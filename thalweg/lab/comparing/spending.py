@@ -36,7 +36,7 @@ class Options:
         budget: seconds that the whole may take; None for no limit.
         margin: the smallest difference worth having; None for the workload's.
         seed: from it come all seeds and configurations.
-        storage: where the study is kept; see `thalweg.lab.running.store.address`.
+        storage: where the study is kept; see `thalweg.lab.running.connecting.address`.
         fresh: whether to forget what an earlier run of the same comparison has measured.
         limit: seconds after which a run counts as hung; None to judge by those that ended.
         checkpoints: the folder of runs under way, so that one that is cut off goes on; None for one that ends

@@ -11,7 +11,7 @@ from thalweg.lab.lesson import keeping
 from thalweg.lab.lesson.experiment import Experiment
 from thalweg.lab.lesson.keeping import Kept
 from thalweg.lab.running import execution
-from thalweg.lab.running.explaining import credits
+from thalweg.lab.running.leave import credits
 from thalweg.lab.running.pool import Pool
 from thalweg.lab.running.store import Store
 from thalweg.lab.showing.results import environment

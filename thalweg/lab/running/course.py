@@ -13,8 +13,9 @@ from torch import nn
 
 from thalweg.lab.running import hopeless, ranks, resuming
 from thalweg.lab.running.checkpoints import Keeper
-from thalweg.lab.running.explaining import Explaining, Leave
+from thalweg.lab.running.explaining import Explaining
 from thalweg.lab.running.faults import divergence, is_divergence, trained_before
+from thalweg.lab.running.leave import Leave
 from thalweg.lab.running.training import Training
 from thalweg.lab.spaces import Space
 from thalweg.lab.study.record import Failure, Point, Record, Timing, Trial

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from thalweg.lab.running.connecting import HEARTBEAT_SECONDS
 from thalweg.lab.running.pool import Pool
-from thalweg.lab.running.store import HEARTBEAT_SECONDS, Store
+from thalweg.lab.running.store import Store
 from thalweg.lab.study import protocol
 from thalweg.lab.study.record import Trial
 from thalweg.lab.study.study import Study

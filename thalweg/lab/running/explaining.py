@@ -3,33 +3,28 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from thalweg.lab.landscape import Hessian, UnknownError, gradient, stability_bound, update_sizes
+from thalweg.lab.landscape import Hessian, UnknownError, gradient, stability_bound
 from thalweg.lab.landscape.hessian import PROBES, PRODUCTS
 from thalweg.lab.landscape.noise import moments
+from thalweg.lab.running.leave import BEGUN_UNSEEN, SHARE, Leave
 from thalweg.lab.running.memory import is_tight
+from thalweg.lab.running.sampling import sampled
 from thalweg.lab.running.training import Training
-from thalweg.lab.study.study import Study
+from thalweg.lab.running.watching import Watching
 from thalweg.lab.study.why import Found, Part, Why
 from thalweg.lab.workload import Workload, chance
-from thalweg.lab.workload.batches import leaves, moved
+from thalweg.lab.workload.batches import moved
 from thalweg.lab.workload.contract import option
-
-SHARE = 0.2
-"""The most of the time of an optimizer's runs, from the first trial on, that may be spent on this."""
-
-STEPS = 8
-"""Steps whose size is measured, spread over the run."""
 
 BATCHES = 8
 """Batches whose gradients are compared."""
@@ -50,55 +45,11 @@ BASIS_BYTES = 2 << 30
 """The most that the basis of an eigenvalue, or the gradients that are compared, may take."""
 
 
-@dataclass(frozen=True)
-class Leave:
-    """That a run may be measured, and how much it may spend.
-
-    Attributes:
-        credit: seconds that earlier runs of its optimizer left over, or below zero overspent.
-        limit: seconds after which the whole run is ended.
-    """
-
-    credit: float = 0.0
-    limit: float = math.inf
-
-
-def credits(study: Study, workers: int) -> dict[str, float]:
-    """What each optimizer's runs have left of their share, for each of the processes."""
-    found = {}
-    for space in study.spaces:
-        runs = [record for record in study.records if record.trial.name == space.name]
-        earned = SHARE * sum(record.timing.seconds for record in runs if record.timing is not None)
-        spent = sum(record.why.seconds for record in runs if record.why is not None)
-        found[space.name] = (earned - spent) / workers
-    return found
-
-
-UNSEEN = Why(
-    missing=dict.fromkeys(
-        ("curvature", "noise", "updates"), "the task trains by itself: its loss is not known"
-    )
-)
-"""Of a run that is a function of the user's."""
-
-SHARED_UNSEEN = Why(
-    missing=dict.fromkeys(("curvature", "noise", "updates"), "several processes share the run")
-)
-"""Of a run of which no process has the whole model."""
-
-BEGUN_UNSEEN = Why(
-    missing=dict.fromkeys(("curvature", "noise", "updates"), "a run was begun without being measured")
-)
-"""Of a run that goes on from a checkpoint that knows nothing of this."""
-
-_KEPT = ("_sizes", "_seconds", "_spent", "_last", "_rate")
-
-
 class Unmeasured(Exception):  # noqa: N818
     """Why a part is not measured, in a line; not an error."""
 
 
-class Explaining:
+class Explaining(Watching):
     """Measures beside one run.
 
     Nothing of the run changes: weights are read, buffers and generators put back, gradients left alone.
@@ -111,63 +62,13 @@ class Explaining:
     """
 
     def __init__(self, training: Training, workload: Workload, seed: int, leave: Leave) -> None:
-        self._training, self._workload, self._leave = training, workload, leave
+        super().__init__(training, workload.steps, leave)
+        self._workload = workload
         self._seed = int(np.random.SeedSequence([seed, 0x776879]).generate_state(1)[0])
         self._began = time.perf_counter()
-        named = [(name, p) for name, p in training.model.named_parameters() if p.requires_grad]
-        self._names, self._params = [name for name, _ in named], [p for _, p in named]
-        steps = workload.steps
-        self._places = {math.ceil(steps * (i + 0.5) / STEPS) for i in range(STEPS)}
-        self._before: list[Tensor] | None = None
-        self._sizes: list[list[float]] = []
-        self._seconds: list[float] = []
-        self._spent = self._last = 0.0
-        self._rate: float | None = None
         self._gradient_seconds = 0.0
         self._batches: list[Any] = []
-        self._is_whole = True
         self._unbound = ""
-        self._watch_next()
-
-    def stepped(self, seconds: float) -> None:
-        """Call it after each step, with the seconds that it took."""
-        began = time.perf_counter()
-        self._seconds.append(seconds)
-        self._note_rate()
-        if self._before is not None:
-            self._sizes.append(update_sizes(zip(self._before, self._params, strict=True)))
-            self._before = None
-            self._last = time.perf_counter() - began
-        self._watch_next()
-        self._spent += time.perf_counter() - began
-
-    @property
-    def _trained(self) -> float:
-        return sum(self._seconds)
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
-        return {name: getattr(self, name) for name in _KEPT}
-
-    def resume(self, state: Mapping[str, Any] | None) -> None:
-        """Goes on from a checkpoint, once the training has; one that was begun unwatched tells nothing."""
-        self._is_whole, self._before = state is not None, None
-        for name, value in (state or {}).items():
-            setattr(self, name, value)
-        self._watch_next()
-
-    def _watch_next(self) -> None:
-        """Keeps the weights before a step that is to be measured."""
-        is_due = self._training.step + 1 in self._places
-        may = SHARE * self._trained + self._leave.credit
-        if is_due and (not self._sizes or self._spent + 2 * self._last <= may):
-            self._before = [p.detach().clone() for p in self._params]
-
-    def _note_rate(self) -> None:
-        optimizers = list(self._training.optimizers.values())
-        rate = optimizers[0].param_groups[0].get("lr") if len(optimizers) == 1 else None
-        if rate is not None:
-            self._rate = max(float(rate), self._rate or 0.0)
 
     def explain(self) -> Why:
         """All that can be measured; call it when the run has been evaluated for the last time."""
@@ -208,11 +109,6 @@ class Explaining:
                 f"{what} would take about {seconds:.2g} s, and {100 * SHARE:.0f} % of the time of the runs "
                 f"leave {max(0.0, left):.2g} s"
             )
-
-    def _updates(self) -> dict[str, float]:
-        columns = zip(*self._sizes, strict=True)
-        found = {n: statistics.median(column) for n, column in zip(self._names, columns, strict=False)}
-        return {name: size for name, size in found.items() if math.isfinite(size)}
 
     def _noise(self, why: Why) -> Why:
         self._need_loss()
@@ -307,33 +203,6 @@ class _Limited(Hessian):
         return super().__call__(vector)
 
 
-def sampled(workload: Workload, seed: int, count: int, check: Callable[[float], Any]) -> list[Any]:
-    """Batches that do not depend on each other: the first of each of as many orders of the data.
-
-    Those of one order have no example in common, which makes their mean less random than that of independent
-    ones. Where every order begins with the same batch, they are taken from one.
-
-    Args:
-        workload: whose.
-        seed: from which theirs come.
-        count: how many, at least 2.
-        check: is told, after the first, how many seconds the others will take.
-    """
-    began, first, *others = time.perf_counter(), *map(int, np.random.SeedSequence(seed).generate_state(count))
-    found = [_first_batch(workload, first)]
-    check((count - 1) * (time.perf_counter() - began))
-    found.append(_first_batch(workload, others[0]))
-    if not _alike(*found):
-        return [*found, *(_first_batch(workload, one) for one in others[1:])]
-    chance.seed_all(first)
-    return list(islice(workload.batches(first), count))
-
-
-def _first_batch(workload: Workload, seed: int) -> Any:
-    chance.seed_all(seed)
-    return next(iter(workload.batches(seed)))
-
-
 def told(error: Exception) -> str:
     """An error in one line."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -346,16 +215,6 @@ def told(error: Exception) -> str:
 
 LONGEST = 160
 """Characters of an error that are told."""
-
-
-def _alike(first: Any, second: Any) -> bool:
-    pairs = zip(leaves(first), leaves(second), strict=False)
-    return all(
-        torch.equal(a, b)
-        if isinstance(a, Tensor) and isinstance(b, Tensor)
-        else a is b or bool(np.all(a == b))
-        for a, b in pairs
-    )
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from typing import Any
 
 from thalweg.lab.running import endings
 from thalweg.lab.running.checkpoints import EVERY_SECONDS, Place
-from thalweg.lab.running.explaining import Leave
+from thalweg.lab.running.leave import Leave
 from thalweg.lab.running.parcel import pack
 from thalweg.lab.running.processes import new_folder
 from thalweg.lab.running.serving import Call, Raised, Returned, Work

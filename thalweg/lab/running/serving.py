@@ -20,7 +20,7 @@ import thalweg
 from thalweg.lab.running import endings, ranks
 from thalweg.lab.running import trial as trials
 from thalweg.lab.running.checkpoints import Keeper, Place
-from thalweg.lab.running.explaining import Leave
+from thalweg.lab.running.leave import Leave
 from thalweg.lab.running.logs import log_name, printing_to
 from thalweg.lab.running.parcel import Parcel
 from thalweg.lab.running.processes import take_off_safe_path

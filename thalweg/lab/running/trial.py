@@ -11,8 +11,8 @@ import torch
 from thalweg.lab.running import ranks
 from thalweg.lab.running.checkpoints import Keeper
 from thalweg.lab.running.course import REPEATED, Course, Way
-from thalweg.lab.running.explaining import SHARED_UNSEEN, UNSEEN, Leave
 from thalweg.lab.running.faults import is_out_of_memory
+from thalweg.lab.running.leave import SHARED_UNSEEN, UNSEEN, Leave
 from thalweg.lab.running.whole import Whole
 from thalweg.lab.spaces import Axis, Space
 from thalweg.lab.study.record import Failure, Record, Trial, failed

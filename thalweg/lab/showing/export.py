@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from thalweg.lab.running.store import hidden
+from thalweg.lab.running.connecting import hidden
 from thalweg.lowering import files
 
 Document = Mapping[str, Any]

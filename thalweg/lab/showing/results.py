@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import thalweg
-from thalweg.lab.judging import explanation
+from thalweg.lab.judging import explanation, levels
 from thalweg.lab.judging.statistics import Comparison, Row
 from thalweg.lab.judging.verdict import Verdict
 from thalweg.lab.running.pool import available_cores
@@ -174,10 +174,10 @@ def _why(study: Study) -> dict[str, Any]:
             "levels": {
                 space.name: asdict(level)
                 for space in study.spaces
-                if (level := explanation.level(study, space, quantity)) is not None
+                if (level := levels.level(study, space, quantity)) is not None
             },
         }
-        for quantity in explanation.QUANTITIES
+        for quantity in levels.QUANTITIES
     }
     return {
         "conditions": explanation.conditions(study),

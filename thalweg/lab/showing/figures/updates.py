@@ -5,8 +5,8 @@ from html import escape
 
 import plotly.graph_objects as go
 
-from thalweg.lab.judging import explanation
-from thalweg.lab.judging.explanation import STEP, level_of, whys_of
+from thalweg.lab.judging import explanation, levels
+from thalweg.lab.judging.levels import STEP, level_of, whys_of
 from thalweg.lab.judging.verdict import Verdict
 from thalweg.lab.showing.figures.figure import Figure
 from thalweg.lab.showing.figures.look import LONGEST, look, name, plot, short
@@ -25,7 +25,7 @@ ROW = 30
 
 def updates(study: Study, verdict: Verdict) -> Figure | None:
     """By parameter, how far a step moves weights; None before it was measured."""
-    spaces = [row.space for row in verdict.ranking if explanation.level(study, row.space, STEP)]
+    spaces = [row.space for row in verdict.ranking if levels.level(study, row.space, STEP)]
     names = _names(study, spaces)
     if not names:
         return None

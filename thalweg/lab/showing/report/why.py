@@ -2,8 +2,8 @@
 
 from html import escape
 
-from thalweg.lab.judging import explanation
-from thalweg.lab.judging.explanation import QUANTITIES, Quantity
+from thalweg.lab.judging import explanation, levels
+from thalweg.lab.judging.levels import QUANTITIES, Quantity
 from thalweg.lab.judging.verdict import Verdict
 from thalweg.lab.showing.figures import updates
 from thalweg.lab.showing.report.document import definitions, pictures, prose
@@ -16,7 +16,7 @@ def why(study: Study, verdict: Verdict) -> list[str]:
     """Conditions, the table, meanings with findings, the picture and what is missing; nothing without any."""
     if not explanation.is_measured(study):
         return []
-    shown = [q for q in QUANTITIES if any(explanation.level(study, space, q) for space in study.spaces)]
+    shown = [q for q in QUANTITIES if any(levels.level(study, space, q) for space in study.spaces)]
     figure = updates(study, verdict)
     return [
         f'<p class="aside">{prose(explanation.conditions(study))}</p>',
@@ -44,11 +44,11 @@ def _head(quantity: Quantity) -> Cell:
 
 
 def _cell(study: Study, space: Space, quantity: Quantity) -> Cell:
-    found = explanation.level(study, space, quantity)
+    found = levels.level(study, space, quantity)
     if found is None:
         return Cell(NONE)
-    text = escape(explanation.bracketed(found))
-    return Cell(f'{escape(explanation.valued(found))}<span class="range">{text}</span>', found.value)
+    text = escape(levels.bracketed(found))
+    return Cell(f'{escape(levels.valued(found))}<span class="range">{text}</span>', found.value)
 
 
 def _missing(study: Study) -> str:

@@ -14,8 +14,8 @@ from thalweg.lab.comparing.budget import seconds
 from thalweg.lab.comparing.carrying import Watch
 from thalweg.lab.comparing.choosing import Task
 from thalweg.lab.comparing.spending import Options
+from thalweg.lab.running.connecting import IN_MEMORY
 from thalweg.lab.running.pool import Pool
-from thalweg.lab.running.store import IN_MEMORY
 from thalweg.lab.showing import console, results
 from thalweg.lab.showing.results import Provenance
 from thalweg.lab.spaces import Space
