@@ -1,7 +1,7 @@
 """Our step on a GPU beside torch's fused and foreach ones, bitsandbytes, torchao and flashoptim.
 
 Ends within 8 minutes on an H100: what is not measured by then is said in the table. `thalweg/bench/gpu.py`
-says what is measured and how.
+and `meters.py` say what is measured and how.
 
 Run: python benchmarks/gpu.py [--seconds S] [--quick] [--storage NAME] [--out FILE]
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 import thalweg
-from thalweg.bench import gpu
+from thalweg.bench import cases, gpu, meters, table
 from thalweg.bench.rivals import STORAGES
 from thalweg.lowering.files import prepare_folder, write_atomically
 
@@ -57,12 +57,12 @@ def main() -> int:
     seconds = min(options.seconds, 30.0) if options.quick else options.seconds
     card, used = torch.cuda.get_device_name(), versions()
     print(f"{card}, " + ", ".join(f"{name} {number}" for name, number in used.items()))
-    print(gpu.HEADER)
+    print(table.HEADER)
     rows = []
-    chosen = [c for c in gpu.cases(quick=options.quick) if options.storage in (None, c.storage.name)]
-    for row in gpu.measure(chosen, gpu.CudaMeter(), seconds, time.perf_counter):
+    chosen = [c for c in cases.cases(quick=options.quick) if options.storage in (None, c.storage.name)]
+    for row in gpu.measure(chosen, meters.CudaMeter(), seconds, time.perf_counter):
         rows.append(row)
-        print(gpu.line(row), flush=True)
+        print(table.line(row), flush=True)
     if options.out is not None:
         figures = {"card": card, "versions": used, "rows": [asdict(row) for row in rows]}
         write_atomically(options.out, (json.dumps(figures, indent=1) + "\n").encode())

@@ -23,8 +23,10 @@ import torch
 from torch import Tensor
 
 import thalweg
-from thalweg.bench.gpu import LEAST_TURNS, CudaMeter, Meter, copying, moved_bytes, share_of
+from thalweg.bench.cases import moved_bytes
+from thalweg.bench.gpu import LEAST_TURNS, copying, share_of
 from thalweg.bench.measure import Comparison, compare, turns
+from thalweg.bench.meters import CudaMeter, Meter
 from thalweg.bench.rivals import ADAMW, FLOAT32, INT8, Storage, ours
 from thalweg.lowering.files import prepare_folder, write_atomically
 from thalweg.lowering.gpu import shapes, tables

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 import thalweg
-from thalweg.bench import gpu, gpu_update
+from thalweg.bench import gpu_update, meters, table
 from thalweg.lowering.files import prepare_folder, write_atomically
 
 SECONDS = 120.0
@@ -38,18 +38,18 @@ def main() -> int:
         prepare_folder(options.out.parent)
     card = torch.cuda.get_device_name()
     print(f"{card}, torch {torch.__version__}, thalweg {thalweg.__version__}")
-    rows = gpu_update.measure(gpu_update.cases(), gpu.CudaMeter(), options.seconds, time.perf_counter)
+    rows = gpu_update.measure(gpu_update.cases(), meters.CudaMeter(), options.seconds, time.perf_counter)
     report(rows, card, options.out)
     return 0
 
 
-def report(measured: Iterable[gpu.Row], card: str, out: Path | None) -> None:
+def report(measured: Iterable[table.Row], card: str, out: Path | None) -> None:
     """Print the table as it is measured, and write it if asked."""
     rows = []
-    print(gpu.HEADER)
+    print(table.HEADER)
     for row in measured:
         rows.append(row)
-        print(gpu.line(row), flush=True)
+        print(table.line(row), flush=True)
     if out is not None:
         versions = {"torch": torch.__version__, "thalweg": thalweg.__version__}
         figures = {"card": card, "versions": versions, "rows": [asdict(row) for row in rows]}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from thalweg.bench import command, measure, shapes, startup, steps, training, update
-from thalweg.bench.gpu import Case, make_params
+from thalweg.bench.cases import Case, make_params
 from thalweg.bench.rivals import ADAMW, ALGORITHMS
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import thalweg
-from thalweg.bench import gpu, measure, shapes
+from thalweg.bench import cases, goals, gpu, measure, meters, shapes, table, verifying
 from thalweg.bench.rivals import ADAMW, ALGORITHMS, BFLOAT16, FLOAT32, INT8, RMSPROP, SGD, STORAGES
 
 SMALL = {"one 1e8 tensor": [(5000,)], "ResNet-50": [(70, 70), (3,), (64,)]}
@@ -30,7 +30,7 @@ class FakeMeter:
     def times(self, work):
         work()
         is_ours = isinstance(getattr(work, "__self__", None), thalweg.Optimizer)
-        return gpu.Times(self._host[not is_ours], self._device[not is_ours])
+        return meters.Times(self._host[not is_ours], self._device[not is_ours])
 
     def peak(self, work):
         work()
@@ -69,15 +69,15 @@ def test_ratios_are_taken_turn_by_turn():
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: a.name)
 @pytest.mark.parametrize("groups", [1, 2])
 def test_right_results_pass(algorithm, storage, groups):
-    case = gpu.Case(algorithm, storage, "some", [(5000,), (3, 5), (64, 65)], groups)
-    gpu.verify(case, torch.device("cpu"))
+    case = cases.Case(algorithm, storage, "some", [(5000,), (3, 5), (64, 65)], groups)
+    verifying.verify(case, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("storage", STORAGES, ids=lambda s: s.name)
 def test_wrong_results_are_found(storage, monkeypatch):
-    monkeypatch.setattr(gpu, "ours", lambda algorithm, storage: make_wrong(storage))
+    monkeypatch.setattr(verifying, "ours", lambda algorithm, storage: make_wrong(storage))
     with pytest.raises(ArithmeticError, match="wrong results"):
-        gpu.verify(gpu.Case(ADAMW, storage, "some", [(5000,)]), torch.device("cpu"))
+        verifying.verify(cases.Case(ADAMW, storage, "some", [(5000,)]), torch.device("cpu"))
 
 
 def make_wrong(storage):
@@ -85,11 +85,11 @@ def make_wrong(storage):
 
 
 def test_a_case_is_measured_beside_every_rival_and_what_is_missing_is_named():
-    case = gpu.Case(ADAMW, INT8, "one 1e8 tensor", SMALL["one 1e8 tensor"])
+    case = cases.Case(ADAMW, INT8, "one 1e8 tensor", SMALL["one 1e8 tensor"])
     rows = {row.rival: row for row in gpu.measure([case], FakeMeter(), 0.01, clock(0.0))}
     assert rows.keys() >= {"torch fused", "torch foreach", "bitsandbytes 8 bits", "torchao 8 bits"}
     missing = [row for row in rows.values() if row.failure]
-    assert all(row.loop is None and row.failure in gpu.line(row) for row in missing)
+    assert all(row.loop is None and row.failure in table.line(row) for row in missing)
     fused = rows["torch fused"]
     assert fused.loop.ratio == pytest.approx(3.0)
     assert fused.host.ratio == pytest.approx(2.0)
@@ -98,34 +98,34 @@ def test_a_case_is_measured_beside_every_rival_and_what_is_missing_is_named():
 
 
 def test_a_loop_takes_the_longer_of_both_times():
-    case = gpu.Case(SGD, FLOAT32, "ResNet-50", SMALL["ResNet-50"])
+    case = cases.Case(SGD, FLOAT32, "ResNet-50", SMALL["ResNet-50"])
     meter = FakeMeter(host=(4e-3, 2e-3), device=(1e-3, 3e-3))
     row = next(gpu.measure([case], meter, 0.01, clock(0.0)))
     assert row.loop.ratio == pytest.approx(0.75)
     assert ("ratio >= 1.1", False) in row.goals
-    assert "MISSED" in gpu.line(row)
+    assert "MISSED" in table.line(row)
 
 
 def test_peaks_are_shares_of_what_is_held():
-    case = gpu.Case(ADAMW, FLOAT32, "some", [(1000,)])
+    case = cases.Case(ADAMW, FLOAT32, "some", [(1000,)])
     row = next(gpu.measure([case], FakeMeter(peak=160), 0.01, clock(0.0)))
     assert row.peak == 160 / 16_000
-    assert (f"peak <= {gpu.MOST_PEAK:.0%}", True) in row.goals
+    assert (f"peak <= {goals.MOST_PEAK:.0%}", True) in row.goals
 
 
 def test_bytes_of_a_step():
-    case = gpu.Case(ADAMW, INT8, "some", [(6400,)])
-    (param,) = params = gpu.make_params(case, torch.device("cpu"))
+    case = cases.Case(ADAMW, INT8, "some", [(6400,)])
+    (param,) = params = cases.make_params(case, torch.device("cpu"))
     optimizer = thalweg.AdamW(params, state="int8")
     optimizer.step()
     state = 2 * (6400 + 100)
-    assert gpu.held_bytes([param], optimizer) == 8 * 6400 + state
-    assert gpu.moved_bytes([param], optimizer) == 12 * 6400 + 2 * state
+    assert cases.held_bytes([param], optimizer) == 8 * 6400 + state
+    assert cases.moved_bytes([param], optimizer) == 12 * 6400 + 2 * state
 
 
 def test_a_share_of_the_copy_is_measured_for_large_sets(monkeypatch):
     monkeypatch.setattr(gpu, "LARGE", 1000)
-    case = gpu.Case(ADAMW, FLOAT32, "one 1e8 tensor", [(1000,)])
+    case = cases.Case(ADAMW, FLOAT32, "one 1e8 tensor", [(1000,)])
     row = next(gpu.measure([case], FakeMeter(), 0.01, clock(0.0)))
     # 28 bytes an element in 1 ms beside 8 bytes in 3 ms.
     assert row.share == pytest.approx(28 / 8 * 3)
@@ -133,7 +133,7 @@ def test_a_share_of_the_copy_is_measured_for_large_sets(monkeypatch):
 
 
 def test_what_does_not_fit_into_the_time_is_said():
-    chosen = gpu.cases(SMALL)[-3:]
+    chosen = cases.cases(SMALL)[-3:]
     rows = list(gpu.measure(chosen, FakeMeter(), 1.0, clock(0.0, 0.999, 2.0)))
     assert [row.failure for row in rows[-2:]] == ["not measured: no time left"] * 2
     assert rows[0].loop is not None
@@ -145,21 +145,21 @@ def test_a_case_that_fails_costs_itself_only(monkeypatch):
             raise ArithmeticError("wrong results: 1 from torch's")
 
     monkeypatch.setattr(gpu, "verify", fail)
-    chosen = [gpu.Case(a, FLOAT32, "some", [(8,)]) for a in (ADAMW, RMSPROP)]
+    chosen = [cases.Case(a, FLOAT32, "some", [(8,)]) for a in (ADAMW, RMSPROP)]
     rows = list(gpu.measure(chosen, FakeMeter(), 0.1, clock(0.0)))
     assert rows[0].failure == "ArithmeticError: wrong results: 1 from torch's"
     assert rows[1].loop is not None
 
 
 def test_host_time_must_not_grow_with_groups():
-    chosen = [case for case in gpu.cases(SMALL) if case.set.startswith("161 x 64")]
+    chosen = [case for case in cases.cases(SMALL) if case.set.startswith("161 x 64")]
     assert [case.groups for case in chosen] == [1, 10, 161]
 
     class Growing(FakeMeter):
         def times(self, work):
             work()
             count = len(work.__self__.param_groups)
-            return gpu.Times(count * 2e-5, 1e-5)
+            return meters.Times(count * 2e-5, 1e-5)
 
     rows = [row for row in gpu.measure(chosen, Growing(), 0.1, clock(0.0)) if row.rival == "torch fused"]
     assert [dict(row.goals)["host <= 1.25 x one group's"] for row in rows] == [True, False, False]
@@ -168,8 +168,8 @@ def test_host_time_must_not_grow_with_groups():
 
 def test_every_goal_has_a_case():
     found = {
-        (case.algorithm.name, case.storage.name, case.set): gpu.least_ratio(case, "torch fused")
-        for case in gpu.cases()
+        (case.algorithm.name, case.storage.name, case.set): goals.least_ratio(case, "torch fused")
+        for case in cases.cases()
         if case.algorithm.is_fused
     }
     assert found["AdamW", "float32", "one 1e8 tensor"] == 1.0
@@ -177,13 +177,13 @@ def test_every_goal_has_a_case():
     for algorithm in ("AdamW", "SGD momentum"):
         assert found[algorithm, "float32", "ResNet-50"] == found[algorithm, "float32", "GPT-2 small"] == 1.1
         assert found[algorithm, "float32", "400 x 1,000"] == found[algorithm, "float32", "4,000 x 64"] == 3.0
-    everywhere = [c for c in gpu.cases() if c.algorithm is RMSPROP and c.storage is FLOAT32]
-    assert {gpu.least_ratio(case, "torch foreach") for case in everywhere} == {3.0}
-    assert gpu.least_ratio(gpu.Case(ADAMW, BFLOAT16, "ResNet-50", []), "torch fused") is None
+    everywhere = [c for c in cases.cases() if c.algorithm is RMSPROP and c.storage is FLOAT32]
+    assert {goals.least_ratio(case, "torch foreach") for case in everywhere} == {3.0}
+    assert goals.least_ratio(cases.Case(ADAMW, BFLOAT16, "ResNet-50", []), "torch fused") is None
 
 
 def test_figures_are_json():
-    case = gpu.Case(SGD, FLOAT32, "some", [(8,)])
+    case = cases.Case(SGD, FLOAT32, "some", [(8,)])
     for row in gpu.measure([case], FakeMeter(), 0.01, clock(0.0)):
         assert json.loads(json.dumps(asdict(row)))["set"] == "some"
 

@@ -1,14 +1,17 @@
-"""The whole update on a GPU, as in `update.py`, with the meter and the table of `gpu.py`."""
+"""The whole update on a GPU, as in `update.py`, by the same meter and in the same table as `gpu.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
 from thalweg.bench import gpu
-from thalweg.bench.gpu import LARGE, LEAST_TURNS, Case, Meter, Row, make_params
+from thalweg.bench.cases import Case, make_params
+from thalweg.bench.gpu import LARGE, LEAST_TURNS
 from thalweg.bench.measure import Work, turns
+from thalweg.bench.meters import Meter
 from thalweg.bench.rivals import ADAMW, SGD
 from thalweg.bench.shapes import GPU_SETS, Shapes
+from thalweg.bench.table import Row
 from thalweg.bench.update import STORAGES, after, both, bytes_of, verify
 
 CHOSEN = ("one 1e8 tensor", "GPT-2 small", "ResNet-50", "400 x 1,000")

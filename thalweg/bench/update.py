@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 import thalweg
 from thalweg.bench import training
-from thalweg.bench.gpu import Case, distance, grad_of, grouped, make_params, moved_bytes
+from thalweg.bench.cases import Case, grad_of, grouped, make_params, moved_bytes
 from thalweg.bench.measure import Comparison, Work, compare, in_turns, seconds_of, turns
 from thalweg.bench.rivals import ADAMW, ALGORITHMS, Algorithm, Storage, oracle, ours
 from thalweg.bench.shapes import SETS, Shapes
 from thalweg.bench.steps import sharing, slots_of, traffic
 from thalweg.bench.training import NETWORKS, training_step
+from thalweg.bench.verifying import distance
 
 T = TypeVar("T")
 
