@@ -27,7 +27,7 @@ from thalweg.additions import ADDITIONS
 from thalweg.rule import LR, Rule, Slot
 from thalweg.stepping import plan
 from thalweg.stepping.pool import POOL
-from thalweg.stepping.state import values_of
+from thalweg.stepping.slots import values_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 

@@ -48,7 +48,8 @@ ORDER = {
         "engines",
         "rests roster sorts",
         "member settings state stall guard past parts",
-        "gradients rows scaling shards",
+        "gradients plain rows scaling slots",
+        "counters shards",
     ],
     "lowering": [
         "gpu reference cpu",

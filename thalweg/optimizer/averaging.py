@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from thalweg.optimizer.checkpoint import full_weights
 from thalweg.rule import Slot
-from thalweg.stepping.state import stored_of, values_of
+from thalweg.stepping.slots import stored_of, values_of
 
 _AVERAGE, _FAST = "average", "z"
 _COUNTERS = {_AVERAGE: "average_step", _FAST: "schedule_free_sum"}

@@ -14,16 +14,10 @@ from torch import Tensor
 from thalweg import additions
 from thalweg.distributed.parts import brought, cut, dtensor_like, is_dtensor, part_of
 from thalweg.rule import Recipe
+from thalweg.stepping.counters import to_counter
+from thalweg.stepping.plain import is_in_plain_form
 from thalweg.stepping.shards import Inside, is_stepped_in_shards
-from thalweg.stepping.state import (
-    in_form,
-    is_in_plain_form,
-    put,
-    state_in_own_blocks,
-    stored_of,
-    to_counter,
-    values_of,
-)
+from thalweg.stepping.slots import in_form, put, state_in_own_blocks, stored_of, values_of
 from thalweg.storage import choices as storage
 from thalweg.storage.codecs import Codec
 from thalweg.storage.codecs.tensors import pack, unpack

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from thalweg.distributed.parts import is_dtensor
 from thalweg.rule import Recipe, Slot
-from thalweg.stepping.state import values_of
+from thalweg.stepping.slots import values_of
 from thalweg.storage import choices
 from thalweg.storage.codecs import MEANS
 

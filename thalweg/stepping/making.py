@@ -11,12 +11,13 @@ from thalweg.lowering.look.look import Look, Seen, is_watched
 from thalweg.stepping.batches import Making, State
 from thalweg.stepping.gradients import name_of
 from thalweg.stepping.member import Member, Sort
+from thalweg.stepping.plain import prepare_plain
 from thalweg.stepping.plan import Plan
 from thalweg.stepping.rests import Rests
 from thalweg.stepping.roster import Roster
 from thalweg.stepping.settings import AllSettings, Groups
 from thalweg.stepping.sorts import Sorts
-from thalweg.stepping.state import prepare, prepare_plain
+from thalweg.stepping.state import prepare
 
 
 class Maker:

@@ -12,12 +12,13 @@ from thalweg.lowering.look.look import Seen
 from thalweg.stepping import gradients
 from thalweg.stepping.batches import State
 from thalweg.stepping.making import Maker, publish
+from thalweg.stepping.plain import prepare_plain
 from thalweg.stepping.plan import Plan
 from thalweg.stepping.pool import POOL, is_as_made, key_of
 from thalweg.stepping.rests import Rests
 from thalweg.stepping.roster import Roster
 from thalweg.stepping.settings import AllSettings, Groups, RecipeOf, SettingsReader
-from thalweg.stepping.state import prepare, prepare_plain
+from thalweg.stepping.state import prepare
 
 # Training loops that change back and forth between a few ways to step need a plan for each.
 _MOST_PLANS = 16

@@ -15,10 +15,10 @@ from thalweg.lowering.cpu import kernels as cpu
 from thalweg.lowering.reference import steps as reference
 from thalweg.lowering.spec import Spec
 from thalweg.rule import DEGREES, Resting
+from thalweg.stepping.counters import counter_dtype
 from thalweg.stepping.member import Member, Sort, packed
 from thalweg.stepping.past import MOST, Past
 from thalweg.stepping.rows import put_back, reals, row_major
-from thalweg.stepping.state import counter_dtype
 from thalweg.storage.codecs import codec_of
 from thalweg.storage.codecs.draws import keys
 

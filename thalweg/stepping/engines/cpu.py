@@ -13,10 +13,10 @@ from torch import Tensor
 from thalweg.lowering.chunks import Chunks
 from thalweg.lowering.cpu import kernels as cpu
 from thalweg.lowering.spec import Spec
+from thalweg.stepping.counters import counter_dtype
 from thalweg.stepping.member import Member
 from thalweg.stepping.scaling import Scaling
 from thalweg.stepping.settings import AllSettings
-from thalweg.stepping.state import counter_dtype
 from thalweg.storage.codecs.draws import keys
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from thalweg.lowering.chunks import Chunks
 from thalweg.lowering.gpu import tables as cuda
 from thalweg.lowering.spec import Spec
+from thalweg.stepping.counters import counter_dtype
 from thalweg.stepping.member import Member
 from thalweg.stepping.scaling import Scaling, as_tensor
 from thalweg.stepping.settings import AllSettings
-from thalweg.stepping.state import counter_dtype
 from thalweg.storage.codecs import Codec
 
 
