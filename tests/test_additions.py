@@ -273,7 +273,7 @@ def assert_alike(optimizer, mine, oracle, theirs, rtol=1e-9):
 @pytest.fixture
 def reference_only(monkeypatch):
     def switch():
-        monkeypatch.setattr(plan, "_kind", lambda sort: plan.ReferenceBatch)
+        monkeypatch.setattr(plan, "batch_for", lambda sort: plan.ReferenceBatch)
 
     return switch
 

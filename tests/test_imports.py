@@ -41,7 +41,7 @@ ORDER = {
         "planning",
         "making pool",
         "plan",
-        "compiled",
+        "compiled watched",
         "stages",
         "meshes",
         "batches",

@@ -29,7 +29,7 @@ def way(request, monkeypatch):
 
 
 def by_reference(monkeypatch) -> None:
-    monkeypatch.setattr(plan, "_kind", lambda sort: plan.ReferenceBatch)
+    monkeypatch.setattr(plan, "batch_for", lambda sort: plan.ReferenceBatch)
 
 
 both_ways = pytest.mark.parametrize("way", WAYS, indirect=True)

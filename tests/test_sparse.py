@@ -59,7 +59,7 @@ TRIED = (
 @pytest.fixture
 def reference_only(monkeypatch):
     def switch():
-        monkeypatch.setattr(plan, "_kind", lambda sort: plan.ReferenceBatch)
+        monkeypatch.setattr(plan, "batch_for", lambda sort: plan.ReferenceBatch)
 
     return switch
 

@@ -62,7 +62,7 @@ def saved(state_dict):
 @pytest.fixture
 def reference_only(monkeypatch):
     def switch():
-        monkeypatch.setattr(plan, "_kind", lambda sort: plan.ReferenceBatch)
+        monkeypatch.setattr(plan, "batch_for", lambda sort: plan.ReferenceBatch)
 
     return switch
 

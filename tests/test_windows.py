@@ -98,7 +98,7 @@ def sums(params, **options):
 
 @pytest.fixture
 def reference_only(monkeypatch):
-    return lambda: monkeypatch.setattr(plan, "_kind", lambda sort: plan.ReferenceBatch)
+    return lambda: monkeypatch.setattr(plan, "batch_for", lambda sort: plan.ReferenceBatch)
 
 
 def test_kernel_and_reference_store_the_same_bits(reference_only):

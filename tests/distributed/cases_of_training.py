@@ -167,8 +167,8 @@ def tensor_parallel_alone():
 @case(4)
 def the_reference_steps_shards_too():
     """As it does where there is no kernel."""
-    kind = plan._kind
-    plan._kind = lambda sort: ReferenceBatch
+    kind = plan.batch_for
+    plan.batch_for = lambda sort: ReferenceBatch
     try:
         for mesh, placements in meshes():
             for options in ({"state": "bfloat16"}, {"weight_bits": 16}, {"state": "int8"}, {"max_norm": 0.5}):
@@ -188,7 +188,7 @@ def the_reference_steps_shards_too():
                     pair.assert_alike(options)
                 assert_replicas_agree(pair.params)
     finally:
-        plan._kind = kind
+        plan.batch_for = kind
 
 
 @case(2)

@@ -236,7 +236,7 @@ def test_a_guard_beside_a_scaler(device):
 
 @pytest.mark.filterwarnings("ignore:a step was skipped")
 def test_the_reference_draws_nothing_for_a_step_that_is_skipped(device, monkeypatch):
-    monkeypatch.setattr(plan, "_kind", lambda sort: plan.ReferenceBatch)
+    monkeypatch.setattr(plan, "batch_for", lambda sort: plan.ReferenceBatch)
     mine, theirs = (start(device, shapes=FEW) for _ in range(2))
     options = {"lr": 0.1, "state": "int8", "average": 0.9, "average_state": "int8"}
     a, b = tw.AdamW(mine, skip_nonfinite=3, **options), tw.AdamW(theirs, **options)

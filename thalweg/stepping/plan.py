@@ -1,8 +1,8 @@
-"""The plan: which tensors are stepped together, and whether they are still what it was made for.
+"""The plan: which tensors are stepped together, and how all of them are stepped.
 
 A step's parameters are divided into batches that one kernel launch can run: same device, storage and flags,
 across parameter groups. A plan stays for as long as parameters, gradients, state and flags stay alike, which
-`Plan.look` finds out at every step, before anything is changed. Gradients may be missing.
+is found out at every step, before anything is changed (`watched.py`). Gradients may be missing.
 """
 
 from __future__ import annotations
@@ -15,29 +15,17 @@ import numpy as np
 from torch import Tensor
 
 from thalweg.lowering.cpu.update import REFUSED
-from thalweg.lowering.look.look import Look, Row, Seen, is_watched
-from thalweg.stepping.batches import (
-    Batch,
-    DenseBatch,
-    KernelBatch,
-    Making,
-    ReferenceBatch,
-    SparseBatch,
-    StagedBatch,
-    State,
-)
+from thalweg.lowering.look.look import Look, Seen
+from thalweg.stepping.batches import Batch, KernelBatch, Making, ReferenceBatch, State, batch_for
 from thalweg.stepping.compiled import Compiled, together, values
-from thalweg.stepping.engines import CpuEngine, engine_for
-from thalweg.stepping.member import Gradient, Member, Sort
+from thalweg.stepping.member import Member
 from thalweg.stepping.scaling import Scaling
 from thalweg.stepping.settings import AllSettings, Groups
 from thalweg.stepping.stages import Stages
-from thalweg.storage.codecs import codec_of
-from thalweg.storage.codecs.means import ROW, TENSOR
-from thalweg.storage.layout import span
+from thalweg.stepping.watched import Watched
 
 
-class Plan:
+class Plan(Watched):
     """The batches of a step.
 
     Args:
@@ -50,21 +38,14 @@ class Plan:
     def __init__(
         self, making: Making, members: Sequence[Member], idle: Sequence[Tensor], settings: AllSettings
     ) -> None:
+        kind_of = {sort: batch_for(sort) for sort in {member.sort for member in members}}
+        kinds = [kind_of[member.sort] for member in members]
+        super().__init__(members, [i for i, kind in enumerate(kinds) if kind is not ReferenceBatch], idle)
         self.settings = settings
-        self._look: Look | None = None
-        self.members = list(members)
-        self._count = len(members)
         self.unscale = making.unscale
         self.is_differentiable = any(member.sort.is_differentiable for member in members)
-        kind_of = {sort: _kind(sort) for sort in {member.sort for member in members}}
-        self._kinds = [kind_of[member.sort] for member in members]
-        self._kernels = [i for i, kind in enumerate(self._kinds) if kind is not ReferenceBatch]
-        self._sizes = [_bytes(members[i]) for i in self._kernels]
-        self.gradients = {id(member.param): member.sort.gradient for member in members}
-        """What it was made for, by the ids of the parameters."""
-        self._layers = self._find_layers()
         divided: dict[Any, list[Member]] = {}
-        for member, kind, layer in zip(members, self._kinds, self._layers, strict=True):
+        for member, kind, layer in zip(members, kinds, self._layers, strict=True):
             key = (kind, layer, member.sort.alike)
             divided.setdefault(key, []).append(member)
         in_layers = sorted(divided.items(), key=lambda item: item[0][1])
@@ -77,33 +58,16 @@ class Plan:
         self.is_bare = all(isinstance(part, Compiled) for part in self._parts)
         """Whether no operation of torch's takes part."""
         self._drawing = {member.sort.group for member in members if member.sort.draws}
-        self._others = [members[i] for i, kind in enumerate(self._kinds) if kind is ReferenceBatch]
-        self._hidden = [param for param in idle if not is_watched(param)]
-        self.watched = [id(members[i].param) for i in self._kernels]
-        """The ids of the parameters that are looked at."""
-        self.watched += [id(param) for param in idle if is_watched(param)]
-        self._shards = [members[i].param for i in self._kernels if members[i].sort.is_shard]
-        self.has_shards = any(member.sort.is_shard for member in members)
-        """Whether processes share some of it."""
-        self._must_compare_places = True
         self.owner: object = None
         """Whose plan it is."""
         self.thread: int | None = None
         """The only thread that may run it, if it may be handed on, which happens there."""
 
-    @property
-    def seen(self) -> Look | None:
-        """What the plan was made for, if all of it could be noted."""
-        return self._look
-
     def connect(self, look: Look, state: State) -> None:
         """Watch what kernels step, from now on."""
-        self._known_state = self._others_state(state)
         for batch in self.batches:
             batch.connect(look)
-        self._look = look
-        self._param_rows = [look.row(self.members[i].param) for i in self._kernels]
-        self._must_compare_places = False
+        super().connect(look, state)
 
     @property
     def can_be_handed_on(self) -> bool:
@@ -144,50 +108,9 @@ class Plan:
         self.settings, self.owner = settings, owner
         return True
 
-    def release(self) -> None:
-        """Let go of what the last owner has, who is no more."""
-        if self._look is not None:
-            self._look.release()
-
     def is_of(self, owner: object) -> bool:
         """Say whether it is the plan of `owner`, and may be run here."""
         return self.owner is owner and (self.thread is None or self.thread == threading.get_ident())
-
-    def follow_gradients(self) -> None:
-        """Expect gradients of DTensors that are placed as before, but by other objects that say so."""
-        if self._look is not None:
-            self._look.follow(self._shards)
-
-    def note_values(self, groups: Groups) -> None:
-        """Take the values that groups have now for those that the plan was made for."""
-        if self._look is not None:
-            self._look.note_values(groups)
-
-    def fits(self, groups: Groups, state: State) -> int:
-        """Return the bits of `Seen` of what has changed: with `OTHER` the plan does not fit any more."""
-        if self._look is None:
-            return Seen.OTHER
-        seen = self._look.again(groups, state)
-        if seen & Seen.OTHER:
-            self._must_compare_places = True
-            return Seen.OTHER
-        if (seen & Seen.MOVED or self._must_compare_places) and self._find_layers() != self._layers:
-            return Seen.OTHER
-        self._must_compare_places = False
-        return Seen.OTHER if self._is_surprised(state) else seen
-
-    def _is_surprised(self, state: State) -> bool:
-        """Say whether what is not looked at has other gradients or state than the plan was made for."""
-        if not (self._others or self._hidden):
-            return False
-        changed = (m.grad is not None and Gradient.of(m.grad) != m.sort.gradient for m in self._others)
-        if any(changed) or any(param.grad is not None for param in self._hidden):
-            return True
-        return self._others_state(state) != self._known_state
-
-    def _others_state(self, state: State) -> list[list[int]]:
-        """Return which objects are the state of what the reference steps; to torch others are no danger."""
-        return [[*map(id, state.get(m.param, {}).values())] for m in self._others]
 
     def drawing(self) -> list[int]:
         """Return the indices of the groups in which something is rounded by random words in this step."""
@@ -216,11 +139,6 @@ class Plan:
             part.prepare(self.settings, scaling)
         assert self._look is not None, "a plan that is bare is looked at"
         return self._is_same(part.run_after(self._look, groups, state))
-
-    def _is_same(self, seen: int) -> bool:
-        if seen:
-            self._must_compare_places = True
-        return not seen
 
     def measure_and_run_if_same(self, groups: Groups, state: State, scaling: Scaling) -> Scaling | None:
         """Do what `run` does, of a plan that is bare; None, if something has changed meanwhile."""
@@ -280,71 +198,3 @@ class Plan:
         found = self.stages.take(scaling, measure)
         assert found is not None, "nothing hinders it"
         return found
-
-    def _find_layers(self) -> list[int]:
-        """Return 0 for each member, and 1, 2 ... for those that share memory with one before them.
-
-        Threads must not step the same memory at once. Parameters may share it without being the same
-        tensor; each is then stepped with its own gradient and state, one after the other, as listed.
-        """
-        if len(self._kernels) < 2:
-            return [0] * self._count
-        starts = np.array(self._starts(), np.int64)
-        ends = starts + np.array(self._sizes, np.int64)
-        order = np.argsort(starts, kind="stable")
-        layers = [0] * self._count
-        if not (starts[order][1:] < np.maximum.accumulate(ends[order])[:-1]).any():
-            return layers
-        for place, i in enumerate(self._kernels):
-            shared = (starts[:place] < ends[place]) & (starts[place] < ends[:place])
-            below = [layers[self._kernels[j]] for j in np.flatnonzero(shared).tolist()]
-            layers[i] = 1 + max(below, default=-1)
-        return layers
-
-    def _starts(self) -> Any:
-        """Return where the memory of each parameter that a kernel steps begins."""
-        if self._look is None:
-            return [self.members[i].memory.data_ptr() for i in self._kernels]
-        return self._look.rows[self._param_rows, Row.DATA]
-
-
-def _bytes(member: Member) -> int:
-    return span(member.memory) * member.param.element_size()
-
-
-def _kind(sort: Sort) -> type[Batch]:
-    """Return the way that the gradients of a sort go."""
-    grad, engine = sort.gradient, engine_for(sort.device)
-    has_kernel = (
-        engine is not None
-        and sort.has_memory
-        and grad.has_memory
-        and grad.device == sort.device
-        and not sort.is_differentiable
-        and all(engine.supports(codec) for codec in (codec_of(grad.dtype), *sort.codecs.values()))
-    )
-    # Only the host knows how long rows have rested, and a device may skip steps without telling it.
-    rests_apart = grad.is_sparse and sort.recipe.catches_up and sort.device.type != "cpu"
-    has_means_elsewhere = sort.mean is not None and not _has_kernel_of_means(sort)
-    is_elsewhere = sort.is_shard and not _has_kernel_of_shards(sort)
-    if not has_kernel or rests_apart or has_means_elsewhere or is_elsewhere:
-        return ReferenceBatch
-    if grad.is_sparse:
-        return SparseBatch
-    return DenseBatch if grad.is_dense and sort.is_contiguous and not sort.dtype.is_complex else StagedBatch
-
-
-def _has_kernel_of_means(sort: Sort) -> bool:
-    """Say whether what has one number lies in one piece, which kernels go over twice; columns do not.
-
-    One thread goes over a piece, which may be a whole tensor, but not one program of a GPU.
-    """
-    assert sort.mean is not None, "the caller has asked"
-    if sort.mean.per == ROW:
-        return sort.gradient.is_sparse or sort.has_rows
-    return sort.mean.per == TENSOR and engine_for(sort.device) is CpuEngine
-
-
-def _has_kernel_of_shards(sort: Sort) -> bool:
-    """Say whether parts of DTensors are stepped by kernels; random words ask for neighbours in the whole."""
-    return engine_for(sort.device) is CpuEngine and (sort.is_contiguous or not sort.draws)

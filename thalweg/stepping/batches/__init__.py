@@ -6,6 +6,7 @@ some may have no gradient in a step; they rest.
 
 from thalweg.stepping.batches.batch import Batch, Making, State
 from thalweg.stepping.batches.kernel import DenseBatch, KernelBatch, StagedBatch
+from thalweg.stepping.batches.kinds import batch_for
 from thalweg.stepping.batches.reference import ReferenceBatch
 from thalweg.stepping.batches.sparse import SparseBatch
 
@@ -18,4 +19,5 @@ __all__ = [
     "SparseBatch",
     "StagedBatch",
     "State",
+    "batch_for",
 ]
