@@ -68,7 +68,9 @@ ORDER = {
         "averaging stepped",
         "backward grouped offload",
         "mirrors",
-        "arguments checkpoint compiling depths handles obstacles priming unscaling",
+        "loading",
+        "matching weights",
+        "arguments compiling depths handles obstacles priming saving unscaling",
     ],
     "rule": ["resting", "recipe", "addition", "rule", "hyper measure rest roots", "maths"],
 }

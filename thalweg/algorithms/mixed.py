@@ -16,8 +16,8 @@ from thalweg.algorithms.radam import RAdam
 from thalweg.algorithms.rmsprop import RMSprop
 from thalweg.algorithms.sgd import SGD
 from thalweg.optimizer import Optimizer, Params
-from thalweg.optimizer.checkpoint import RULE as KEY
 from thalweg.optimizer.compiling import uncompiled
+from thalweg.optimizer.saving import RULE as KEY
 from thalweg.rule import Rule
 
 _CLASSES = (SGD, Adadelta, Adagrad, Adam, AdamW, Adamax, Lion, NAdam, RAdam, RMSprop)

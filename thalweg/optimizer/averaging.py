@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thalweg.optimizer.checkpoint import full_weights
+from thalweg.optimizer.weights import full_weights
 from thalweg.rule import Slot
 from thalweg.stepping.slots import stored_of, values_of
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from thalweg.optimizer import checkpoint
+from thalweg.optimizer import loading, saving
 from thalweg.optimizer.compiling import uncompiled, undecorated
 from thalweg.optimizer.evaluated import Evaluated
 from thalweg.optimizer.stepped import pairs
@@ -57,7 +57,7 @@ class Optimizer(Evaluated):
                 continue  # a hook has made something of its own of it
             if isinstance(group.get("rounding_step"), Tensor):
                 group["rounding_step"] = int(group["rounding_step"])  # a GPU has counted
-            checkpoint.without_defaults(self.recipe_of(group), group)
+            saving.without_defaults(self.recipe_of(group), group)
         return saved
 
     @uncompiled
@@ -67,7 +67,7 @@ class Optimizer(Evaluated):
         Codes and bfloat16 are read as float32, into new tensors; scales, corrections and the settings of
         storage are left out. `load_state_dict` takes it too, and stores it as this optimizer is set to.
         """
-        return checkpoint.in_full_precision(self.recipe_of, self.state_dict(), self.param_groups)
+        return saving.in_full_precision(self.recipe_of, self.state_dict(), self.param_groups)
 
     @uncompiled
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -96,7 +96,7 @@ class Optimizer(Evaluated):
             changed = pre_hook(self, state_dict)
             state_dict = state_dict if changed is None else dict(changed)
         with self._at_home() as (own, _):
-            state, groups = checkpoint.load(self.recipe_of, own, state_dict)
+            state, groups = loading.load(self.recipe_of, own, state_dict)
             param_of = {home: param for param, home in pairs(self.param_groups, own)}
         state = defaultdict(dict, {param_of.get(key, key): value for key, value in state.items()})
         for group, before in zip(groups, self.param_groups, strict=True):

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thalweg.optimizer import checkpoint
 from thalweg.optimizer.averaging import averages, exchanged
 from thalweg.optimizer.compiling import uncompiled
+from thalweg.optimizer.matching import names_of
 from thalweg.optimizer.offload import Groups
 from thalweg.optimizer.stepped import Stepped
+from thalweg.optimizer.weights import check_weights, full_weights, set_weights
 
 
 class Evaluated(Stepped):
@@ -37,8 +38,7 @@ class Evaluated(Stepped):
         self.flush()
         with self._at_home() as (groups, state):
             return {
-                key: checkpoint.full_weights(param, state.get(param, {}), group)
-                for key, param, group in _keyed(groups)
+                key: full_weights(param, state.get(param, {}), group) for key, param, group in _keyed(groups)
             }
 
     @uncompiled
@@ -52,10 +52,10 @@ class Evaluated(Stepped):
             ValueError: if parameters are missing or others are there, or a shape is not the parameter's.
                 Nothing has been changed then.
         """
-        checkpoint.check_weights({key: param for key, param, _ in _keyed(self.param_groups)}, weights)
+        check_weights({key: param for key, param, _ in _keyed(self.param_groups)}, weights)
         with torch.no_grad(), self._at_home() as (groups, state):
             for key, param, group in _keyed(groups):
-                checkpoint.set_weights(param, weights[key], state, group)
+                set_weights(param, weights[key], state, group)
 
     @uncompiled
     def averaged_weights(self) -> dict[Any, Tensor]:
@@ -124,7 +124,7 @@ class Evaluated(Stepped):
 
 def _keyed(groups: Groups) -> Iterator[tuple[Any, Tensor, dict[str, Any]]]:
     """Give all parameters with their groups, each by its name, or by its position where names do not do."""
-    names = checkpoint.names_of(groups)
+    names = names_of(groups)
     position = 0
     for index, group in enumerate(groups):
         for i, param in enumerate(group["params"]):

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Unpack
 import torch
 
 from thalweg import additions
-from thalweg.optimizer import checkpoint
+from thalweg.optimizer import saving
 from thalweg.optimizer.arguments import Options, Params
-from thalweg.optimizer.checkpoint import RecipeOf
 from thalweg.optimizer.compiling import uncompiled, undecorated
+from thalweg.optimizer.saving import RecipeOf
 from thalweg.rule import Recipe, Rule
 from thalweg.storage import choices as storage
 
@@ -66,7 +66,7 @@ class Grouped(torch.optim.Optimizer):
         group = self.param_groups[-1]
         for name in additions.idle(group):
             del group[name]  # a default of what the group does without
-        checkpoint.without_defaults(self.recipe_of(group), group)
+        saving.without_defaults(self.recipe_of(group), group)
 
     @uncompiled
     def zero_grad(self, set_to_none: bool = True) -> None:  # noqa: D102
@@ -78,7 +78,7 @@ class Grouped(torch.optim.Optimizer):
             recipe = self.recipe_of(group)
             for name in self.defaults.keys() - {*storage.DEFAULTS, *recipe.extras, *additions.NAMES}:
                 group.setdefault(name, self.defaults[name])
-            checkpoint.without_defaults(recipe, group)
+            saving.without_defaults(recipe, group)
         self._claim_scaling()
 
     def _claim_scaling(self) -> None:
