@@ -12,6 +12,7 @@ import pytest
 
 import thalweg as tw
 from thalweg.lab.workload.errors import Doubt
+from thalweg.optimizer import factors
 
 ROOT = Path(tw.__file__).parent
 
@@ -70,7 +71,8 @@ ORDER = {
         "mirrors",
         "loading",
         "matching weights",
-        "arguments compiling depths handles obstacles priming saving unscaling",
+        "arguments depths factors handles holding hooks obstacles priming saving unscaling",
+        "compiling",
     ],
     "rule": ["resting", "recipe", "addition", "rule", "hyper measure rest roots", "maths"],
 }
@@ -271,6 +273,12 @@ def test_users_files_find_what_documents_have_shown_them(module, names):
 def test_pickles_of_a_former_version_find_its_errors():
     former = b"cthalweg.lab.errors\nDoubt\n(Vmodel\nVtrained before\ntR."
     assert pickle.loads(former) == Doubt("model", "trained before")
+
+
+def test_whole_schedules_of_a_former_version_find_their_factors():
+    for kind in (factors.Phases, factors.Stairs):
+        former = f"cthalweg.optimizer.schedules\n{kind.__name__}\n.".encode()
+        assert pickle.loads(former) is kind
 
 
 def test_algorithms_see_the_optimizer_and_the_vocabulary_only():

@@ -17,8 +17,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from thalweg.optimizer.compiling import is_compiling, uncompiled
+from thalweg.optimizer.compiling import uncompiled
 from thalweg.optimizer.handles import Handle
+from thalweg.optimizer.holding import least_part
+from thalweg.optimizer.hooks import Hook, can_be_hooked, hooks_of
 from thalweg.optimizer.obstacles import (
     obstacle_in,
     refuse_compiled_autograd,
@@ -32,31 +34,9 @@ from thalweg.rule import Recipe
 from thalweg.stepping.parts import Parts
 from thalweg.stepping.scaling import NO_SCALING, Scaling
 
-LEAST_HELD = 4 << 20
-"""Bytes of gradients that are held at least: a part of fewer would not be worth a second thread."""
-
-MOST_PARTS = 16
-"""Parts that a step is divided into, beside those of single large parameters. Each looks at all parameters,
-and in the first step each is planned anew."""
-
-
 _current_task = torch._C._current_graph_task_id
 
 _TAKES_SCALING = "_step_supports_amp_scaling"
-
-
-def most_held(total: int, largest: int) -> int:
-    """Return the most bytes of complete gradients that a pass holds, of the `hold` that is the default.
-
-    Args:
-        total: bytes of all gradients.
-        largest: those of the largest one, with which what is held comes to be enough.
-    """
-    return min(total, _threshold(total) + largest)
-
-
-def _threshold(total: int) -> int:
-    return max(LEAST_HELD, total // MOST_PARTS)
 
 
 class Steps(Protocol):
@@ -102,7 +82,7 @@ class InBackward(Handle):
         self._unscaling = None if scaler is None else Unscaling(scaler)
         self._of = weakref.ref(optimizer)
         self._every, self._hold, self._by_last_norm = every, hold, clip_by_last_norm
-        self._hooks: dict[int, _Hook] = {}
+        self._hooks: dict[int, Hook] = {}
         self._task: int | None = None
         self._passes = 0
         self._rests = 0
@@ -154,15 +134,15 @@ class InBackward(Handle):
         refuse_late_reductions(params)
         if self._unscaling is not None:
             refuse_late_overflows()
-        new = [param for param in params if id(param) not in self._hooks and _can_be_hooked(param)]
+        new = [param for param in params if id(param) not in self._hooks and can_be_hooked(param)]
         for param in new:
-            if any(hook.owner() is not None for hook in _ours(param)):
+            if any(hook.owner() is not None for hook in hooks_of(param)):
                 raise ValueError(
                     f"a parameter of shape {tuple(param.shape)} is stepped in backward already: call "
                     "remove() on what in_backward() returned then"
                 )
         for param in new:
-            self._hooks[id(param)] = _Hook(self, param)
+            self._hooks[id(param)] = Hook(self, param)
 
     @contextmanager
     def accumulating(self) -> Iterator[None]:
@@ -194,7 +174,7 @@ class InBackward(Handle):
             self._passes = 0
         return is_left
 
-    def arrived(self, param: Tensor, hook: _Hook) -> None:
+    def arrived(self, param: Tensor, hook: Hook) -> None:
         """Take note that the gradient of a parameter is complete."""
         task = _current_task()
         if task != self._task:
@@ -230,7 +210,7 @@ class InBackward(Handle):
     def _least_part(self) -> int:
         if self._hold is not None:
             return self._hold
-        return _threshold(sum(hook.size for hook in self._hooks.values()))
+        return least_part(sum(hook.size for hook in self._hooks.values()))
 
     def _step(self, others: Collection[Tensor]) -> None:
         """Step what is complete, and free its gradients.
@@ -292,51 +272,3 @@ class InBackward(Handle):
                 obstacle = "differentiable=True keeps the graph of a step, which is within none in backward"
             if obstacle:
                 raise ValueError(f"{obstacle}: step after backward, or leave it out")
-
-
-class _Hook:
-    """What torch calls when a parameter's gradient is complete. It does not hold the optimizer.
-
-    Python's garbage collector does not see through the hooks of a tensor: a model and an optimizer that held
-    each other would stay forever.
-    """
-
-    def __init__(self, owner: InBackward, param: Tensor) -> None:
-        self.owner = weakref.ref(owner)
-        self.size = param.numel() * param.element_size()
-        requires_grad = param.requires_grad
-        param.requires_grad_()  # what is frozen may thaw
-        self._handle = param.register_post_accumulate_grad_hook(self)
-        param.requires_grad_(requires_grad)
-
-    def __call__(self, param: Tensor) -> None:
-        if is_compiling():
-            self._called_uncompiled(param)
-        else:
-            self._called(param)
-
-    @torch._disable_dynamo
-    def _called_uncompiled(self, param: Tensor) -> None:
-        self._called(param)
-
-    def _called(self, param: Tensor) -> None:
-        owner = self.owner()
-        if owner is not None:
-            owner.arrived(param, self)
-        elif not any(hook.owner() is not None for hook in _ours(param)):
-            raise RuntimeError(
-                f"the optimizer that stepped a parameter of shape {tuple(param.shape)} in backward is no "
-                "more: keep it for as long as you train"
-            )
-
-    def remove(self) -> None:
-        self._handle.remove()
-
-
-def _ours(param: Tensor) -> list[_Hook]:
-    hooks = getattr(param, "_post_accumulate_grad_hooks", None) or {}
-    return [hook for hook in hooks.values() if isinstance(hook, _Hook)]
-
-
-def _can_be_hooked(param: Tensor) -> bool:
-    return param.is_leaf and (param.is_floating_point() or param.is_complex())

@@ -15,15 +15,17 @@ A factor is what a group's `initial_lr` is multiplied by; each schedule has a fu
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
+
+# Whole schedules that were pickled before find their factors here.
+from thalweg.optimizer.factors import Phases as Phases
+from thalweg.optimizer.factors import Stairs as Stairs
+from thalweg.optimizer.factors import cosine_phases, linear_phases, stairs, whole_number, wsd_phases
 
 __all__ = [
     "Schedule",
@@ -36,66 +38,6 @@ __all__ = [
     "wsd",
     "wsd_factor",
 ]
-
-SHAPES: dict[str, Callable[[float], float]] = {
-    "linear": lambda x: 1 - x,
-    "1-sqrt": lambda x: 1 - math.sqrt(x),
-    "cosine": lambda x: (1 + math.cos(math.pi * x)) / 2,
-}
-"""How the rate falls, from 1 at 0 to 0 at 1."""
-
-
-@dataclass(frozen=True)
-class Phases:
-    """The factor of warm-up, a stable phase and a decay, by step.
-
-    A callable of plain numbers, so that `LambdaLR` saves it.
-
-    Args:
-        steps: length of the run, at least 1.
-        warmup: steps below the full rate, at the beginning.
-        decay: steps of the decay, at the end; with `warmup` no more than `steps`.
-        end: factor from step `steps` on, in [0, 1].
-        shape: a key of `SHAPES`.
-    """
-
-    steps: int
-    warmup: int
-    decay: int
-    end: float
-    shape: str
-
-    def __call__(self, step: int) -> float:
-        """Return the factor of a step, counted from 0."""
-        if step >= self.steps:
-            return self.end
-        if step < self.warmup:
-            return _rising(step, self.warmup)
-        elapsed = step - (self.steps - self.decay)
-        if elapsed <= 0:
-            return 1.0
-        return self.end + (1 - self.end) * SHAPES[self.shape](elapsed / self.decay)
-
-
-@dataclass(frozen=True)
-class Stairs:
-    """The factor of a rate that falls by a factor at even distances, after a warm-up.
-
-    Args:
-        every: steps between two falls, above 0; may be a fraction.
-        factor: by what the rate is multiplied, in (0, 1].
-        warmup: steps below the full rate, at the beginning. Falls are counted from step 0.
-    """
-
-    every: float
-    factor: float
-    warmup: int
-
-    def __call__(self, step: int) -> float:
-        """Return the factor of a step, counted from 0."""
-        if step < self.warmup:
-            return _rising(step, self.warmup)
-        return float(self.factor ** math.floor(step / self.every))
 
 
 class Schedule(LambdaLR):
@@ -121,7 +63,7 @@ class Schedule(LambdaLR):
     ) -> None:
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, not {type(optimizer).__name__}")
-        super().__init__(optimizer, factor, last_epoch=_count("last_step", last_step, -1))
+        super().__init__(optimizer, factor, last_epoch=whole_number("last_step", last_step, -1))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned, the schedule's numbers too, and set the groups' rates.
@@ -176,12 +118,12 @@ def linear(
     Raises:
         ValueError, TypeError: if an argument is not allowed.
     """
-    return Schedule(optimizer, _linear(steps, warmup, end), last_step)
+    return Schedule(optimizer, linear_phases(steps, warmup, end), last_step)
 
 
 def linear_factor(step: int, steps: int, warmup: float = 0, end: float = 0.0) -> float:
     """Return the factor of a step, as `linear` describes."""
-    return _linear(steps, warmup, end)(_count("step", step))
+    return linear_phases(steps, warmup, end)(whole_number("step", step))
 
 
 def cosine(
@@ -207,12 +149,12 @@ def cosine(
     Raises:
         ValueError, TypeError: if an argument is not allowed.
     """
-    return Schedule(optimizer, _cosine(steps, warmup, end), last_step)
+    return Schedule(optimizer, cosine_phases(steps, warmup, end), last_step)
 
 
 def cosine_factor(step: int, steps: int, warmup: float = 0, end: float = 0.0) -> float:
     """Return the factor of a step, as `cosine` describes."""
-    return _cosine(steps, warmup, end)(_count("step", step))
+    return cosine_phases(steps, warmup, end)(whole_number("step", step))
 
 
 def wsd(
@@ -252,7 +194,7 @@ def wsd(
     Raises:
         ValueError, TypeError: if an argument is not allowed, or warm-up and decay take more than all steps.
     """
-    return Schedule(optimizer, _wsd(steps, warmup, decay, end, shape), last_step)
+    return Schedule(optimizer, wsd_phases(steps, warmup, decay, end, shape), last_step)
 
 
 def wsd_factor(
@@ -264,7 +206,7 @@ def wsd_factor(
     shape: str = "1-sqrt",
 ) -> float:
     """Return the factor of a step, as `wsd` describes."""
-    return _wsd(steps, warmup, decay, end, shape)(_count("step", step))
+    return wsd_phases(steps, warmup, decay, end, shape)(whole_number("step", step))
 
 
 def staircase(
@@ -292,91 +234,12 @@ def staircase(
     Raises:
         ValueError, TypeError: if an argument is not allowed.
     """
-    return Schedule(optimizer, _staircase(every, factor, warmup), last_step)
+    return Schedule(optimizer, stairs(every, factor, warmup), last_step)
 
 
 def staircase_factor(step: int, every: float, factor: float = 0.97, warmup: int = 0) -> float:
     """Return the factor of a step, as `staircase` describes."""
-    return _staircase(every, factor, warmup)(_count("step", step))
-
-
-def _linear(steps: Any, warmup: Any, end: Any) -> Phases:
-    return _falling_throughout(steps, warmup, end, "linear")
-
-
-def _cosine(steps: Any, warmup: Any, end: Any) -> Phases:
-    return _falling_throughout(steps, warmup, end, "cosine")
-
-
-def _falling_throughout(steps: Any, warmup: Any, end: Any, shape: str) -> Phases:
-    steps = _count("steps", steps, 1)
-    warmup = _part("warmup", warmup, steps)
-    return Phases(steps, warmup, steps - warmup, _share("end", end), shape)
-
-
-def _wsd(steps: Any, warmup: Any, decay: Any, end: Any, shape: Any) -> Phases:
-    steps = _count("steps", steps, 1)
-    warmup_steps, decay_steps = _part("warmup", warmup, steps), _part("decay", decay, steps)
-    if warmup_steps + decay_steps > steps:
-        raise ValueError(
-            f"warmup={warmup!r} and decay={decay!r} must take no more than all steps, not "
-            f"{warmup_steps} + {decay_steps} of {steps}"
-        )
-    if shape not in SHAPES:
-        raise ValueError(f"shape must be {' or '.join(map(repr, SHAPES))}, not {shape!r}")
-    return Phases(steps, warmup_steps, decay_steps, _share("end", end), shape)
-
-
-def _staircase(every: Any, factor: Any, warmup: Any) -> Stairs:
-    every, factor = _number("every", every, "a number above 0"), _share("factor", factor)
-    if not 0 < every < math.inf:
-        raise ValueError(f"every must be a number above 0, not {every!r}")
-    if factor == 0:
-        raise ValueError("factor must be a number in (0, 1], not 0")
-    return Stairs(every, factor, _count("warmup", warmup))
-
-
-def _rising(step: int, warmup: int) -> float:
-    # Not step / warmup: the first step would have a rate of 0.
-    return (step + 1) / (warmup + 1)
-
-
-def _part(name: str, value: Any, steps: int) -> int:
-    """Return a number of steps that was given as such or as a share of all."""
-    allowed = f"an int from 0 to steps={steps}, or a float in [0, 1), a share of steps"
-    if _is_integral(value):
-        if not 0 <= value <= steps:
-            raise ValueError(f"{name} must be {allowed}, not {value!r}")
-        return int(value)
-    share = _number(name, value, allowed)
-    if not 0 <= share < 1:
-        raise ValueError(f"{name} must be {allowed}, not {value!r}")
-    return math.floor(share * steps + 1e-9)  # 0.29 of 100 steps are 28.999999999999996
-
-
-def _count(name: str, value: Any, least: int = 0) -> int:
-    if not _is_integral(value):
-        raise TypeError(f"{name} must be an int of at least {least}, not {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be an int of at least {least}, not {value!r}")
-    return int(value)
-
-
-def _share(name: str, value: Any) -> float:
-    share = _number(name, value, "a number in [0, 1]")
-    if not 0 <= share <= 1:
-        raise ValueError(f"{name} must be a number in [0, 1], not {value!r}")
-    return share
-
-
-def _number(name: str, value: Any, allowed: str) -> float:
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name} must be {allowed}, not {value!r}")
-    return float(value)
-
-
-def _is_integral(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
+    return stairs(every, factor, warmup)(whole_number("step", step))
 
 
 def _check_state(state: Mapping[str, Any], own: Mapping[str, Any], groups: int) -> None:

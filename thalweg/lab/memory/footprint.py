@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
-from thalweg.optimizer.backward import most_held
+from thalweg.optimizer.holding import most_held
 from thalweg.storage import choices as storage
 from thalweg.storage.codecs.plain import dtype_name
 from thalweg.storage.layout import has_memory
