@@ -26,6 +26,7 @@ import thalweg as tw
 from thalweg.additions import ADDITIONS
 from thalweg.rule import LR, Rule, Slot
 from thalweg.stepping import plan
+from thalweg.stepping.batches import ReferenceBatch
 from thalweg.stepping.pool import POOL
 from thalweg.stepping.slots import values_of
 
@@ -273,7 +274,7 @@ def assert_alike(optimizer, mine, oracle, theirs, rtol=1e-9):
 @pytest.fixture
 def reference_only(monkeypatch):
     def switch():
-        monkeypatch.setattr(plan, "batch_for", lambda sort: plan.ReferenceBatch)
+        monkeypatch.setattr(plan, "batch_for", lambda sort: ReferenceBatch)
 
     return switch
 

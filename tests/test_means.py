@@ -15,6 +15,7 @@ from torch import Tensor
 
 import thalweg as tw
 from thalweg.stepping import plan
+from thalweg.stepping.batches import DenseBatch, ReferenceBatch
 
 WAYS = ("kernel", "reference")
 
@@ -29,7 +30,7 @@ def way(request, monkeypatch):
 
 
 def by_reference(monkeypatch) -> None:
-    monkeypatch.setattr(plan, "batch_for", lambda sort: plan.ReferenceBatch)
+    monkeypatch.setattr(plan, "batch_for", lambda sort: ReferenceBatch)
 
 
 both_ways = pytest.mark.parametrize("way", WAYS, indirect=True)
@@ -142,7 +143,7 @@ def test_means_are_all_that_is_kept(name, per, way):
         optimizer.step()
     (batch,) = optimizer._stepper.plan.batches
     has_kernel = way == "kernel" and per in (("row",) if INTERPRETED else ("row", "tensor"))
-    assert type(batch) is (plan.DenseBatch if has_kernel else plan.ReferenceBatch)
+    assert type(batch) is (DenseBatch if has_kernel else ReferenceBatch)
     for p, q, s in zip(params, expected, states, strict=True):
         assert_close(p.detach(), q, 1e-12)
         ending = {"row": "rows", "column": "columns", "tensor": "tensor"}[per]

@@ -16,6 +16,7 @@ from torch import nn
 import thalweg as tw
 from thalweg.rule import DEGREES, Recipe, Resting, roots
 from thalweg.stepping import past, plan, rests
+from thalweg.stepping.batches import ReferenceBatch
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 
@@ -59,7 +60,7 @@ TRIED = (
 @pytest.fixture
 def reference_only(monkeypatch):
     def switch():
-        monkeypatch.setattr(plan, "batch_for", lambda sort: plan.ReferenceBatch)
+        monkeypatch.setattr(plan, "batch_for", lambda sort: ReferenceBatch)
 
     return switch
 

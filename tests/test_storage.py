@@ -16,6 +16,7 @@ from torch import Tensor
 import thalweg as tw
 from thalweg.lowering.cpu import kernels
 from thalweg.stepping import plan
+from thalweg.stepping.batches import ReferenceBatch
 from thalweg.stepping.engines import engine_for
 from thalweg.storage.choices import CORRECTION, SMALL, WEIGHT_BITS
 from thalweg.storage.codecs.tensors import pack
@@ -62,7 +63,7 @@ def saved(state_dict):
 @pytest.fixture
 def reference_only(monkeypatch):
     def switch():
-        monkeypatch.setattr(plan, "batch_for", lambda sort: plan.ReferenceBatch)
+        monkeypatch.setattr(plan, "batch_for", lambda sort: ReferenceBatch)
 
     return switch
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import thalweg as tw
 from thalweg.stepping import plan
+from thalweg.stepping.batches import ReferenceBatch
 from thalweg.storage.codecs import BLOCK, slot_codec
 from thalweg.storage.codecs.tensors import pack, unpack
 
@@ -98,7 +99,7 @@ def sums(params, **options):
 
 @pytest.fixture
 def reference_only(monkeypatch):
-    return lambda: monkeypatch.setattr(plan, "batch_for", lambda sort: plan.ReferenceBatch)
+    return lambda: monkeypatch.setattr(plan, "batch_for", lambda sort: ReferenceBatch)
 
 
 def test_kernel_and_reference_store_the_same_bits(reference_only):

@@ -13,6 +13,7 @@ from support import assert_close, follow, give, gradients, ours, rand
 
 import thalweg as tw
 from thalweg.stepping import plan
+from thalweg.stepping.batches import ReferenceBatch
 
 SHAPES = ((4096,), (1030,), (30,), (), (0, 3))
 FEW = ((4160,), (30,))
@@ -236,7 +237,7 @@ def test_a_guard_beside_a_scaler(device):
 
 @pytest.mark.filterwarnings("ignore:a step was skipped")
 def test_the_reference_draws_nothing_for_a_step_that_is_skipped(device, monkeypatch):
-    monkeypatch.setattr(plan, "batch_for", lambda sort: plan.ReferenceBatch)
+    monkeypatch.setattr(plan, "batch_for", lambda sort: ReferenceBatch)
     mine, theirs = (start(device, shapes=FEW) for _ in range(2))
     options = {"lr": 0.1, "state": "int8", "average": 0.9, "average_state": "int8"}
     a, b = tw.AdamW(mine, skip_nonfinite=3, **options), tw.AdamW(theirs, **options)
