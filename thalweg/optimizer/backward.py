@@ -20,7 +20,7 @@ from torch import Tensor
 from thalweg.optimizer.compiling import uncompiled
 from thalweg.optimizer.handles import Handle
 from thalweg.optimizer.holding import least_part
-from thalweg.optimizer.hooks import Hook, can_be_hooked, hooks_of
+from thalweg.optimizer.hooks import StepHook, can_be_hooked, hooks_of
 from thalweg.optimizer.obstacles import (
     obstacle_in,
     refuse_compiled_autograd,
@@ -82,7 +82,7 @@ class InBackward(Handle):
         self._unscaling = None if scaler is None else Unscaling(scaler)
         self._of = weakref.ref(optimizer)
         self._every, self._hold, self._by_last_norm = every, hold, clip_by_last_norm
-        self._hooks: dict[int, Hook] = {}
+        self._hooks: dict[int, StepHook] = {}
         self._task: int | None = None
         self._passes = 0
         self._rests = 0
@@ -142,7 +142,7 @@ class InBackward(Handle):
                     "remove() on what in_backward() returned then"
                 )
         for param in new:
-            self._hooks[id(param)] = Hook(self, param)
+            self._hooks[id(param)] = StepHook(self, param)
 
     @contextmanager
     def accumulating(self) -> Iterator[None]:
@@ -174,7 +174,7 @@ class InBackward(Handle):
             self._passes = 0
         return is_left
 
-    def arrived(self, param: Tensor, hook: Hook) -> None:
+    def arrived(self, param: Tensor, hook: StepHook) -> None:
         """Take note that the gradient of a parameter is complete."""
         task = _current_task()
         if task != self._task:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from thalweg.optimizer.averaging import averages, exchanged
 from thalweg.optimizer.compiling import uncompiled
 from thalweg.optimizer.matching import names_of
-from thalweg.optimizer.offload import Groups
+from thalweg.optimizer.saving import Groups
 from thalweg.optimizer.stepped import Stepped
 from thalweg.optimizer.weights import check_weights, full_weights, set_weights
 

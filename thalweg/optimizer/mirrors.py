@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.optimizer.compiling import is_compiling
+from thalweg.optimizer.hooks import Hook, can_be_hooked
 from thalweg.storage.layout import has_memory, home_order, is_plain, like_home, order, overlaps_itself
 
 _CLOCK = count(1)
@@ -104,11 +104,12 @@ class Mirror:
         self._arrivals, self._expected = 0, 1
         self.came = 0
         self.pull()
-        self._hook = _Hook(self)
+        self._hook = Hook(self, param) if can_be_hooked(param) else None
 
     def remove(self) -> None:
         """Ask for no gradient any more."""
-        self._hook.remove()
+        if self._hook is not None:
+            self._hook.remove()
 
     def is_apt(self) -> bool:
         """Say whether the home is still like the parameter, which may have been given other memory."""
@@ -150,13 +151,13 @@ class Mirror:
         self._place, self._device = self.param.data_ptr(), self.param.device
         self._seen = (self.param._version, self._place)
 
-    def gradient_arrived(self) -> None:
+    def arrived(self, param: Tensor, hook: Hook) -> None:
         """Begin to fetch a gradient that is complete, unless others are expected to come before a step."""
         self._arrivals += 1
         self.came = next(_CLOCK)
         if self._early and self._lane.is_capturing:
             self._early = False  # replays tell nobody when gradients come
-        grad = self.param.grad
+        grad = param.grad
         is_due = self._early and self._arrivals >= self._expected
         if is_due and grad is not None and _can_be_fetched(grad):
             self._fetch(grad)
@@ -219,39 +220,6 @@ class Mirror:
         if grad.dtype != self.home.dtype and hasattr(self.home, "grad_dtype"):
             self.home.grad_dtype = None  # as the parameter's must be
         self.home.grad = grad
-
-
-class _Hook:
-    """What torch calls when a parameter's gradient is complete. It does not hold the mirror."""
-
-    def __init__(self, mirror: Mirror) -> None:
-        self._of = weakref.ref(mirror)
-        param = mirror.param
-        requires_grad = param.requires_grad
-        self._handle = None
-        if param.is_leaf and (param.is_floating_point() or param.is_complex()):
-            param.requires_grad_()  # what is frozen may thaw
-            self._handle = param.register_post_accumulate_grad_hook(self)
-            param.requires_grad_(requires_grad)
-
-    def __call__(self, param: Tensor) -> None:
-        if is_compiling():
-            self._called_uncompiled()
-        else:
-            self._called()
-
-    @torch._disable_dynamo
-    def _called_uncompiled(self) -> None:
-        self._called()
-
-    def _called(self) -> None:
-        mirror = self._of()
-        if mirror is not None:
-            mirror.gradient_arrived()
-
-    def remove(self) -> None:
-        if self._handle is not None:
-            self._handle.remove()
 
 
 def _can_be_fetched(grad: Tensor) -> bool:

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -20,12 +20,12 @@ from torch import Tensor
 from thalweg.optimizer.handles import Handle
 from thalweg.optimizer.mirrors import Lane, Mirror
 from thalweg.optimizer.obstacles import obstacle_in
+from thalweg.optimizer.saving import Groups, RecipeOf, State
 from thalweg.stepping.parts import Parts
 from thalweg.stepping.scaling import Scaling
 from thalweg.storage.layout import span
 
 if TYPE_CHECKING:
-    from thalweg.stepping.settings import RecipeOf
     from thalweg.stepping.stepper import Stepper
 
 LEAST_CHUNK = 16 << 20
@@ -33,9 +33,6 @@ LEAST_CHUNK = 16 << 20
 
 MOST_CHUNKS = 8
 """Chunks that a step is divided into; each looks at all parameters."""
-
-Groups = list[dict[str, Any]]
-State = defaultdict[Any, dict[str, Any]]
 
 
 class Owner(Protocol):

@@ -12,8 +12,9 @@ from torch import Tensor
 from thalweg.optimizer.backward import InBackward
 from thalweg.optimizer.compiling import is_compiling, uncompiled
 from thalweg.optimizer.grouped import Grouped
-from thalweg.optimizer.offload import Groups, Offload, State
+from thalweg.optimizer.offload import Offload
 from thalweg.optimizer.priming import is_primed
+from thalweg.optimizer.saving import Groups, State
 from thalweg.rule import Recipe
 from thalweg.stepping.parts import Parts
 from thalweg.stepping.scaling import NO_SCALING, Scaling
