@@ -65,7 +65,7 @@ def in_form(slot: Slot, codec: Codec, state: Mapping[str, Any], param: Tensor) -
         real = torch.view_as_real(values) if values.is_complex() else values
         return {key_of(slot.name, codec): _means(codec, real).to(codec.dtype)}
     if means is not None:
-        return packed(
+        return entries_of(
             slot, codec, like_home(param, dtype_of(codec, param)).copy_(_spread(means, value, param))
         )
     stored = stored_codec(slot, state)
@@ -73,7 +73,7 @@ def in_form(slot: Slot, codec: Codec, state: Mapping[str, Any], param: Tensor) -
         value = _in_plain_form(value, codec, param)
         if value.dtype == codec.dtype or param.is_complex():
             return {slot.name: value}
-        return packed(slot, codec, at_home(value, param, codec.compute))
+        return entries_of(slot, codec, at_home(value, param, codec.compute))
     scales = state[scale_of(slot.name)]
     if stored == codec and _is_home(value, param):
         return {codes_of(slot.name): value, scale_of(slot.name): scales.to(param.device).contiguous()}
@@ -81,7 +81,7 @@ def in_form(slot: Slot, codec: Codec, state: Mapping[str, Any], param: Tensor) -
     codes = (
         value if is_plain(value) and order(value) is not None else like_home(param, value.dtype).copy_(value)
     )
-    return packed(slot, codec, at_home(unpack(stored, codes, scales), param, codec.compute))
+    return entries_of(slot, codec, at_home(unpack(stored, codes, scales), param, codec.compute))
 
 
 def stored_codec(slot: Slot, state: Mapping[str, Any]) -> BlockCodec | None:
@@ -139,7 +139,7 @@ def state_in_own_blocks(recipe: Recipe, param: Tensor, state: Mapping[str, Any])
     return found
 
 
-def packed(slot: Slot, codec: Codec, values: Tensor) -> dict[str, Tensor]:
+def entries_of(slot: Slot, codec: Codec, values: Tensor) -> dict[str, Tensor]:
     """Return the state entries of a slot with the given values, rounded to nearest."""
     main, side = (values, None) if values.is_complex() else pack(codec, values)
     entries = {key_of(slot.name, codec): main}

@@ -15,8 +15,8 @@ from thalweg.stepping.slots import (
     at_home,
     check_tensor,
     dtype_of,
+    entries_of,
     in_form,
-    packed,
     put,
     state_in_own_blocks,
     stored_of,
@@ -107,7 +107,7 @@ def _prepare(
                 state[key_of(slot.name, codec)] = means
             elif slot.copies:
                 weights = _weights(param, state, codecs["p"], dtype_of(codec, param))
-                state.update(packed(slot, codec, weights))
+                state.update(entries_of(slot, codec, weights))
             else:
                 state.update(_new_slot(slot, codec, param, fill))
             continue
@@ -123,7 +123,7 @@ def _new_slot(slot: Slot, codec: Codec, param: Tensor, fill: float) -> dict[str,
         main = like_home(param, codec.dtype, 0.0)
         scales = torch.zeros(side_shape(codec, main), dtype=codec.side, device=param.device)
         return {codes_of(slot.name): main, scale_of(slot.name): scales}
-    return packed(slot, codec, like_home(param, dtype_of(codec, param), fill))
+    return entries_of(slot, codec, like_home(param, dtype_of(codec, param), fill))
 
 
 def _weights(param: Tensor, state: Mapping[str, Any], codec: Codec, dtype: torch.dtype) -> Tensor:
