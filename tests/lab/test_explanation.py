@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -12,6 +13,7 @@ from samples import study
 
 from thalweg.lab.judging import explanation, levels
 from thalweg.lab.judging.levels import ADAPTIVE, BOUND, NOISE, SHARPNESS, STEP, TRACE
+from thalweg.lab.judging.missing import missing
 from thalweg.lab.judging.verdict import judge
 from thalweg.lab.showing import figures, results
 from thalweg.lab.showing.figures.updates import spread, ticks
@@ -41,7 +43,7 @@ def why(sharpness, bound=10.0, noise=640.0, signal=1.0, step=0.01, **more):
 
 def explained(**whys):
     """A study in which these were measured beside each optimizer's final runs, seed by seed."""
-    made = study(TESTS)
+    made = study({**TESTS, **{name: TESTS["sgd"] for name in whys if name not in TESTS}})
     seeds = sorted({r.trial.seed for r in made.records if r.trial.stage == "final"})
     return made.holding(
         [
@@ -124,11 +126,49 @@ def test_what_is_missing_is_told_in_a_line_each():
     none = Why(missing={"curvature": "of reasons", "noise": "of others"})
     some = [none, *CLEAR["sgd"][1:]]
     made = explained(sgd=some, adamw=[none] * 4)
-    assert explanation.missing(made) == [
+    assert missing(made) == [
         "Sharpness and trace: not of SGD on 1 of 4 seeds and AdamW, as of reasons.",
         "The noise scale: not of SGD on 1 of 4 seeds and AdamW, as of others.",
     ]
     assert "SGD" in explanation.size_of_steps(made)
+
+
+MANY = ("sgd", "adamw", "adam", "nadam", "radam")
+
+
+def test_reasons_that_differ_in_figures_alone_are_one_line():
+    reason = "32 products would take about {} s, and 20 % of the time of the runs leave 1e-05 s"
+
+    def left(*seconds):
+        none = [Why(missing={"curvature": reason.format(s)}) for s in seconds]
+        return none + [why(1.0)] * (4 - len(none))
+
+    made = explained(**{name: left(*["1,200", "0.5"][: 1 + n % 2]) for n, name in enumerate(MANY)})
+    assert missing(made) == [
+        "Sharpness and trace: not of SGD, AdamW, Adam and 2 others on 1 to 2 of 4 seeds, as "
+        f"{reason.format('0.5 to 1,200')}."
+    ]
+
+
+def test_optimizers_without_a_bound_are_one_line():
+    of = {"adamax": "Adamax", "radam": "RAdam"}
+    whys = {n: [Why(missing={"bound": f"no bound is known for {title}"})] * 4 for n, title in of.items()}
+    assert missing(explained(**whys)) == [
+        "A bound of stability: not of Adamax and RAdam, as no bound is known."
+    ]
+
+
+def test_findings_of_many_name_a_few():
+    wide = [why(s, noise=n) for s, n in ((0.1, 1.0), (40.0, 90.0), (3.0, 2.0), (15.0, 20.0))]
+    made = explained(**{name: wide[n % 4 :] + wide[: n % 4] for n, name in enumerate(MANY)})
+    assert re.fullmatch(
+        r"Who of \w+, \w+, \w+ and 2 others has the least, the seeds do not tell\.",
+        explanation.finding(made, SHARPNESS),
+    )
+    assert explanation.finding(made, BOUND).endswith(
+        "the seeds do not tell of SGD, AdamW, Adam and 2 others."
+    )
+    assert explanation.finding(made, BOUND).startswith("The bound is 10 for SGD to 10 for RAdam. ")
 
 
 def test_numbers_are_short():

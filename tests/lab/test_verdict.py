@@ -303,6 +303,9 @@ def test_a_headline_of_many_stays_one():
         r"\w+, \w+ and 5 others are not told apart; 3 optimizers failed on some seeds", verdict.headline
     )
     assert len(verdict.sentence) < 600
+    assert re.search(r"as far ahead of \w+, \w+ and \w+; it is not told apart from", verdict.sentence)
+    assert re.search(r"from \w+, \w+, \w+ and 3 others, which would take about \d+ to ", verdict.sentence)
+    assert "to about" not in verdict.sentence
 
 
 def test_what_many_failed_in_is_one_note():

@@ -21,9 +21,8 @@ from thalweg.lab.judging.levels import (
     written,
 )
 from thalweg.lab.judging.statistics import surely_best
-from thalweg.lab.judging.wording import counted, listed
+from thalweg.lab.judging.wording import MOST_NAMED, counted, few, listed
 from thalweg.lab.study.study import Study
-from thalweg.lab.study.why import Part
 
 LEAST = {
     SHARPNESS: "ends where the training loss is least sharp",
@@ -32,13 +31,6 @@ LEAST = {
     STEP: "takes the smallest steps",
 }
 """What is said of the optimizer that surely has the least of each."""
-
-PARTS: dict[Part, str] = {
-    "curvature": "Sharpness and trace",
-    "bound": "A bound of stability",
-    "noise": "The noise scale",
-    "updates": "The size of steps",
-}
 
 
 def is_measured(study: Study) -> bool:
@@ -57,7 +49,9 @@ def finding(study: Study, quantity: Quantity) -> str:
         return ""
     if len(may_be) == 1:
         return f"{may_be[0]} surely {LEAST[quantity]}."
-    return f"Whether {' or '.join(may_be)} has the least, the seeds do not tell."
+    if len(may_be) <= MOST_NAMED:
+        return f"Whether {' or '.join(may_be)} has the least, the seeds do not tell."
+    return f"Who of {few(may_be)} has the least, the seeds do not tell."
 
 
 def least(study: Study, quantity: Quantity) -> list[str]:
@@ -109,8 +103,11 @@ def _bounds(study: Study) -> str:
         found = [why.bound for why in whys_of(study, space).values() if why.bound is not None]
         if found:
             bounds[space.title] = statistics.median(found)
-    each = listed([f"{written(bound)} for {title}" for title, bound in bounds.items()])
-    return f"The bound is {each}. " if each else ""
+    each = [f"{written(bound)} for {title}" for title, bound in sorted(bounds.items(), key=lambda b: b[1])]
+    if len(each) > MOST_NAMED:
+        return f"The bound is {each[0]} to {each[-1]}. "
+    each = [f"{written(bound)} for {title}" for title, bound in bounds.items()]
+    return f"The bound is {listed(each)}. " if each else ""
 
 
 def _about_noise(study: Study) -> str:
@@ -137,9 +134,9 @@ def _sides(
         found = level(study, space, quantity)
         if found is not None:
             groups.setdefault(_side(found, mark), []).append(space.title)
-    claims = [words[side].format(listed(groups[side])) for side in words if side in groups]
+    claims = [words[side].format(few(groups[side])) for side in words if side in groups]
     said = f"{what} {listed(claims)}." if claims else ""
-    rest = f"{open_.format(listed(groups['']))}." if "" in groups else ""
+    rest = f"{open_.format(few(groups['']))}." if "" in groups else ""
     return " ".join(filter(None, [said, rest]))
 
 
@@ -148,21 +145,6 @@ def _side(found: Level, mark: float) -> str:
     if found.low is not None and found.low > mark:
         return "above"
     return "below" if found.high is not None and found.high < mark else ""
-
-
-def missing(study: Study) -> list[str]:
-    """What was not measured, and why not, a line each."""
-    lines = []
-    for part, title in PARTS.items():
-        reasons: dict[str, list[str]] = {}
-        for space in study.spaces:
-            whys = whys_of(study, space).values()
-            told = [why.missing[part] for why in whys if part in why.missing]
-            if told:
-                share = "" if len(told) == len(whys) else f" on {len(told)} of {counted(len(whys), 'seed')}"
-                reasons.setdefault(told[-1], []).append(space.title + share)
-        lines += [f"{title}: not of {listed(names)}, as {reason}." for reason, names in reasons.items()]
-    return lines
 
 
 def conditions(study: Study) -> str:

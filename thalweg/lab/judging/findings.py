@@ -10,7 +10,7 @@ from thalweg.lab.judging import measures
 from thalweg.lab.judging.quantities import NBSP, amount
 from thalweg.lab.judging.statistics import Row, surely_best
 from thalweg.lab.judging.verdict import Verdict
-from thalweg.lab.judging.wording import Numbers, listed
+from thalweg.lab.judging.wording import Numbers, few, listed
 from thalweg.lab.study.study import Study
 
 Curves = Mapping[str, tuple[np.ndarray, Mapping[int, np.ndarray]]]
@@ -194,10 +194,7 @@ def _times(held: int, parameters: int) -> str:
 
 def _names(titles: Sequence[str]) -> str:
     """The names as in a sentence, of many the first ones: a title must stay one."""
-    if len(titles) <= MOST_NAMES:
-        return listed(titles)
-    shown = MOST_NAMES - 1
-    return listed([*titles[:shown], f"{len(titles) - shown} others"])
+    return few(titles, MOST_NAMES)
 
 
 def _verb(names: Sequence[str], one: str, many: str) -> str:

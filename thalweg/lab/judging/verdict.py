@@ -11,7 +11,7 @@ from torch import nn
 from thalweg.lab.judging.cautions import cautions
 from thalweg.lab.judging.measures import seeds_are_one
 from thalweg.lab.judging.statistics import Comparison, Row, compare, fewest_seeds, margin, rank
-from thalweg.lab.judging.wording import Numbers, counted, listed
+from thalweg.lab.judging.wording import Numbers, counted, few, listed
 from thalweg.lab.study.protocol import evidence, is_complete
 from thalweg.lab.study.study import Study
 from thalweg.lab.workload.looking import model_of
@@ -151,10 +151,7 @@ def _headline(study: Study, kind: Kind, leaders: Sequence[Row], ranking: Sequenc
 
 def _few(rows: Sequence[Row]) -> str:
     """The names, of many the first ones: a headline must stay one."""
-    if len(rows) <= MOST_NAMED:
-        return _names(rows)
-    shown = MOST_NAMED - 1
-    return listed([*(row.space.title for row in rows[:shown]), f"{len(rows) - shown} others"])
+    return few([row.space.title for row in rows], MOST_NAMED)
 
 
 def _failed(ranking: Sequence[Row]) -> str:
@@ -194,7 +191,7 @@ def _sentence(
     ]
     further = against[SPELLED_OUT:]
     if further:
-        claims.append(f"at least as far ahead of {listed([c.second.title for c in further])}")
+        claims.append(f"at least as far ahead of {_titles(further)}")
     return (
         f"On test {study.workload.metric} {leaders[0].space.title} is on average {listed(claims)}; "
         f"{_reason(study, kind, against, numbers)}."
@@ -210,9 +207,7 @@ def _reason(study: Study, kind: Kind, against: Sequence[Comparison], numbers: Nu
         which = "the whole interval lies" if len(against) == 1 else "all intervals lie"
         return f"{which} beyond {numbers.beyond}"
     close = [c for c in against if c.relation == "equivalent"]
-    claims = [
-        f"against {listed([c.second.title for c in close])} it lies within the margin of {numbers.margin}"
-    ]
+    claims = [f"against {_titles(close)} it lies within the margin of {numbers.margin}"]
     if kind == "open":
         claims = [*(claims if close else []), *_open(against, numbers)]
     return ", ".join(claims)
@@ -229,9 +224,15 @@ def _open(against: Sequence[Comparison], numbers: Numbers) -> list[str]:
         of = [c for c in unknown if c.better == better]
         taken = [seeds_in_words(c) for c in sorted(of, key=lambda c: c.seeds_needed or math.inf)]
         if of:
-            ends = taken[0] if taken[0] == taken[-1] else f"{taken[0].removesuffix(' seeds')} to {taken[-1]}"
-            claims.append(f"{words} {listed([c.second.title for c in of])}, which would take {ends}")
+            least, most = taken[0].removesuffix(" seeds"), taken[-1].removeprefix("about ")
+            ends = taken[0] if taken[0] == taken[-1] else f"{least} to {most}"
+            claims.append(f"{words} {_titles(of)}, which would take {ends}")
     return claims
+
+
+def _titles(comparisons: Sequence[Comparison]) -> str:
+    """Whom the best mean is compared with, in a sentence; the table of pairs has all."""
+    return few([comparison.second.title for comparison in comparisons])
 
 
 def seeds_in_words(comparison: Comparison) -> str:

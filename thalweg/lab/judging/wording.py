@@ -11,6 +11,10 @@ MOST_DECIMALS = 6
 """Beyond so many decimals a number has an exponent."""
 
 
+MOST_NAMED = 4
+"""Optimizers that a sentence names; the tables have all."""
+
+
 MOST_WHOLE = 1e9
 """So have numbers from here on, as a divergence that stays finite makes them."""
 
@@ -97,3 +101,10 @@ def counted(number: int, what: str) -> str:
 def listed(items: Sequence[str]) -> str:
     """The items as in a sentence: ``A``, ``A and B``, ``A, B and C``."""
     return " and ".join(filter(None, [", ".join(items[:-1]), *items[-1:]]))
+
+
+def few(items: Sequence[str], most: int = MOST_NAMED) -> str:
+    """The items as in a sentence, of more than `most` the first ones: ``A, B and 9 others``."""
+    if len(items) <= most:
+        return listed(items)
+    return listed([*items[: most - 1], f"{len(items) - most + 1} others"])

@@ -13,6 +13,7 @@ import torch
 
 import thalweg
 from thalweg.lab.judging import explanation, levels
+from thalweg.lab.judging.missing import missing
 from thalweg.lab.judging.statistics import Comparison, Row
 from thalweg.lab.judging.verdict import Verdict
 from thalweg.lab.running.pool import available_cores
@@ -181,7 +182,7 @@ def _why(study: Study) -> dict[str, Any]:
     }
     return {
         "conditions": explanation.conditions(study),
-        "missing": explanation.missing(study),
+        "missing": missing(study),
         "quantities": quantities,
     }
 

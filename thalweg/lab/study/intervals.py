@@ -40,7 +40,8 @@ def skewed(values: Sequence[float], error: float) -> Ends:
     if spread == 0:
         return mean, mean
     n = len(values)
-    skew, root = float(stats.skew(values, bias=False)), math.sqrt(n)
+    # Away from the mean: scipy warns of values that are close together beside it.
+    skew, root = float(stats.skew(np.asarray(values) - mean, bias=False)), math.sqrt(n)
 
     def corrected(t: float) -> float:
         shift = t / root - skew / (6 * n)

@@ -121,7 +121,11 @@ def _rate_limits(study: Study, spaces: Sequence[Space]) -> list[float]:
 
 def _stand_ins(spaces: Sequence[Space]) -> str:
     """Says for whom the horizontal axis shows something else than the learning rate."""
-    others = [f"for {space.title} {space.axes[0].name}" for space in spaces if space.axes[0].name != "lr"]
+    found: dict[str, list[str]] = {}
+    for space in spaces:
+        if space.axes[0].name != "lr":
+            found.setdefault(space.axes[0].name, []).append(space.title)
+    others = [f"for {listed(titles)} {axis}" for axis, titles in found.items()]
     return f" The horizontal axis is the learning rate, {listed(others)}." if others else ""
 
 

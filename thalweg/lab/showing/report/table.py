@@ -57,7 +57,9 @@ def table(name: str, caption: str, head: Sequence[Cell], lines: Iterable[Line], 
 def named(study: Study, space: Space) -> str:
     """An optimizer's name with the key to its colour."""
     key = [other.name for other in study.spaces].index(space.name)
-    return f'<span class="name"><i class="key k{key}"></i><span>{escape(space.title)}</span></span>'
+    # A path that is too long for a phone breaks after its dots.
+    title = escape(space.title).replace(".", ".<wbr>")
+    return f'<span class="name"><i class="key k{key}"></i><span>{title}</span></span>'
 
 
 def key_colours(study: Study) -> str:

@@ -4,6 +4,7 @@ from html import escape
 
 from thalweg.lab.judging import explanation, levels
 from thalweg.lab.judging.levels import QUANTITIES, Quantity
+from thalweg.lab.judging.missing import missing
 from thalweg.lab.judging.verdict import Verdict
 from thalweg.lab.showing.figures import updates
 from thalweg.lab.showing.report.document import definitions, pictures, prose
@@ -52,5 +53,5 @@ def _cell(study: Study, space: Space, quantity: Quantity) -> Cell:
 
 
 def _missing(study: Study) -> str:
-    items = "".join(f"<li>{prose(line)}</li>" for line in explanation.missing(study))
+    items = "".join(f"<li>{prose(line)}</li>" for line in missing(study))
     return f'<ul class="notes">{items}</ul>' if items else ""
