@@ -1,3 +1,4 @@
+import argparse
 import json
 import os
 import random
@@ -11,6 +12,7 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import count, islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -23,7 +25,7 @@ from test_execution import Here
 
 from thalweg.cli import main
 from thalweg.lab import spaces
-from thalweg.lab.comparing import api, budget, choosing, comparison
+from thalweg.lab.comparing import api, budget, choosing, comparison, spending, trying
 from thalweg.lab.comparing.beginning import fingerprint
 from thalweg.lab.comparing.choosing import Task, choose
 from thalweg.lab.comparing.comparison import Interrupted
@@ -874,3 +876,19 @@ def test_a_study_that_was_begun_without_looks_goes_on_without(tmp_path, monkeypa
     assert len(after.study.records) == 2 * (1 + 8)
     new, _ = run(replace(options, storage=str(tmp_path / "new.db")))
     assert new.study.settings.looks == (6, 8)
+
+
+def test_a_task_is_tried_as_it_runs_without_our_arguments(tmp_path, monkeypatch):
+    class Parsing(Line):
+        def loss(self, model, batch):
+            argparse.ArgumentParser().parse_args()
+            os.chdir("/")
+            return super().loss(model, batch)
+
+    monkeypatch.setattr(sys, "argv", ["thalweg", "compare", "task.py", "--trials", "2"])
+    monkeypatch.chdir(tmp_path)
+    task = Task(Parsing(), "task.py", tmp_path / "task.py")
+    pool = SimpleNamespace(load=lambda *_: None)
+    assert trying.tried(task, [spaces.find("sgd")], Options(), pool) == ()
+    assert spending.costs(task, [spaces.find("sgd")], Options(), pool)
+    assert (Path.cwd(), sys.argv[0]) == (tmp_path, "thalweg")

@@ -198,6 +198,10 @@ def test_a_process_that_trains_is_set_as_the_one_that_packed(tmp_path, monkeypat
         assert np.geterr()["over"] == "raise"
         assert os.environ["SET_BY_A_TASK"] == "yes"
         assert sys.argv == [str(tmp_path / "task.py")]
+        before = Path.cwd()
+        monkeypatch.chdir(tmp_path)
+        Parcel(path).enter()
+        assert Path.cwd() == before
         Parcel(path).settle_in()
         assert np.random.rand() == first
     assert (torch.get_default_dtype(), np.geterr()["over"]) == (torch.float32, "warn")

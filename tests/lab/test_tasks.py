@@ -1,7 +1,9 @@
 """A user's own file: found, checked, tried, sent to another process, its mistakes told in its own lines."""
 
+import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -224,6 +226,26 @@ SIZE = parser.parse_args().size
     content = changed("SIZE = 3", parsed).replace("    steps = 5", made)
     assert tasks.load(write(content)).model(0).in_features == 3
     assert sys.argv is argv
+    with tasks.alone(Path("my_task.py")):
+        assert sys.argv == ["my_task.py"]
+    assert sys.argv is argv
+
+
+def test_the_folder_and_the_signals_of_a_file_are_its_own(write, tmp_path):
+    there = tmp_path / "there"
+    there.mkdir()
+    going = "import os, signal\nos.chdir('there')\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    before = signal.getsignal(signal.SIGINT)
+    file = Path(write(going + TASK))
+    tasks.load(str(file))
+    assert (Path.cwd(), signal.getsignal(signal.SIGINT)) == (tmp_path, before)
+    assert tasks.folder_of(file) == str(there)
+    with tasks.alone(file):
+        assert Path.cwd() == there
+        os.chdir("/")
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    assert (Path.cwd(), signal.getsignal(signal.SIGINT)) == (tmp_path, before)
+    assert tasks.folder_of(file) == str(there)
 
 
 @pytest.mark.parametrize("method", ["model", "batches", "loss", "evaluate"])

@@ -52,7 +52,7 @@ def run(request: Request) -> bool:
     if request.workers is not None and request.workers < 1:
         raise ValueError(f"--workers must be a whole number of at least 1, not {request.workers}")
     pool = Pool(request.workers)
-    pool.logs = folder / "logs"
+    pool.logs = (folder / "logs").absolute()
     with pool:
         # Imported here, while the processes of the pool start.
         from thalweg.lab.comparing import choosing, comparison, spending

@@ -143,7 +143,8 @@ def costs(task: Task, spaces: Sequence[Space], options: Options, pool: Pool) -> 
             if option(task.workload, "processes") > 1:
                 measured: list[float] = pool.call(group.costs, [space.name for space in spaces])
                 return measured
-            return [budget.cost(task.workload, space) for space in spaces]
+            with tasks.alone(task.file):
+                return [budget.cost(task.workload, space) for space in spaces]
     except TrialError:
         raise
     except (Exception, SystemExit) as error:

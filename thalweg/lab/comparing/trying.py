@@ -31,7 +31,7 @@ def tried(task: Task, spaces: Sequence[Space], options: Options, pool: Pool) -> 
             tried: tuple[Doubt, ...] = pool.call(group.try_out, options.trials or TRIALS, options.seed)
         return tried
     found: tuple[Doubt, ...] = ()
-    with _prints_kept(getattr(pool, "logs", None)):
+    with _prints_kept(getattr(pool, "logs", None)), tasks.alone(task.file):
         if task.file is not None or not task.reference:
             with within(options.limit, "trying the task"):
                 found = tasks.smoke(task.workload, task.file)

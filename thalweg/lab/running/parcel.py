@@ -11,6 +11,7 @@ import pickle
 import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -58,7 +59,7 @@ def pack(
     packer = _Packer(packed)
     packer.dump((workload, {space.name: space for space in spaces}))
     changing = frozenset(space.name for space in spaces if space.changes)
-    around = Around(switches.now(), dict(environment or {}))
+    around = Around(switches.now(), dict(environment or {}), tasks.folder_of(file))
     path.write_bytes(pickle.dumps((packed.getvalue(), file, changing, around)))
     _data_of(path).write_bytes(pickle.dumps(packer.big, protocol=5))
 
@@ -68,6 +69,7 @@ class Around(NamedTuple):
 
     switches: Mapping[str, Any]
     environment: Mapping[str, str]
+    folder: str
 
 
 class Parcel:
@@ -97,6 +99,11 @@ class Parcel:
         chance.seed_all(FIRST_SEED)
         if self.file is not None:
             sys.argv = tasks.command_line(self.file)
+
+    def enter(self) -> None:
+        """Goes to the folder in which every run begins, wherever the one before has gone."""
+        with suppress(OSError):  # it is there no more
+            os.chdir(self._around.folder)
 
     def unpack(self, name: str = "") -> tuple[Workload, Space | None]:
         """The task as it was when it was packed, and the space of that name, if there is one.

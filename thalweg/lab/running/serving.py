@@ -151,6 +151,7 @@ class _Runs:
                     self._parcel, self._path = Parcel(work.path), work.path
                 assert self._parcel is not None
                 file = self._parcel.file
+                self._parcel.enter()
                 if new:
                     self._parcel.settle_in()
                 if work.call is not None:

@@ -100,9 +100,10 @@ def run(
     check(low, high, steps, seeds, "seeds", dict(called))
     check_seed(seed, called)
     _check_workload(task.workload, steps, called)
-    if task.file is not None or not task.reference:
-        tasks.smoke(task.workload, task.file)
-    rehearse(task.workload, [space], task.file)
+    with tasks.alone(task.file):
+        if task.file is not None or not task.reference:
+            tasks.smoke(task.workload, task.file)
+        rehearse(task.workload, [space], task.file)
     empty = Found(
         [],
         low,
@@ -123,9 +124,9 @@ def _swept(found: Found, task: Task, space: Space, seeds: Sequence[int], say: Ca
     sweeps = list[Sweep]()
     try:
         for number in seeds:
-            sweeps.append(
-                sweep(task.workload, space, found.low, found.high, found.steps, number, device_for(0))
-            )
+            with tasks.alone(task.file):
+                made = sweep(task.workload, space, found.low, found.high, found.steps, number, device_for(0))
+            sweeps.append(made)
             say(_line(sweeps, len(seeds)))
     except KeyboardInterrupt:
         if not sweeps:

@@ -74,7 +74,7 @@ def run(request: Request) -> bool:
     folder = folder_of(request.out, f"sensitivity-{Path(request.task.partition(':')[0]).stem}")
     options = replace(options, storage=request.storage or str(folder / "study.db"))
     pool = Pool(workers)
-    pool.logs = folder / "logs"
+    pool.logs = (folder / "logs").absolute()
     with pool, console.progress(left=grid.left) as screen:
         answer = api.run(task, space, asked, options, pool, say=screen.say, watch=screen.watch)
     try:

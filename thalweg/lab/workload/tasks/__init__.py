@@ -4,10 +4,10 @@
 user's file an error arose, `told` the same of any workload.
 """
 
+from thalweg.lab.workload.tasks.around import alone, command_line, folder_of
 from thalweg.lab.workload.tasks.checking import check
 from thalweg.lab.workload.tasks.errors import TaskError, explain, shown, told
 from thalweg.lab.workload.tasks.finding import (
-    command_line,
     imported,
     is_file,
     listed_modules,
@@ -19,9 +19,11 @@ from thalweg.lab.workload.tasks.trying import measured, smoke
 
 __all__ = [
     "TaskError",
+    "alone",
     "check",
     "command_line",
     "explain",
+    "folder_of",
     "imported",
     "is_file",
     "listed_modules",

@@ -4,8 +4,7 @@ import importlib.util
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import cloudpickle
 
 from thalweg.lab.workload.contract import Workload
+from thalweg.lab.workload.tasks.around import alone
 from thalweg.lab.workload.tasks.caches import make_sendable
 from thalweg.lab.workload.tasks.checking import METHODS, brief, check, missing_methods, takes
 from thalweg.lab.workload.tasks.errors import TaskError, explain, shown
@@ -75,20 +75,6 @@ def _above(file: Path) -> Path:
     return folder
 
 
-def command_line(file: Path) -> list[str]:
-    """What `sys.argv` is to a file that Python runs without options: ours are not for its parser."""
-    return [str(file)]
-
-
-@contextmanager
-def _run_alone(file: Path) -> Iterator[None]:
-    before, sys.argv = sys.argv, command_line(file)
-    try:
-        yield
-    finally:
-        sys.argv = before
-
-
 def imported(file: Path) -> ModuleType:
     """The file as a module of a private name, whose content travels to worker processes by value.
 
@@ -111,7 +97,7 @@ def imported(file: Path) -> ModuleType:
     sys.modules[name] = module
     make_importable(file)
     try:
-        with _run_alone(file):
+        with alone(file, importing=True):
             spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
@@ -200,7 +186,7 @@ def _made(maker: Callable[..., Any], file: Path) -> Any:
     if not takes(maker, 0):
         raise TaskError(f"{shown(file)}: {name} needs arguments; name a function without any that makes it")
     try:
-        with _run_alone(file):
+        with alone(file, importing=True):
             made = maker()
     except (Exception, SystemExit) as error:
         raise TaskError(explain(error, file)) from error
