@@ -124,6 +124,7 @@ LAB_ORDER = {
     "simulating": ["command", "studies", "families"],
     "showing": ["result console", "report", "ahead figures results export pages"],
     "judging": [
+        "missing",
         "explanation findings ranges",
         "doubts verdict",
         "cautions levels",

@@ -1,8 +1,10 @@
 import signal
 import threading
+from contextlib import nullcontext
 
 import pytest
 
+from thalweg.cli import failing
 from thalweg.lab.running import endings
 from thalweg.lab.running.endings import held_back
 
@@ -105,3 +107,22 @@ def test_other_threads_are_none_of_its_business():
     thread.start()
     thread.join()
     assert found == [signal.default_int_handler]
+
+
+@pytest.mark.parametrize(
+    ("daemon", "ended", "status"), [(False, True, 0), (False, False, 130), (True, True, None)]
+)
+def test_a_thread_that_a_task_has_left_is_not_waited_for(monkeypatch, daemon, ended, status):
+    left, over = [], threading.Event()
+    monkeypatch.setattr("os._exit", left.append)
+
+    def run(_):
+        threading.Thread(target=over.wait, daemon=daemon).start()
+        return ended
+
+    try:
+        with nullcontext() if ended else pytest.raises(SystemExit):
+            failing.finish(run, None, "")
+    finally:
+        over.set()
+    assert left == ([] if status is None else [status])

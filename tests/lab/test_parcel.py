@@ -227,3 +227,48 @@ def test_what_a_run_sets_does_not_reach_the_next():
     before = switches.now()
     trained(Switching(), lr=0.1)
     assert switches.now() == before
+
+
+PICKLING = '''
+import pickle
+from dataclasses import dataclass
+
+from test_parcel import Line
+
+
+@dataclass
+class Config:
+    width: int = 4
+
+
+class Net:
+    """Only an object knows of it."""
+
+
+def collate(rows):
+    return rows
+
+
+class Task(Line):
+    def __init__(self):
+        super().__init__()
+        self.net = Net()
+
+    def loss(self, model, batch):
+        kept = [Config(5), self.net, collate, Task]
+        again = pickle.loads(pickle.dumps(kept))
+        assert again[0] == kept[0] and again[2:] == kept[2:] and type(again[1]) is Net
+        return super().loss(model, batch)
+'''
+
+
+def test_what_a_file_defines_can_be_pickled_where_it_came_by_value(tmp_path, monkeypatch):
+    file, path = tmp_path / "pickling.py", tmp_path / "workload.pickle"
+    file.write_text(PICKLING)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    pack(tasks.load(f"{file}:Task"), file, path)
+    # As in another process, which has not imported the file.
+    monkeypatch.delitem(sys.modules, "_thalweg_task_pickling")
+    for _ in range(2):
+        workload, _ = Parcel(path).unpack()
+        assert trained(workload, lr=0.1).failure is None

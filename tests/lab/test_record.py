@@ -1,9 +1,11 @@
 import json
 import string
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from thalweg.lab.running.logs import log_name
 from thalweg.lab.study.record import Failure, Point, Record, Timing, Trial, failed, from_json, to_json
 from thalweg.lab.workload import Evaluation
 
@@ -74,3 +76,10 @@ def test_a_run_that_never_came_back_has_a_record():
     record = failed(trial, Failure("killed", "the process was killed"))
     assert (record.validation, record.test, record.timing) == (None, None, None)
     assert record.failure == ("killed", "the process was killed", None)
+
+
+def test_a_file_of_a_run_has_a_name_that_a_disk_takes():
+    trial = Trial("tune", "\u6f22" * 300, "thalweg.SGD", {"lr": 0.1}, {"lr": 0.1}, 0)
+    other = replace(trial, name="\u6f22" * 301)
+    assert len(log_name(trial).encode()) < 200
+    assert log_name(trial) != log_name(other)

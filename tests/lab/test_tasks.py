@@ -17,7 +17,7 @@ from thalweg.lab.running import trial as trials
 from thalweg.lab.running.faults import is_divergence
 from thalweg.lab.study.record import Trial
 from thalweg.lab.workload import Workload, tasks, template
-from thalweg.lab.workload.tasks import TaskError, trying
+from thalweg.lab.workload.tasks import TaskError, modules, trying
 from thalweg.lab.workload.tasks.checking import ATTRIBUTES, COUNTS, METHODS
 from thalweg.lab.workload.tasks.trying import equal
 
@@ -204,6 +204,10 @@ def test_a_syntax_error_has_its_line(write):
     assert raised(write(content)) == f"my_task.py:{line_of('= =', content)}: SyntaxError: invalid syntax"
 
 
+def test_a_file_that_is_no_text_is_named(write):
+    assert raised(write("x = 1\0")).startswith("my_task.py: SyntaxError: source code ")
+
+
 def test_an_error_while_importing_has_its_line(write):
     content = changed("SIZE = 3", "SIZE = 1 / 0")
     expected = f"my_task.py:{line_of('1 / 0', content)}: ZeroDivisionError: division by zero"
@@ -229,6 +233,17 @@ SIZE = parser.parse_args().size
     with tasks.alone(Path("my_task.py")):
         assert sys.argv == ["my_task.py"]
     assert sys.argv is argv
+
+
+def test_what_a_file_defines_can_be_pickled_and_found_by_processes_it_starts(write, tmp_path):
+    content = TASK + "\n\n@dataclass\nclass Config:\n    width: int = 4\n"
+    file = Path(write("from dataclasses import dataclass\n" + content))
+    module = tasks.imported(file)
+    program = "import pickle, sys; sys.path += sys.argv[2:]; print(pickle.loads(bytes.fromhex(sys.argv[1])))"
+    pickled = pickle.dumps(module.Config(5)).hex()
+    command = [sys.executable, "-c", program, pickled, *modules.folders()]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(tasks.__file__).parents[4])
+    assert (done.stdout, done.stderr) == ("Config(width=5)\n", "")
 
 
 def test_the_folder_and_the_signals_of_a_file_are_its_own(write, tmp_path):

@@ -1,9 +1,10 @@
 """What may go wrong, as one line on stderr and a status; Ctrl-C and SIGTERM."""
 
+import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -26,9 +27,27 @@ def finish(run: Callable[[Request], bool], request: Request, otherwise: str) -> 
         request: what it is given.
         otherwise: what is said of what was interrupted.
     """
-    with failures(), terminable():
-        if not run(request):
-            raise KeyboardInterrupt(otherwise)
+    before = set(threading.enumerate())
+    try:
+        with failures(), terminable():
+            if not run(request):
+                raise KeyboardInterrupt(otherwise)
+    except SystemExit as error:
+        leave_threads(before, error.code)
+        raise
+    leave_threads(before, 0)
+
+
+def leave_threads(before: Collection[threading.Thread], status: object) -> None:
+    """Ends the program where a task has left a thread that Python would wait for, perhaps for ever.
+
+    So one waits that loads batches ahead into a queue from which nobody takes any more.
+    """
+    left = [thread for thread in threading.enumerate() if thread not in before and not thread.daemon]
+    if left:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status if isinstance(status, int) else 1)
 
 
 def need_lab() -> None:

@@ -9,10 +9,14 @@ from pathlib import Path
 
 from thalweg.lab.study.record import Trial
 
+LONGEST = 40
+"""Characters of an optimizer's name in that of a file."""
+
 
 def name_of(trial: Trial) -> str:
     """A run's name in folders, by what is run."""
-    name = "".join(sign if sign.isalnum() or sign in "-_." else "-" for sign in trial.name)
+    # A file's name has 255 bytes, of which a letter may take four.
+    name = "".join(sign if sign.isalnum() or sign in "-_." else "-" for sign in trial.name[:LONGEST])
     return f"{trial.stage}-{name}-{hashlib.sha256(trial.key.encode()).hexdigest()[:8]}"
 
 
@@ -55,5 +59,5 @@ def printing_to(path: Path | None) -> Iterator[None]:
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
+        if stream is not None and not stream.closed:
             stream.flush()

@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_flatten
 from thalweg.lab.spaces import Space
 from thalweg.lab.workload import Workload, chance, switches, tasks
 from thalweg.lab.workload.contract import option
+from thalweg.lab.workload.tasks import modules
 
 SHARED_BYTES = 1 << 20
 """Data of at least so many bytes are shared by the runs of a process."""
@@ -59,7 +60,7 @@ def pack(
     packer = _Packer(packed)
     packer.dump((workload, {space.name: space for space in spaces}))
     changing = frozenset(space.name for space in spaces if space.changes)
-    around = Around(switches.now(), dict(environment or {}), tasks.folder_of(file))
+    around = Around(switches.now(), dict(environment or {}), tasks.folder_of(file), modules.folders())
     path.write_bytes(pickle.dumps((packed.getvalue(), file, changing, around)))
     _data_of(path).write_bytes(pickle.dumps(packer.big, protocol=5))
 
@@ -70,6 +71,7 @@ class Around(NamedTuple):
     switches: Mapping[str, Any]
     environment: Mapping[str, str]
     folder: str
+    modules: Sequence[str]
 
 
 class Parcel:
@@ -95,6 +97,7 @@ class Parcel:
         """Makes this process what the one was that packed the task; call it before the first run."""
         switches.restore(self._around.switches)
         os.environ.update(self._around.environment)
+        sys.path += [folder for folder in self._around.modules if folder not in sys.path]
         # Modules beside the task's file are imported anew here, and may draw, or read the command line.
         chance.seed_all(FIRST_SEED)
         if self.file is not None:
@@ -125,6 +128,9 @@ class Parcel:
 
     def _unpacked(self, recipe: str) -> tuple[Workload, dict[str, Space]]:
         workload, spaces = _Unpacker(io.BytesIO(self._packed), self._big).load()
+        if self.file is not None:
+            makers = [space.maker for space in spaces.values()]
+            modules.stand_in(self.file, [*getattr(workload, "__dict__", {}).values(), *makers])
         if recipe:
             workload = spaces[recipe].applied(workload)
             spaces[recipe] = replace(spaces[recipe], changes={})

@@ -31,6 +31,8 @@ def explain(error: BaseException, file: Path) -> str:
     if not frames:
         return f"{shown(file)}: {text}"
     own = [(code, line) for code, line in frames if is_of(code.co_filename, file)]
+    if isinstance(error, SyntaxError) and not error.filename and not own:
+        return f"{shown(file)}: {text}"
     code, line = (own or frames)[-1]
     path = shown(file) if own else code.co_filename
     function = "" if code.co_name == "<module>" else f", in {code.co_name}"

@@ -1,7 +1,6 @@
 """A workload in a plain Python file: the reference that a user types, the import, the choice."""
 
 import importlib.util
-import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any
 import cloudpickle
 
 from thalweg.lab.workload.contract import Workload
+from thalweg.lab.workload.tasks import modules
 from thalweg.lab.workload.tasks.around import alone
 from thalweg.lab.workload.tasks.caches import make_sendable
 from thalweg.lab.workload.tasks.checking import METHODS, brief, check, missing_methods, takes
@@ -85,7 +85,7 @@ def imported(file: Path) -> ModuleType:
         raise TaskError(
             f"no file {str(file)!r}; thalweg new-task {shlex.quote(str(file))} writes one to start from"
         )
-    name = f"_thalweg_task_{re.sub(r'[^0-9A-Za-z_]', '_', file.stem)}"
+    name = modules.name_of(file)
     spec = importlib.util.spec_from_file_location(name, file.resolve())
     if spec is None or spec.loader is None:
         raise TaskError(f"{shown(file)} is not a Python file: its name must end with .py")
@@ -105,6 +105,7 @@ def imported(file: Path) -> ModuleType:
     _brought[str(file.resolve())] = set(sys.modules) - before - {name}
     cloudpickle.register_pickle_by_value(module)
     make_sendable()
+    modules.make_findable(file)
     return module
 
 
