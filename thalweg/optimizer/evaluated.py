@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from thalweg.optimizer.arranged import Arranged
 from thalweg.optimizer.averaging import averages, exchanged
 from thalweg.optimizer.compiling import uncompiled
 from thalweg.optimizer.matching import names_of
 from thalweg.optimizer.saving import Groups
-from thalweg.optimizer.stepped import Stepped
 from thalweg.optimizer.weights import check_weights, full_weights, set_weights
 
 
-class Evaluated(Stepped):
+class Evaluated(Arranged):
     """Gives out the weights that its steps have come to, and takes others."""
 
     _until_train: ExitStack | None = None
