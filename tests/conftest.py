@@ -9,6 +9,10 @@ import tempfile
 import hypothesis
 from interpreter import INTERPRETED
 
+# Before torch is imported. Threads that wait by spinning take the cores from those that they wait for, where
+# several processes test, or anybody else computes.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # A deadline is a timed assertion, which a busy machine fails.
 hypothesis.settings.register_profile(
     "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -22,8 +26,10 @@ if "TRITON_HOME" not in os.environ and not os.access(os.path.expanduser("~"), os
 
 if INTERPRETED:
     import numpy
+    from interpreter import hasten
 
     numpy.seterr(all="ignore")  # in kernels 0 ** t and overflows are no news
+    hasten()
     from thalweg.lowering.gpu import shapes
     from thalweg.lowering.gpu import tables as cuda
 

@@ -1,4 +1,7 @@
-"""What the tests share: torch's optimizers as the oracle, and configurations to run them in."""
+"""What the tests share: torch's optimizers as the oracle, and configurations to run them in.
+
+Processes of their own import it too, so that it imports little.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.testing._internal.common_optimizers import optim_db
 
 import thalweg as tw
 
@@ -20,18 +22,6 @@ COUNTERS = ("step", "mu_product")
 FUSED = ("SGD", "Adam", "AdamW", "Adagrad", "Lion")
 """The algorithms that take `fused`."""
 
-
-def _configurations() -> list[tuple[str, dict[str, Any]]]:
-    found = []
-    for info in optim_db:
-        if info.optim_cls.__name__ in NAMES:
-            inputs = info.optim_inputs_func(device="cpu", dtype=torch.float64)
-            found += [(info.optim_cls.__name__, dict(one.kwargs)) for one in inputs]
-    return found
-
-
-CONFIGURATIONS = _configurations()
-"""What torch's own test suite runs, as (name, constructor's arguments)."""
 
 ONE_EACH = [
     ("SGD", {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from thalweg.bench import command, measure, shapes, startup, steps, training, update
 from thalweg.bench.cases import Case, make_params
@@ -40,13 +41,25 @@ def test_the_limit_moves_the_memory_of_the_step():
     assert {"square_avg", "grad_avg", "momentum_buffer"} <= set(changed)
 
 
+def small_mlp():
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2)), torch.randn(4, 8)
+
+
+@pytest.mark.parametrize("make", training.NETWORKS.values(), ids=training.NETWORKS)
+def test_every_network_is_trained(make):
+    params = []
+    training.training_step(make, lambda own: params.extend(own) or torch.optim.SGD(own, lr=0.1))()
+    assert params
+    assert all(p.grad.abs().sum() > 0 for p in params)
+
+
 def test_the_command_prints_and_writes_every_figure(tmp_path, monkeypatch):
     small = {name: [(8,), (3, 3)] for name in shapes.SETS}
     monkeypatch.setattr(steps, "SETS", {**small, "one 50M tensor": [(64,)]})
     monkeypatch.setattr(update, "SETS", steps.SETS)
     monkeypatch.setattr(steps, "CONTESTS", steps.CONTESTS[2:4])
     monkeypatch.setattr(update, "ALGORITHMS", (ADAMW,))
-    monkeypatch.setattr(training, "NETWORKS", {"MLP": training._mlp})
+    monkeypatch.setattr(training, "NETWORKS", {"MLP": small_mlp})
     monkeypatch.setattr(update, "NETWORKS", training.NETWORKS)
     monkeypatch.setattr(startup, "measure", lambda: [startup.StartupResult("import", 0.02, 0.05)])
     lines, out = [], tmp_path / "below" / "figures.json"

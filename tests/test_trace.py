@@ -6,7 +6,8 @@ import math
 from types import SimpleNamespace
 
 import pytest
-from support import CONFIGURATIONS, label, leaf, ours, rand
+from configurations import CONFIGURATIONS
+from support import label, leaf, ours, rand
 
 from thalweg.lowering.fusion import fused
 from thalweg.lowering.passes import scalar_names

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from configurations import CONFIGURATIONS
 from interpreter import INTERPRETED, smaller
 from support import (
-    CONFIGURATIONS,
     COUNTERS,
     NAMES,
     ONE_EACH,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from configurations import CONFIGURATIONS
 from devices import host_kernels
 from runs import assert_equal, run, start
 from support import (
-    CONFIGURATIONS,
     ONE_EACH,
     assert_close,
     assert_same,
