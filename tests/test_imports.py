@@ -210,6 +210,25 @@ def test_the_lab_is_rooms():
     assert {name.removesuffix(".py") for name in found} == LAB_LEVEL.keys()
 
 
+LISTED = ["rule", "optimizer", "stepping", "lowering", "storage", "distributed"]
+"""The rooms whose files `docs/architecture.md` lists one by one."""
+
+IN_A_WORD = {"batches", "engines", "groups"}
+"""Folders that it does not look into."""
+
+
+@pytest.mark.parametrize("room", LISTED)
+def test_the_list_of_the_house_has_every_file_and_no_other(room):
+    text = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (block,) = re.findall(rf"^{room}/ .*\n(?:  .*\n)+", text, re.MULTILINE)
+    files = {path.relative_to(ROOT / room) for path in (ROOT / room).rglob("*.py")}
+    names = {path.name for path in files if path.name != "__init__.py"}
+    needed = {path.name for path in files if path.name in names and path.parts[0] not in IN_A_WORD}
+    said = set(re.findall(r"\w+\.py", block))
+    assert needed - said == set(), "they have no place in the list"
+    assert said - names == set(), "they are no more"
+
+
 @pytest.mark.parametrize(
     "room",
     sorted(
