@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from thalweg.bench import command, measure, shapes, startup, steps, training, update
+from thalweg.bench import command, measure, shapes, sides, startup, steps, training, update, verifying_updates
 from thalweg.bench.cases import Case, make_params
 from thalweg.bench.rivals import ADAMW, ALGORITHMS
 
@@ -70,7 +70,7 @@ def test_the_command_prints_and_writes_every_figure(tmp_path, monkeypatch):
     assert [one["optimizer"] for one in figures["training"]] == [*training.PAIRS, training.IN_BACKWARD]
     assert len(figures["update"]) == 5 + 1
     assert [row["limit"] is not None for row in figures["update"]].count(True) == 2
-    assert all(row["norm"] > update.MAX_NORM for row in figures["update"]), "clipped"
+    assert all(row["norm"] > sides.MAX_NORM for row in figures["update"]), "clipped"
     assert figures["startup"] == [{"what": "import", "seconds": 0.02, "goal": 0.05}]
     asked = sum(len(rows) for rows in figures.values() if isinstance(rows, list))
     assert sum("goal" in line for line in lines) == asked
@@ -87,34 +87,34 @@ def test_every_contest_steps_both_sides(contest):
     assert not any(map(torch.equal, before, params))
 
 
-@pytest.mark.parametrize("storage", update.STORAGES, ids=lambda s: s.name)
+@pytest.mark.parametrize("storage", sides.STORAGES, ids=lambda s: s.name)
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: a.name)
 def test_a_wrong_update_is_found_before_anything_is_measured(algorithm, storage):
-    update.verify(algorithm, storage, torch.device("cpu"))
+    verifying_updates.verify(algorithm, storage, torch.device("cpu"))
     for part, option in (("weights", {"max_norm": None}), ("averages", {"average_every": 2})):
         wrong = replace(storage, options={**storage.options, **option})
         with pytest.raises(ArithmeticError, match=f"wrong {part}"):
-            update.verify(algorithm, wrong, torch.device("cpu"))
+            verifying_updates.verify(algorithm, wrong, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("storage", update.STORAGES, ids=lambda s: s.name)
+@pytest.mark.parametrize("storage", sides.STORAGES, ids=lambda s: s.name)
 def test_both_updates_are_of_the_same_weights_and_gradients(storage):
     case = Case(ADAMW, storage, "some", [(6400,)])
     (param,) = params = make_params(case, torch.device("cpu"))
     fresh = param.grad.clone()
-    sides = update.both(case, params)
-    sides.theirs.step()
-    assert sides.theirs.norm > update.MAX_NORM
+    pair = sides.both(case, params)
+    pair.theirs.step()
+    assert pair.theirs.norm > sides.MAX_NORM
     assert not param.grad.equal(fresh)
-    sides.refill()
+    pair.refill()
     assert param.grad.equal(fresh)
     before = param.detach().clone()
-    sides.ours.step()
+    pair.ours.step()
     assert not param.equal(before)
     assert param.grad.equal(fresh)
     # Two slots with a byte for each block of 64, read and written.
-    moved = 40 if storage is update.FLOAT32 else 24 + 2 * 2 / 64
-    assert update.bytes_of(sides) == (moved * 6400, 52 * 6400)
+    moved = 40 if storage is sides.FLOAT32 else 24 + 2 * 2 / 64
+    assert sides.bytes_of(pair) == (moved * 6400, 52 * 6400)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from interpreter import INTERPRETED, smaller
 from test_gpu_benchmark import FakeMeter, clock
 
 import thalweg
-from thalweg.bench import cases, gpu_update, update
+from thalweg.bench import cases, gpu_update, sides
 from thalweg.bench.rivals import ADAMW, FLOAT32, INT8, SGD
 from thalweg.lowering.gpu import shapes, tables
 from thalweg.lowering.gpu import tiles as kernels
@@ -33,7 +33,7 @@ def script(name):
 def test_cases_are_both_algorithms_storages_and_all_sets():
     found = {(case.algorithm.name, case.storage.name, case.set) for case in gpu_update.cases()}
     assert len(found) == 2 * 2 * 4
-    assert (SGD.name, update.PACKED.name, "GPT-2 small") in found
+    assert (SGD.name, sides.PACKED.name, "GPT-2 small") in found
 
 
 def test_the_whole_update_is_measured_and_written(tmp_path, capsys):
@@ -49,15 +49,15 @@ def test_the_whole_update_is_measured_and_written(tmp_path, capsys):
 
 def test_the_share_counts_the_bytes_of_the_whole_update(monkeypatch):
     monkeypatch.setattr(gpu_update, "LARGE", 64)
-    case = cases.Case(ADAMW, update.FLOAT32, "one 1e8 tensor", [(640,)])
+    case = cases.Case(ADAMW, sides.FLOAT32, "one 1e8 tensor", [(640,)])
     row = next(gpu_update.measure([case], FakeMeter(), 0.01, clock(0.0)))
     # 40 bytes an element in 1 ms, beside 8 bytes of 1,000 elements in 3 ms.
     assert row.share == pytest.approx(40 * 640 / 8000 * 3)
 
 
 def test_an_update_that_is_wrong_is_not_measured(monkeypatch):
-    monkeypatch.setattr(update, "MAX_NORM", 0.5)
-    case = cases.Case(SGD, update.FLOAT32, "some", [(64,)])
+    monkeypatch.setattr(sides, "MAX_NORM", 0.5)
+    case = cases.Case(SGD, sides.FLOAT32, "some", [(64,)])
     row = next(gpu_update.measure([case], FakeMeter(), 0.01, clock(0.0)))
     assert row.failure.startswith("ArithmeticError: wrong weights")
 

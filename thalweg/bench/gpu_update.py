@@ -11,8 +11,9 @@ from thalweg.bench.measure import Work, turns
 from thalweg.bench.meters import Meter
 from thalweg.bench.rivals import ADAMW, SGD
 from thalweg.bench.shapes import GPU_SETS, Shapes
+from thalweg.bench.sides import STORAGES, after, both, bytes_of
 from thalweg.bench.table import Row
-from thalweg.bench.update import STORAGES, after, both, bytes_of, verify
+from thalweg.bench.verifying_updates import verify
 
 CHOSEN = ("one 1e8 tensor", "GPT-2 small", "ResNet-50", "400 x 1,000")
 
