@@ -749,6 +749,9 @@ def test_distributed_checkpoints_of_codes(seeds, flatten):
         ((tw, {"state": "int8"}), (tw, {"state": "bfloat16"})),
         ((torch.optim, {}), (tw, {"state": "int8"})),
         ((tw, {}), (tw, {"state": "int8"})),
+        # Scales of the one kind, converted, would be scales of the other.
+        ((tw, {"state": {"exp_avg_sq": "int8"}}), (tw, {"state": {"exp_avg_sq": "window8"}})),
+        ((tw, {"state": {"exp_avg_sq": "window8"}}), (tw, {"state": {"exp_avg_sq": "int8"}})),
     ],
 )
 def test_distributed_checkpoints_never_take_codes_for_numbers(there, here):
@@ -756,6 +759,17 @@ def test_distributed_checkpoints_never_take_codes_for_numbers(there, here):
 
     with pytest.raises(CheckpointException, match=r"Missing key in checkpoint state_dict: .*exp_avg"):
         move(trained(there[0], "AdamW", **there[1]), trained(here[0], "AdamW", **here[1]))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_distributed_checkpoints_do_not_write_into_the_choice_of_storage():
+    chosen = {"exp_avg": "float32"}
+    source = trained(tw, "AdamW", state={"exp_avg": "bfloat16"})
+    target = trained(tw, "AdamW", state=chosen)
+    move(source, target)
+    assert chosen == target[1].param_groups[0]["state"] == {"exp_avg": "float32"}
+    for p, q in zip(source[0].parameters(), target[0].parameters(), strict=True):
+        assert torch.equal(target[1].state[q]["exp_avg"], source[1].state[p]["exp_avg"].float())
 
 
 def test_torchs_class_does_not_take_codes_for_numbers():

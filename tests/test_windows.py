@@ -115,9 +115,9 @@ def test_kernel_and_reference_store_the_same_bits(reference_only):
     kernel = several_steps()
     reference_only()
     for one, other in zip(kernel, several_steps(), strict=True):
-        assert one["sum_codes"].dtype == torch.uint8
+        assert one["sum_windows"].dtype == torch.uint8
         assert one["sum_scale"].dtype == torch.int16
-        assert torch.equal(one["sum_codes"], other["sum_codes"])
+        assert torch.equal(one["sum_windows"], other["sum_windows"])
         assert torch.equal(one["sum_scale"], other["sum_scale"])
 
 
@@ -169,7 +169,7 @@ def test_a_resumed_run_is_the_uninterrupted_one():
         follow(who, own, gradients(own, 3))
     for p, q in zip(params, twins, strict=True):
         assert torch.equal(p, q)
-        assert torch.equal(optimizer.state[p]["exp_avg_sq_codes"], other.state[q]["exp_avg_sq_codes"])
+        assert torch.equal(optimizer.state[p]["exp_avg_sq_windows"], other.state[q]["exp_avg_sq_windows"])
 
 
 @pytest.mark.parametrize("before", ["float32", "bfloat16", "int8", "window8"])
@@ -211,7 +211,7 @@ def test_rows_of_sparse_gradients(reference_only):
 
     kernel = steps()
     reference_only()
-    assert torch.equal(kernel["sum_codes"], steps()["sum_codes"])
+    assert torch.equal(kernel["sum_windows"], steps()["sum_windows"])
 
 
 def test_what_may_be_negative_is_refused():

@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 import thalweg as tw
 
-STORED = ({}, {"state": "bfloat16"}, {"state": "int8"})
+STORED = ({}, {"state": "bfloat16"}, {"state": "int8"}, {"state": {"exp_avg_sq": "window8"}})
 
 
 def shared_folder() -> str:
@@ -203,7 +203,8 @@ def state_of_whole_parameters_is_cut():
             lambda params, o=options: tw.AdamW(params, lr=0.01, **o),
             *(mesh, placements, [(130, 64), (4, 256), (7, 3)]),
         )
-        if "int8" in options.values() and any(not p.is_replicate() and p.dim for p in placements):
+        is_in_blocks = options.get("state", "bfloat16") != "bfloat16"
+        if is_in_blocks and any(not p.is_replicate() and p.dim for p in placements):
             continue
         pair.give()
         pair.oracle.step()
@@ -276,6 +277,15 @@ def averages_of_dtensors():
         with pair.optimizer.averaged():
             torch.testing.assert_close(whole(pair.params[0]), theirs[0], rtol=1e-6, atol=1e-7)
         pair.assert_alike(options)
+
+
+@case(2)
+def steps_on_the_host_are_refused():
+    mesh, placements = meshes()[0]
+    pair = Pair(lambda params: tw.AdamW(params), mesh, placements, [(8, 64), (5,)])
+    with pytest.raises(ValueError, match=r"takes plain tensors; .* of shape \(8, 64\) is a DTensor"):
+        pair.optimizer.offload(from_cpu=True)
+    assert pair.optimizer._offload is None
 
 
 @case(2)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import ProcessException
 
 PATIENCE = timedelta(seconds=20)
 """How long a process waits for another one, which may have failed."""
@@ -47,7 +48,7 @@ def failures(count: int) -> dict[str, str]:
     found: dict[str, str] = {}
     try:
         mp.spawn(_go_through, (count, port, results), nprocs=count)
-    except mp.ProcessException as error:
+    except ProcessException as error:
         found = dict.fromkeys(names(count), f"a process ended: {error}\n")
     while not results.empty():
         name, said = results.get()

@@ -57,6 +57,10 @@ class Optimizer(Evaluated):
                 continue  # a hook has made something of its own of it
             if isinstance(group.get("rounding_step"), Tensor):
                 group["rounding_step"] = int(group["rounding_step"])  # a GPU has counted
+            if isinstance(group.get("state"), dict):
+                group["state"] = dict(
+                    group["state"]
+                )  # torch.distributed.checkpoint loads into what it is given
             saving.without_defaults(self.recipe_of(group), group)
         return saved
 

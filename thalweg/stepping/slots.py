@@ -76,7 +76,7 @@ def in_form(slot: Slot, codec: Codec, state: Mapping[str, Any], param: Tensor) -
         return entries_of(slot, codec, at_home(value, param, codec.compute))
     scales = state[scale_of(slot.name)]
     if stored == codec and _is_home(value, param):
-        return {codes_of(slot.name): value, scale_of(slot.name): scales.to(param.device).contiguous()}
+        return {codes_of(slot.name, stored): value, scale_of(slot.name): scales.to(param.device).contiguous()}
     # Blocks are of codes that are neighbours in memory. Where there are gaps, their order must be the home's.
     codes = (
         value if is_plain(value) and order(value) is not None else like_home(param, value.dtype).copy_(value)

@@ -122,7 +122,7 @@ def _new_slot(slot: Slot, codec: Codec, param: Tensor, fill: float) -> dict[str,
     if isinstance(codec, BlockCodec) and not fill:
         main = like_home(param, codec.dtype, 0.0)
         scales = torch.zeros(side_shape(codec, main), dtype=codec.side, device=param.device)
-        return {codes_of(slot.name): main, scale_of(slot.name): scales}
+        return {codes_of(slot.name, codec): main, scale_of(slot.name): scales}
     return entries_of(slot, codec, like_home(param, dtype_of(codec, param), fill))
 
 

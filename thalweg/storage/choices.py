@@ -21,6 +21,7 @@ from thalweg.storage.codecs import (
     BlockCodec,
     Codec,
     MeanCodec,
+    WindowCodec,
     codec_of,
     mean_codec,
     slot_codec,
@@ -72,8 +73,8 @@ A group has all of them or none, which means the defaults: groups and checkpoint
 torch's keys and no others, as torch's tools expect.
 """
 
-_CODES = "_codes"
-_ENDINGS = (_CODES, *MEANS.values())
+_CODES, _WINDOWS = "_codes", "_windows"
+_ENDINGS = (_CODES, _WINDOWS, *MEANS.values())
 
 _STORED = "_state"
 """How a key ends that says how a slot of an addition is stored; what is rounded there is drawn for too."""
@@ -303,12 +304,14 @@ def _is_packable(param: Tensor) -> bool:
     return not param.is_complex() and (has_memory(param) or has_shard(param))
 
 
-def codes_of(name: str) -> str:
+def codes_of(name: str, codec: BlockCodec) -> str:
     """Return the key in `optimizer.state[p]` of the codes of a slot in blocks.
 
     It is not the slot's own: who knows nothing of codes shall miss the slot, and not take them for numbers.
+    Nor has it one key for both kinds, which differ in what their scales say: `torch.distributed.checkpoint`
+    would put scales of the one into those of the other, and convert their dtype.
     """
-    return name + _CODES
+    return name + (_WINDOWS if isinstance(codec, WindowCodec) else _CODES)
 
 
 def means_of(name: str, per: str) -> str:
@@ -332,7 +335,7 @@ def key_of(name: str, codec: Codec) -> str:
     """Return the key in `optimizer.state[p]` of a slot that is stored by `codec`."""
     if isinstance(codec, MeanCodec):
         return means_of(name, codec.per)
-    return codes_of(name) if isinstance(codec, BlockCodec) else name
+    return codes_of(name, codec) if isinstance(codec, BlockCodec) else name
 
 
 def scale_of(name: str) -> str:
