@@ -76,6 +76,18 @@ def test_betas_that_are_changed_in_place_count(kind):
     assert_close(*results)
 
 
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_tensors_among_betas_that_are_changed_in_place_count(kind):
+    results = []
+    for library in (tw, torch.optim):
+        betas = kind([torch.tensor(0.8, dtype=torch.float64), torch.tensor(0.9, dtype=torch.float64)])
+        optimizer, param = made(library, "NAdam", betas=betas)
+        stepped(optimizer, param)
+        betas[0].fill_(0.5)
+        results.append(stepped(optimizer, param))
+    assert_close(*results)
+
+
 @pytest.mark.parametrize("name", [*WITH_BETAS, "Lion"])
 @pytest.mark.parametrize(
     ("betas", "error"),

@@ -66,7 +66,7 @@ class AllSettings:
     @cached_property
     def must_be_read(self) -> bool:
         """Whether they have to be read at every step: there is no comparing with what they were."""
-        return any(type(value) not in (dict, list) for _, _, value in self._in_place)
+        return not all(_is_copied(value) for _, _, value in self._in_place)
 
     def are_said_by(self, groups: Groups) -> bool:
         """Say whether what may change in place has not; all else is looked at by whose it is."""
@@ -208,6 +208,12 @@ def _is_number(value: Any) -> bool:
     """Say whether a value is one that does not change and equals none of another kind."""
     kind = type(value)
     return kind in _NUMBERS or (kind is tuple and all(type(part) in _NUMBERS for part in value))
+
+
+def _is_copied(value: Any) -> bool:
+    """Say whether `_own` is a copy of all of it: what is in a list may change in place too."""
+    parts = value.values() if type(value) is dict else value if type(value) is list else [value]
+    return all(type(part) in _NUMBERS for part in parts)
 
 
 def _own(value: Any) -> Any:
