@@ -91,7 +91,7 @@ class Mirror:
     """
 
     def __init__(self, param: Tensor, lane: Lane, early: bool) -> None:
-        _check(param)
+        check(param)
         self.param = param
         self.home = lane.memory(param)
         self._lane, self._early = lane, early
@@ -227,7 +227,7 @@ def _can_be_fetched(grad: Tensor) -> bool:
     return has_memory(grad) and grad.layout == torch.strided
 
 
-def _check(param: Tensor) -> None:
+def check(param: Tensor) -> None:
     """Raise if a parameter cannot be stepped elsewhere than where it lies."""
     name = f"a parameter of shape {tuple(param.shape)}"
     if not has_memory(param) or param.layout != torch.strided:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from thalweg.optimizer.handles import Handle
-from thalweg.optimizer.mirrors import Lane, Mirror
+from thalweg.optimizer.mirrors import Lane, Mirror, check
 from thalweg.optimizer.obstacles import obstacle_in
 from thalweg.optimizer.saving import Groups, RecipeOf, State
 from thalweg.stepping.parts import Parts
@@ -210,6 +210,8 @@ class Offload(Handle):
             return
         known = {param: mirror for param, mirror in self._mirrors.items() if mirror.is_apt()}
         away = {param: None for own in params for param in own if self._is_away(param)}
+        for param in away:
+            check(param)
         _refuse_shared(away)
         mirrors = {
             param: known.get(param) or Mirror(param, self._lane(param.device), self._early) for param in away
