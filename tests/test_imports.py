@@ -121,7 +121,7 @@ LAB_ORDER = {
         "sources",
     ],
     "sweeping": ["rate sensitivity", "asked"],
-    "memory": ["command", "api", "page", "picture", "counted", "optimizers", "footprint"],
+    "memory": ["command", "api", "page", "picture", "counted", "optimizers", "footprint", "parts"],
     "simulating": ["command", "studies", "families"],
     "showing": ["result console", "report", "ahead figures results export pages"],
     "judging": [

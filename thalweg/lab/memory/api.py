@@ -17,6 +17,7 @@ from thalweg.lab.memory import footprint
 from thalweg.lab.memory.counted import Counted
 from thalweg.lab.memory.footprint import Setting
 from thalweg.lab.memory.optimizers import Optimizer, dtype_of, settings
+from thalweg.lab.memory.parts import read
 from thalweg.lab.showing import pages
 from thalweg.storage.codecs import STATE
 from thalweg.storage.codecs.plain import dtype_name
@@ -129,7 +130,7 @@ def measure(
     Raises:
         TypeError, ValueError: the model cannot be read, or an optimizer cannot step it.
     """
-    parts = footprint.read(model, dtype)
+    parts = read(model, dtype)
     name = name or (type(model).__name__ if isinstance(model, nn.Module) else "")
     cast = None if dtype is None else dtype_name(dtype)
     rows = footprint.count(parts, chosen, in_backward)

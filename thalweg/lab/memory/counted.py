@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from thalweg.lab.judging.quantities import byte_unit, size
-from thalweg.lab.memory.footprint import Parts, Row
+from thalweg.lab.memory.footprint import Row
+from thalweg.lab.memory.parts import Parts
 from thalweg.storage.codecs.plain import dtype_name
 
 ITS_OWN = "its own"
