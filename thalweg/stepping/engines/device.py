@@ -13,6 +13,7 @@ from thalweg.lowering.chunks import Chunks
 from thalweg.lowering.gpu import tables as cuda
 from thalweg.lowering.spec import Spec
 from thalweg.stepping.counters import counter_dtype
+from thalweg.stepping.engines.taking import Taking
 from thalweg.stepping.member import Member
 from thalweg.stepping.scaling import Scaling, as_tensor
 from thalweg.stepping.settings import AllSettings
@@ -63,7 +64,7 @@ class DeviceEngine:
         self._chunks: Chunks | None = None
         self._is_aligned = np.empty(0, bool)
         self._stream = cuda.stream(self._device)
-        self._recipe_stages = {stage: _Stage(spec._replace(stage=stage)) for stage in self._recipe.stages}
+        self._recipe_stages = {stage: Taking(spec._replace(stage=stage)) for stage in self._recipe.stages}
         width = max(len(self._recipe.measures), 1)
         self.measures = torch.zeros(count, width, dtype=torch.float64, device=self._device)
 
@@ -251,36 +252,3 @@ class DeviceEngine:
         if chunks is not self._chunks or not np.array_equal(is_aligned, self._is_aligned):
             self._work = cuda.divide(chunks, is_aligned, self._device)
             self._chunks, self._is_aligned = chunks, is_aligned
-
-
-class _Stage:
-    """What takes the measures of a stage.
-
-    Args:
-        spec: of the stage.
-    """
-
-    def __init__(self, spec: Spec) -> None:
-        self.kernels = {aligned: cuda.measure_kernel(spec, aligned) for aligned in (True, False)}
-        names = [one.name for one in spec.recipe.measures]
-        own = [names.index(one.name) for one in spec.measures]
-        self.first, self.count = own[0], len(own)
-        assert own == list(range(self.first, self.first + self.count)), "measures lie stage by stage"
-        self.totals = cuda.totals_kernel(self.count)
-        self._parts: tuple[cuda.Sums, cuda.Sums] | None = None
-        self._known: tuple[Any, bytes] | None = None
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """What kernels read and write."""
-        return [tensor for part in self._parts or () for tensor in part]
-
-    def divide(
-        self, chunks: Chunks, is_aligned: np.ndarray, device: torch.device
-    ) -> tuple[cuda.Sums, cuda.Sums]:
-        """Return the work, that of aligned tensors and the others', anew only where it has changed."""
-        content = is_aligned.tobytes()
-        if self._parts is None or self._known is None or self._known != (id(chunks), content):
-            self._parts = cuda.sums_of(chunks, is_aligned, self.count, device)
-            self._known, self._chunks = (id(chunks), content), chunks
-        return self._parts
