@@ -64,6 +64,29 @@ def test_an_unusual_direction_is_told():
     assert "direction" not in kinds(replace(made(), workload=Line()))
 
 
+class Unknown(Scores):
+    metric = "quality"
+
+
+def test_a_metric_that_is_better_the_worse_the_loss_is_told():
+    """A name that says nothing of the direction: the losses do."""
+    found = made(workload=Unknown(), tuning={name: [50.0, 90.0, 60.0, 70.0, 80.0, 85.0] for name in GOOD})
+
+    def losing(of):
+        return found.holding(
+            [
+                replace(r, validation=r.validation._replace(loss=of(r.validation.metric)))
+                for r in found.records
+            ]
+        )
+
+    [doubt] = [doubt for doubt in doubts(losing(lambda metric: metric)) if doubt.kind == "direction"]
+    assert "is higher_is_better = False what is meant?" in doubt.text
+    assert "direction" not in kinds(losing(lambda metric: -metric))
+    assert "direction" not in kinds(losing(lambda metric: 1.0))
+    assert "direction" not in kinds(replace(losing(lambda metric: metric), workload=Scores()))
+
+
 def test_equal_seeds_must_start_alike():
     found = made()
     turned = [started(found.records[0], 3.0), *found.records[1:]]

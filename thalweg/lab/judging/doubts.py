@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from scipy import stats
+
 from thalweg.lab.judging.measures import seeds_are_one
 from thalweg.lab.judging.wording import counted, listed
 from thalweg.lab.spaces import Space
@@ -16,7 +18,6 @@ from thalweg.lab.study.extension import rate_range, was_all_too_high
 from thalweg.lab.study.protocol import chosen, is_complete
 from thalweg.lab.study.record import Record
 from thalweg.lab.study.study import Study
-from thalweg.lab.workload import Workload
 from thalweg.lab.workload.errors import Doubt
 
 MORE_THAN_PLANNED = 1.5
@@ -24,6 +25,12 @@ MORE_THAN_PLANNED = 1.5
 
 ENOUGH_RUNS = 4
 """once there are so many; likewise a metric that has not moved in so many."""
+
+ENOUGH_TRIALS = 6
+"""Different values of metric and loss from which their orders are compared."""
+
+TURNED = 0.8
+"""A rank correlation of metric and loss, better being more, beyond which the direction is asked about."""
 
 MORE_IS_BETTER = (
     "accuracy acc auc auroc f1 r2 bleu rouge precision recall iou miou dice reward return score map"
@@ -42,7 +49,7 @@ def doubts(study: Study, planned_seconds: float = 0.0) -> list[Doubt]:
         *_seen_by_runs(study),
         *_accidents(study),
         *_descents(study),
-        *_direction(study.workload),
+        *_direction(study),
         *_seeds(study),
         *_metric(study),
         *_splits(study),
@@ -91,20 +98,40 @@ def _descents(study: Study) -> Iterator[Doubt]:
         yield Doubt("search", text)
 
 
-def _direction(workload: Workload) -> Iterator[Doubt]:
+def _direction(study: Study) -> Iterator[Doubt]:
+    workload = study.workload
     words = set(re.split(r"[^a-z0-9]+", workload.metric.lower()))
     usual = None
     if words & set(LESS_IS_BETTER.split()):
         usual = False
     elif words & set(MORE_IS_BETTER.split()):
         usual = True
-    if usual is None or usual == workload.higher_is_better:
-        return
-    yield Doubt(
-        "direction",
-        f"{'Less' if usual else 'More'} {workload.metric} counts as better here, which is unusual: is "
-        f"higher_is_better = {not usual} what is meant?",
-    )
+    if usual is not None and usual != workload.higher_is_better:
+        yield Doubt(
+            "direction",
+            f"{'Less' if usual else 'More'} {workload.metric} counts as better here, which is unusual: is "
+            f"higher_is_better = {not workload.higher_is_better} what is meant?",
+        )
+    elif usual is None and _is_turned(study):
+        yield Doubt(
+            "direction",
+            f"The better the {workload.metric} of a tuning trial is, the worse is its validation loss: is "
+            f"higher_is_better = {not workload.higher_is_better} what is meant?",
+        )
+
+
+def _is_turned(study: Study) -> bool:
+    """Whether the order of the tuning trials by metric is about the opposite of that by loss."""
+    found = [
+        (study.better(record.validation.metric), record.validation.loss)
+        for space in study.spaces
+        for record in study.tuning_of(space)
+        if record.validation is not None
+    ]
+    metrics, losses = zip(*found, strict=True) if found else ((), ())
+    if len(set(metrics)) < ENOUGH_TRIALS or len(set(losses)) < ENOUGH_TRIALS:
+        return False
+    return float(stats.spearmanr(metrics, losses).statistic) > TURNED
 
 
 def _seeds(study: Study) -> Iterator[Doubt]:
