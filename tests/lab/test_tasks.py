@@ -246,6 +246,23 @@ def test_what_a_file_defines_can_be_pickled_and_found_by_processes_it_starts(wri
     assert (done.stdout, done.stderr) == ("Config(width=5)\n", "")
 
 
+def test_a_neighbour_comes_before_a_package_of_its_name(write, tmp_path, monkeypatch):
+    installed = tmp_path / "lib" / "site-packages"
+    installed.mkdir(parents=True)
+    (installed / "namesake_of_both.py").write_text("SIZE = 9\n")
+    (tmp_path / "namesake_of_both.py").write_text("SIZE = 3\n")
+    monkeypatch.syspath_prepend(str(installed))
+    file = write(changed("SIZE = 3", "from namesake_of_both import SIZE"))
+    assert tasks.load(file).model(0).in_features == 3
+    own = str(tmp_path)
+    assert (
+        sys.path.index(str(installed)) < sys.path.index(own) == len(sys.path) - 1 - sys.path[::-1].index(own)
+    )
+    with tasks.alone(Path(file)):
+        assert sys.path.index(own) < sys.path.index(str(installed))
+    monkeypatch.delitem(sys.modules, "namesake_of_both")
+
+
 def test_the_folder_and_the_signals_of_a_file_are_its_own(write, tmp_path):
     there = tmp_path / "there"
     there.mkdir()

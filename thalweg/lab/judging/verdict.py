@@ -210,7 +210,7 @@ def _reason(study: Study, kind: Kind, against: Sequence[Comparison], numbers: Nu
     claims = [f"against {_titles(close)} it lies within the margin of {numbers.margin}"]
     if kind == "open":
         claims = [*(claims if close else []), *_open(against, numbers)]
-    return ", ".join(claims)
+    return "; ".join(claims)
 
 
 def _open(against: Sequence[Comparison], numbers: Numbers) -> list[str]:

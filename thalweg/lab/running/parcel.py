@@ -102,6 +102,7 @@ class Parcel:
         chance.seed_all(FIRST_SEED)
         if self.file is not None:
             sys.argv = tasks.command_line(self.file)
+            tasks.put_own_first(self.file)
 
     def enter(self) -> None:
         """Goes to the folder in which every run begins, wherever the one before has gone."""

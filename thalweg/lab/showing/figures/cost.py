@@ -12,7 +12,7 @@ from thalweg.lab.spaces import Space
 from thalweg.lab.study.study import Study
 from thalweg.lab.workload.looking import model_of
 
-ROOM = 1.25
+ROOM = 1.45
 """How far an axis goes on beyond the longest bar, for the number at its end."""
 
 
@@ -46,7 +46,7 @@ def speed(study: Study, verdict: Verdict) -> Figure | None:
         showlegend=False,
     )
     figure.update_layout(barmode="stack", bargap=0.35)
-    figure.update_xaxes(title_text="milliseconds a training step", rangemode="tozero", nticks=6)
+    figure.update_xaxes(title_text="ms a training step", rangemode="tozero", nticks=6)
     return Figure(
         "speed",
         findings.fastest_step(shown),

@@ -54,5 +54,6 @@ def _add(figure: go.Figure, study: Study, space: Space, curve: list[float], numb
         mode="lines+markers" if len(curve) <= 20 else "lines",
         line={"color": drawn.colour, "dash": drawn.dash, "width": 2.2},
         marker={"symbol": drawn.marker, "size": 6, "color": drawn.colour},
+        legendgroup=space.name,
         hovertemplate=f"{title}, best of %{{x}}: %{{y:{numbers.format}}} {unit_of(study)}<extra></extra>",
     )

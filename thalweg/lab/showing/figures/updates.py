@@ -56,6 +56,7 @@ def updates(study: Study, verdict: Verdict) -> Figure | None:
             mode="markers",
             name=name(space),
             marker={"color": drawn.colour, "symbol": drawn.marker, "size": 8},
+            legendgroup=space.name,
             customdata=list(map(escape, found)),
             hovertemplate=f"{name(space)}, %{{customdata}}: %{{x:.3g}} %<extra></extra>",
         )

@@ -4,7 +4,13 @@
 user's file an error arose, `told` the same of any workload.
 """
 
-from thalweg.lab.workload.tasks.around import alone, command_line, folder_of
+from thalweg.lab.workload.tasks.around import (
+    alone,
+    command_line,
+    folder_of,
+    make_importable,
+    put_own_first,
+)
 from thalweg.lab.workload.tasks.checking import check
 from thalweg.lab.workload.tasks.errors import TaskError, explain, shown, told
 from thalweg.lab.workload.tasks.finding import (
@@ -12,7 +18,6 @@ from thalweg.lab.workload.tasks.finding import (
     is_file,
     listed_modules,
     load,
-    make_importable,
     parse,
 )
 from thalweg.lab.workload.tasks.trying import measured, smoke
@@ -31,6 +36,7 @@ __all__ = [
     "make_importable",
     "measured",
     "parse",
+    "put_own_first",
     "shown",
     "smoke",
     "told",

@@ -1,7 +1,8 @@
 """What is around a user's file while this process runs something of it, as `python my_task.py` would have it.
 
-Its parser finds no arguments, relative paths begin where the import of the file has left off, and what it
-does to the folder and to signals is no business of the rest of the program.
+Its parser finds no arguments, its neighbours come before packages of the same names, relative paths begin
+where the import of the file has left off, and what it does to the folder and to signals is no business of the
+rest of the program.
 """
 
 import os
@@ -25,6 +26,43 @@ def command_line(file: Path) -> list[str]:
     return [str(file)]
 
 
+def make_importable(file: Path) -> None:
+    """Lets the file import its neighbours, as it can when Python runs it, and the package that it lies in."""
+    sys.path += [folder for folder in own_folders(file) if folder not in sys.path]
+
+
+def put_own_first(file: Path) -> list[str]:
+    """Has the file's neighbours found before packages of the same names, and after Python's own modules.
+
+    Returns:
+        What it has put into `sys.path`, to be known again by identity.
+    """
+    first = own_folders(file)
+    installed = {"site-packages", "dist-packages"}
+    places = [place for place, entry in enumerate(sys.path) if installed & set(Path(entry).parts)]
+    place = places[0] if places else len(sys.path)
+    sys.path[place:place] = first
+    return first
+
+
+def own_folders(file: Path) -> list[str]:
+    """The folder of the file, and the one above the outermost package that it lies in."""
+    return [str(folder) for folder in dict.fromkeys((file.resolve().parent, _above(file)))]
+
+
+def package(file: Path) -> str:
+    """The package that the file lies in, to which its relative imports refer; "" if it lies in none."""
+    return ".".join(file.resolve().parent.relative_to(_above(file)).parts)
+
+
+def _above(file: Path) -> Path:
+    """The folder of the file, or that of the outermost package that it lies in."""
+    folder = file.resolve().parent
+    while (folder / "__init__.py").is_file():
+        folder = folder.parent
+    return folder
+
+
 def folder_of(file: Path | None) -> str:
     """Where the runs of a file's task begin."""
     return (file and _folders.get(str(file.absolute()))) or os.getcwd()
@@ -43,11 +81,14 @@ def alone(file: Path | None, *, importing: bool = False) -> Iterator[None]:
         return
     argv, folder, handlers = sys.argv, os.getcwd(), _handlers()
     sys.argv = command_line(file)
+    first = put_own_first(file)
     os.chdir(folder_of(file))
     try:
         yield
     finally:
         sys.argv = argv
+        # The file may have added others, which stay.
+        sys.path[:] = [entry for entry in sys.path if not any(entry is own for own in first)]
         if importing and os.getcwd() != folder:
             left = os.getcwd()
             os.chdir(folder)

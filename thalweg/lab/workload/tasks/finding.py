@@ -12,7 +12,7 @@ import cloudpickle
 
 from thalweg.lab.workload.contract import Workload
 from thalweg.lab.workload.tasks import modules
-from thalweg.lab.workload.tasks.around import alone
+from thalweg.lab.workload.tasks.around import alone, make_importable, package
 from thalweg.lab.workload.tasks.caches import make_sendable
 from thalweg.lab.workload.tasks.checking import METHODS, brief, check, missing_methods, takes
 from thalweg.lab.workload.tasks.errors import TaskError, explain, shown
@@ -53,26 +53,6 @@ def load(reference: str) -> Workload:
         lacking = ", ".join(missing_methods(found))
         raise TaskError(f"{shown(file)}: {name} is {brief(found)}, not a workload: it lacks {lacking}")
     return check(_made(found, file), file)
-
-
-def make_importable(file: Path) -> None:
-    """Lets the file import its neighbours, as it can when Python runs it, and the package that it lies in."""
-    for folder in dict.fromkeys((file.resolve().parent, _above(file))):
-        if str(folder) not in sys.path:
-            sys.path.append(str(folder))
-
-
-def package(file: Path) -> str:
-    """The package that the file lies in, to which its relative imports refer; "" if it lies in none."""
-    return ".".join(file.resolve().parent.relative_to(_above(file)).parts)
-
-
-def _above(file: Path) -> Path:
-    """The folder of the file, or that of the outermost package that it lies in."""
-    folder = file.resolve().parent
-    while (folder / "__init__.py").is_file():
-        folder = folder.parent
-    return folder
 
 
 def imported(file: Path) -> ModuleType:
