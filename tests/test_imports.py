@@ -144,7 +144,7 @@ LAB_ORDER = {
         "leave logs memory sampling training",
         "resuming",
         "attributes drawing schedules",
-        "faults ranks",
+        "faults marks ranks",
     ],
     "study": ["grid", "protocol", "evidence extension", "study intervals looks", "record", "why"],
     "workload": [

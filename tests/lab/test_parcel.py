@@ -272,3 +272,19 @@ def test_what_a_file_defines_can_be_pickled_where_it_came_by_value(tmp_path, mon
     for _ in range(2):
         workload, _ = Parcel(path).unpack()
         assert trained(workload, lr=0.1).failure is None
+
+
+def test_a_neighbour_that_was_edited_meanwhile_is_told(tmp_path, monkeypatch):
+    file, path, beside = (tmp_path / name for name in ("task.py", "workload.pickle", "edited_beside.py"))
+    beside.write_text("SIZE = 1\n")
+    file.write_text("from test_parcel import Line\nimport edited_beside\n\nclass Task(Line):\n    pass\n")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    pack(tasks.load(f"{file}:Task"), file, path)
+    monkeypatch.delitem(sys.modules, "edited_beside")
+    with chance.left_alone():
+        beside.write_text("SIZE = 1  # one\n")
+        Parcel(path).settle_in()
+        beside.write_text("SIZE = 2\n")
+        with pytest.raises(tasks.TaskError, match=r"edited_beside\.py changed after the command had begun"):
+            Parcel(path).settle_in()

@@ -9,7 +9,6 @@ import io
 import os
 import pickle
 import sys
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
+from thalweg.lab.running.marks import marks
 from thalweg.lab.spaces import Space
 from thalweg.lab.workload import Workload, chance, switches, tasks
 from thalweg.lab.workload.contract import option
@@ -33,9 +33,6 @@ SHARED_BYTES = 1 << 20
 
 FIRST_SEED = 67_280_421_310_721
 """What torch begins with in a new process; NumPy and Python begin anywhere."""
-
-BLOCK, BLOCKS = 1 << 16, 64
-"""How much of them is looked at after each run: all, or so many blocks of so many bytes."""
 
 
 def pack(
@@ -60,7 +57,13 @@ def pack(
     packer = _Packer(packed)
     packer.dump((workload, {space.name: space for space in spaces}))
     changing = frozenset(space.name for space in spaces if space.changes)
-    around = Around(switches.now(), dict(environment or {}), tasks.folder_of(file), modules.folders())
+    around = Around(
+        switches.now(),
+        dict(environment or {}),
+        tasks.folder_of(file),
+        modules.folders(),
+        tasks.neighbours(file),
+    )
     path.write_bytes(pickle.dumps((packed.getvalue(), file, changing, around)))
     _data_of(path).write_bytes(pickle.dumps(packer.big, protocol=5))
 
@@ -72,6 +75,7 @@ class Around(NamedTuple):
     environment: Mapping[str, str]
     folder: str
     modules: Sequence[str]
+    neighbours: Mapping[Path, str]
 
 
 class Parcel:
@@ -94,7 +98,17 @@ class Parcel:
         self._last = ""
 
     def settle_in(self) -> None:
-        """Makes this process what the one was that packed the task; call it before the first run."""
+        """Makes this process what the one was that packed the task; call it before the first run.
+
+        Raises:
+            thalweg.lab.workload.tasks.TaskError: it would import another program than that one has.
+        """
+        known = self._around.neighbours.items()
+        if changed := [path for path, program in known if tasks.program_of(path) != program]:
+            raise tasks.TaskError(
+                f"{tasks.shown(changed[0])} changed after the command had begun, and a process that "
+                "starts only now would import it as it is now; the same command begins another study"
+            )
         switches.restore(self._around.switches)
         os.environ.update(self._around.environment)
         sys.path += [folder for folder in self._around.modules if folder not in sys.path]
@@ -143,7 +157,7 @@ class Parcel:
 
     def settle(self) -> None:
         """Call it after a run: reads the big data again if it has changed them."""
-        if _marks(self._big) != self._big_marks:
+        if marks(self._big) != self._big_marks:
             self._read()
             self._kept.clear()
         workload = self._open[self._last][0] if self._last in self._open else None
@@ -153,7 +167,7 @@ class Parcel:
                 self._keep((self._last, name), value)
 
     def _keep(self, name: tuple[str, str], value: Any) -> None:
-        mark = _marks(tree_flatten(value)[0])
+        mark = marks(tree_flatten(value)[0])
         if name in self._marks and self._marks[name] != mark:
             self._never.add(name)
         if name in self._never or None in mark:
@@ -163,7 +177,7 @@ class Parcel:
 
     def _read(self) -> None:
         self._big = pickle.loads(self._data.read_bytes())
-        self._big_marks = _marks(self._big)
+        self._big_marks = marks(self._big)
 
 
 _HAS_DRAWN = "_thalweg_has_drawn"
@@ -238,28 +252,3 @@ def _is_big(value: Any) -> bool:
         return False
     plain = not (value.requires_grad or value.is_quantized or value.is_conj() or value.is_neg())
     return plain and value.nbytes >= SHARED_BYTES and value.is_contiguous()
-
-
-def _marks(values: list[Any]) -> list[Any]:
-    """By which a change is noticed; None for what is no data."""
-    return [_mark(value) for value in values]
-
-
-def _mark(value: Any) -> Any:
-    if value is None or isinstance(value, int | float | str | bytes):
-        return repr(value)
-    if isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu":
-        flat = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
-        return value._version, _sum(flat)
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
-        return _sum(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
-    return None
-
-
-def _sum(data: Any) -> int:
-    if data.size <= BLOCK * BLOCKS:
-        return zlib.crc32(data)
-    found = 0
-    for start in np.linspace(0, data.size - BLOCK, BLOCKS).astype(int):
-        found = zlib.crc32(data[start : start + BLOCK], found)
-    return found

@@ -18,7 +18,9 @@ from thalweg.lab.workload.tasks.finding import (
     is_file,
     listed_modules,
     load,
+    neighbours,
     parse,
+    program_of,
 )
 from thalweg.lab.workload.tasks.trying import measured, smoke
 
@@ -35,7 +37,9 @@ __all__ = [
     "load",
     "make_importable",
     "measured",
+    "neighbours",
     "parse",
+    "program_of",
     "put_own_first",
     "shown",
     "smoke",

@@ -1,5 +1,7 @@
 """A workload in a plain Python file: the reference that a user types, the import, the choice."""
 
+import ast
+import hashlib
 import importlib.util
 import shlex
 import sys
@@ -101,6 +103,24 @@ def listed_modules(file: Path) -> list[str]:
         if origin and not {"site-packages", "dist-packages"} & set(Path(origin).parts):
             found.append(name)
     return sorted(found)
+
+
+def neighbours(file: Path | None) -> dict[Path, str]:
+    """The files of these modules, each with a digest of its program."""
+    found = (sys.modules[name].__file__ for name in (listed_modules(file) if file else ()))
+    return {Path(name): program_of(Path(name)) for name in found if name is not None}
+
+
+def program_of(path: Path) -> str:
+    """A digest of the program in a file, of which comments and layout are no part; "" if it is not there."""
+    try:
+        text = path.read_bytes()
+        text = ast.dump(ast.parse(text)).encode()
+    except OSError:
+        return ""
+    except (SyntaxError, ValueError):
+        pass
+    return hashlib.sha256(text).hexdigest()
 
 
 def _named(module: ModuleType, name: str, file: Path) -> Any:
