@@ -381,6 +381,17 @@ def test_a_metric_that_is_not_finite_is_told_by_its_name():
     assert record.failure.text == f"the validation error is nan after step {Line.evaluate_every}"
 
 
+def test_a_metric_whose_square_is_no_number_is_divergence():
+    class Huge(Line):
+        def evaluate(self, model, split):
+            found = super().evaluate(model, split)
+            return Evaluation(1e200 if model.weight.grad is not None else found.metric, found.loss)
+
+    record = run(ADAMW, Huge())
+    assert record.failure.kind == "diverged"
+    assert record.failure.text == f"the validation error is 1e+200 after step {Line.evaluate_every}"
+
+
 # Chance
 
 

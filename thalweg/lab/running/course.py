@@ -14,7 +14,7 @@ from torch import nn
 from thalweg.lab.running import hopeless, ranks, resuming
 from thalweg.lab.running.checkpoints import Keeper
 from thalweg.lab.running.explaining import Explaining
-from thalweg.lab.running.faults import divergence, is_divergence, trained_before
+from thalweg.lab.running.faults import divergence, is_divergence, is_result, trained_before
 from thalweg.lab.running.leave import Leave
 from thalweg.lab.running.training import Training
 from thalweg.lab.spaces import Space
@@ -167,7 +167,7 @@ class Course:
             )
         if self._trial.stage == "final":
             self._test = self._evaluation("test")
-            if not all(map(math.isfinite, self._test)):
+            if not all(map(is_result, self._test)):
                 self.fail("diverged", self._not_finite("test", self._test))
         if self._failure is None and option(workload, "further") is not None:
             self._add_further(("validation", "test") if self._trial.stage == "final" else ("validation",))
@@ -221,13 +221,13 @@ class Course:
         )
 
     def _evaluate(self, loss: float | None) -> bool:
-        """Adds a point to the curve, unless what it would show is not finite."""
+        """Adds a point to the curve, unless what it would show is no result."""
         step = self._training.step
         self._validation = self._evaluation("validation")
         if loss is not None and not math.isfinite(loss):
             self.fail("diverged", f"the mean training loss is {loss} at step {step}")
             return False
-        if not all(map(math.isfinite, self._validation)):
+        if not all(map(is_result, self._validation)):
             self.fail("diverged", self._not_finite("validation", self._validation))
             return False
         self._curve.append(Point(step, loss, self._validation.metric))
@@ -243,9 +243,9 @@ class Course:
         return least is not None and self._evaluation("train").loss <= least
 
     def _not_finite(self, split: Split, evaluation: Evaluation) -> str:
-        """Which number of an evaluation it is: the loss or, where that is finite, the metric."""
+        """Which number of an evaluation it is: the loss or, where that is a result, the metric."""
         name, value = "loss", evaluation.loss
-        if math.isfinite(value):
+        if is_result(value):
             name, value = self._workload.metric, evaluation.metric
         return f"the {split} {name} is {value} after step {self._training.step}"
 

@@ -14,6 +14,9 @@ from thalweg.lab.workload.tasks.errors import brief_error, text_of
 _NOT_FINITE = re.compile(r"\b(nans?|infs?|infinity|infinities|infinite|finite|overflow\w*)\b", re.IGNORECASE)
 """What an error says that infinite numbers have caused."""
 
+LARGEST = 1e100
+"""Beyond this a metric or a loss is no result: intervals need squares of sums of them."""
+
 _last: list[weakref.ref[Tensor]] = []
 """The parameters of the run before, in this process."""
 
@@ -40,6 +43,11 @@ def is_divergence(error: BaseException, parameters: Iterable[Tensor]) -> bool:
         return True
     # Of what processes share, the part that is here: the others may not be there to say what theirs are.
     return not all(bool(part_of(parameter).isfinite().all()) for parameter in parameters)
+
+
+def is_result(value: float) -> bool:
+    """Whether a metric or a loss is a number that can be reckoned with."""
+    return abs(value) <= LARGEST
 
 
 def divergence(error: BaseException) -> str:

@@ -1,6 +1,5 @@
 """A run that is a function of the user's: it trains by itself and reports."""
 
-import math
 import platform
 import time
 from typing import Any
@@ -10,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from thalweg.lab.running import ranks
-from thalweg.lab.running.faults import divergence, is_divergence, trained_before
+from thalweg.lab.running.faults import divergence, is_divergence, is_result, trained_before
 from thalweg.lab.running.training import state_bytes
 from thalweg.lab.spaces import Space
 from thalweg.lab.study.record import Failure, Point, Record, Timing, Trial
@@ -117,7 +116,7 @@ class Whole:
         if not self.first:
             self.first.append(value)
         for name, number in (("metric", value), ("loss", numbers[1]), ("training loss", train_loss)):
-            if number is not None and not math.isfinite(float(number)):
+            if number is not None and not is_result(float(number)):
                 self._failure = Failure("diverged", f"the {name} is {float(number)} at step {step}", step)
                 raise Ended
         self._validation = Evaluation(*numbers)
