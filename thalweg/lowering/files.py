@@ -45,8 +45,10 @@ def writing(path: Path) -> Iterator[BinaryIO]:
             yield file
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp gives a file to its owner alone
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a disk that is full does not say what it has no room for
         raise
 
 
