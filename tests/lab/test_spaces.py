@@ -167,6 +167,10 @@ def test_a_range_that_cannot_be_searched_is_an_error(low, high):
 def test_a_space_without_axes_is_an_error():
     with pytest.raises(ValueError, match="space 'mine': axes must hold at least the learning rate"):
         Space("mine", "mypkg.Mine", [])
+    with pytest.raises(ValueError, match="space 'mine': axes must be a list, not a single Axis"):
+        Space("mine", "mypkg.Mine", Axis("lr", 1e-3, 1))
+    with pytest.raises(ValueError, match="a space's name must be a text that is not empty, not ''"):
+        Space("", "mypkg.Mine", [Axis("lr", 1e-3, 1)])
 
 
 # Ranges that are not a plain log range
@@ -218,6 +222,11 @@ def test_a_choice_reaches_the_optimizer_and_the_store():
         ({"low": 1.5, "high": 4, "integer": True}, "whole ends"),
         ({"low": 1.0, "high": 4, "scale": "square"}, "scale must be"),
         ({"low": "1e-3", "high": "1"}, "axis 'x': a range has two numbers, not '1e-3' and '1'"),
+        ({"low": None, "high": 1}, "axis 'x': a range has two numbers, not None and 1"),
+        (
+            {"choices": ((0.9, 0.99), (0.8, 0.99))},
+            "such as a tuple, choose by a text and have the space's `arg",
+        ),
         ({"choices": (0.9, 0.9)}, "choices must differ"),
     ],
 )

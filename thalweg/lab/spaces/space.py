@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from importlib import import_module
+from numbers import Real
 from typing import Any, Literal
 
 from torch import nn
@@ -64,7 +65,7 @@ class Axis:
         if self.scale not in ("log", "linear"):
             raise ValueError(f"axis {self.name!r}: scale must be 'log' or 'linear', not {self.scale!r}")
         above = 0.0 if self.scale == "log" else -math.inf
-        if isinstance(self.low, str) or isinstance(self.high, str):
+        if not (isinstance(self.low, Real) and isinstance(self.high, Real)):
             raise ValueError(
                 f"axis {self.name!r}: a range has two numbers, not {self.low!r} and {self.high!r}"
             )
@@ -83,7 +84,8 @@ class Axis:
         if len(self.choices) < 2 or not all(isinstance(choice, PLAIN) for choice in self.choices):
             raise ValueError(
                 f"axis {self.name!r}: choices must be at least two texts, numbers, True, False or None, "
-                f"not {self.choices!r}"
+                f"not {self.choices!r}; of what else an argument may be, such as a tuple, choose by a text "
+                "and have the space's `arguments` make it"
             )
         if len({repr(choice) for choice in self.choices}) < len(self.choices):
             raise ValueError(f"axis {self.name!r}: choices must differ, not {self.choices!r}")
@@ -169,11 +171,14 @@ class Space:
     maker: Callable[..., Optimizer] | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip():
+            raise ValueError(f"a space's name must be a text that is not empty, not {self.name!r}")
+        if isinstance(self.axes, Axis):
+            raise ValueError(f"space {self.name!r}: axes must be a list, not a single Axis; write (axis,)")
         if not isinstance(self.optimizer, str):
             if not callable(self.optimizer):
-                raise ValueError(
-                    f"space {self.name!r}: {self.optimizer!r} is neither a class nor where one lies"
-                )
+                said = " ".join(repr(self.optimizer).split())[:60]
+                raise ValueError(f"space {self.name!r}: {said} is neither a class nor where one lies")
             object.__setattr__(self, "maker", self.optimizer)
             object.__setattr__(self, "optimizer", _path_of(self.optimizer))
         if not self.axes:
