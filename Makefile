@@ -4,7 +4,7 @@ ARGS ?=
 MATRIX := $(addprefix tests/test_, trajectory.py layouts.py contract.py storage.py checkpoint.py additions.py device.py gpu_update.py)
 INTERPRETER := OMP_NUM_THREADS=1 THALWEG_TEST_TRITON=1
 
-.PHONY: compare test check bench unit additions distributed interpreted started wheel gpu integrations site docs clean
+.PHONY: compare test check bench unit additions claims distributed interpreted started wheel gpu integrations site docs clean
 
 # The main job: tune and compare SGD, RMSprop and AdamW on the embedded digits.
 compare: .venv/ready
@@ -20,6 +20,10 @@ unit: .venv/ready
 # Every addition with every rule, and with parameters in pieces.
 additions: .venv/ready
 	THALWEG_TEST_ADDITIONS=all $(BIN)/python -m pytest -n 2 tests/test_additions.py tests/test_means.py tests/test_sparse.py $(ARGS)
+
+# Every claim of the lesson in its short form, with its remedies, and rates that are tuned and confirmed.
+claims: .venv/ready
+	THALWEG_TEST_LESSON=all $(BIN)/python -m pytest tests/lab/test_lesson_quick.py $(ARGS)
 
 # Every rule, storage and measure on every mesh, and 10,000 steps that leave nothing behind.
 distributed: .venv/ready

@@ -157,4 +157,6 @@ def shortened(workload: Workload) -> Workload:
     short = copy.copy(workload)
     short.steps = min(workload.steps, QUICK_STEPS)
     short.evaluate_every = short.steps
+    if hasattr(short, "settling"):
+        vars(short)["settling"] = min(short.settling, QUICK_STEPS)
     return short
