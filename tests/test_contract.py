@@ -903,6 +903,11 @@ def test_wrong_values_are_refused(name, argument, value):
         getattr(tw, name)([leaf(rand(2))], **{argument: value})
 
 
+def test_a_number_of_any_sign_is_to_be_finite():
+    with pytest.raises(ValueError, match="dampening must be a number that is finite, not nan"):
+        tw.SGD([leaf(rand(2))], dampening=float("nan"))
+
+
 @pytest.mark.parametrize(
     ("name", "kwargs", "match"),
     [

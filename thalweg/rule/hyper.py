@@ -59,7 +59,9 @@ class Hyper:
             return "True or False"
         if self.words:
             return " or ".join(map(repr, self.words))
-        if self.high == math.inf:
+        if -self.low == self.high == math.inf:
+            interval = "that is finite"
+        elif self.high == math.inf:
             interval = f"{'above' if self.open_low else 'at least'} {self.low:g}"
         else:
             begin, end = "(" if self.open_low else "[", ")" if self.open_high else "]"
