@@ -29,7 +29,8 @@ claims: .venv/ready
 distributed: .venv/ready
 	THALWEG_TEST_DISTRIBUTED=all THALWEG_TEST_LEAK_STEPS=10000 $(BIN)/python -m pytest tests/distributed $(ARGS)
 
-# All tests of the optimizers again, through the GPU's kernels in Triton's interpreter.
+# All tests of the optimizers again, through the GPU's kernels in Triton's interpreter: every rule and every storage, and
+# with THALWEG_TEST_ADDITIONS=all every rule with every storage.
 interpreted: .venv/ready
 	$(INTERPRETER) $(BIN)/python -m pytest -n 2 $(MATRIX) $(ARGS)
 

@@ -4,7 +4,9 @@
 """
 
 import dataclasses
+import itertools
 import os
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -15,6 +17,18 @@ INTERPRETED = os.environ.get("THALWEG_TEST_TRITON") == "1"
 def smaller(here: T, interpreted: T) -> T:
     """Return the second where the interpreter runs, which takes its time."""
     return interpreted if INTERPRETED else here
+
+
+def sampled(first: Sequence[Any], *others: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Return all combinations; where the interpreter runs, each of the first and each of the rest.
+
+    With `THALWEG_TEST_ADDITIONS=all` it runs all too.
+    """
+    if not INTERPRETED or os.environ.get("THALWEG_TEST_ADDITIONS") == "all":
+        return list(itertools.product(first, *others))
+    rest = list(itertools.product(*others))
+    count = max(len(first), len(rest))
+    return [(first[i % len(first)], *rest[i % len(rest)]) for i in range(count)]
 
 
 if INTERPRETED:

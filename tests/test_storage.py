@@ -9,7 +9,7 @@ import pickle
 
 import pytest
 import torch
-from interpreter import smaller
+from interpreter import sampled, smaller
 from support import NAMES, ONE_EACH, follow, give, gradients, label, leaf, oracle, ours, rand
 from torch import Tensor
 
@@ -23,7 +23,14 @@ from thalweg.storage.codecs.tensors import pack
 
 WITH_STATE = [one for one in ONE_EACH if one != ("SGD", {"lr": 0.1})] + [("Lion", {"lr": 0.01})]
 with_state = pytest.mark.parametrize("configuration", WITH_STATE, ids=label)
-STORAGES = pytest.mark.parametrize("state", ["int8", "bfloat16"])
+STATES = ("int8", "bfloat16")
+STORAGES = pytest.mark.parametrize("state", STATES)
+
+
+def name_of(value):
+    return label(value) or str(value)
+
+
 # Ends of blocks, of chunks and of spans, and strides; the last is small and stays float32.
 SHAPES = smaller(((4096,), (16385,), (64, 65), (4095 + 64,), (30,)), ((4096,), (4095 + 64,), (30,)))
 
@@ -68,8 +75,7 @@ def reference_only(monkeypatch):
     return switch
 
 
-@STORAGES
-@with_state
+@pytest.mark.parametrize(("configuration", "state"), sampled(WITH_STATE, STATES), ids=name_of)
 def test_a_stored_run_goes_where_the_plain_one_goes(configuration, state):
     # Noisy gradients of a quadratic bowl: both runs come as near to its bottom.
     length = smaller(5000, SMALL)
@@ -90,9 +96,9 @@ def test_a_stored_run_goes_where_the_plain_one_goes(configuration, state):
     assert packed.norm() < 1.05 * plain.norm()
 
 
-@pytest.mark.parametrize("weight_bits", WEIGHT_BITS)
-@STORAGES
-@with_state
+@pytest.mark.parametrize(
+    ("configuration", "state", "weight_bits"), sampled(WITH_STATE, STATES, WEIGHT_BITS), ids=name_of
+)
 def test_the_kernel_is_the_reference(configuration, state, weight_bits, reference_only):
     dtype = torch.float32 if weight_bits is None else torch.bfloat16
     kernel = run(configuration, 1, start(dtype), state=state, weight_bits=weight_bits)
@@ -128,8 +134,11 @@ def test_where_arithmetic_is_exact_kernel_and_reference_are_equal(reference_only
     assert_equal_runs(kernel, several_steps())
 
 
-@pytest.mark.parametrize("storage", [{"state": "int8"}, {"state": "bfloat16"}, {"weight_bits": 24}], ids=str)
-@with_state
+@pytest.mark.parametrize(
+    ("configuration", "storage"),
+    sampled(WITH_STATE, [{"state": "int8"}, {"state": "bfloat16"}, {"weight_bits": 24}]),
+    ids=name_of,
+)
 def test_threads_and_chunks_do_not_change_a_bit(configuration, storage, monkeypatch):
     dtype = torch.bfloat16 if "weight_bits" in storage else torch.float32
     threads = torch.get_num_threads()
@@ -149,9 +158,10 @@ def test_threads_and_chunks_do_not_change_a_bit(configuration, storage, monkeypa
 
 
 @pytest.mark.parametrize(
-    "storage", [{"state": "int8", "weight_bits": 24}, {"state": "bfloat16"}, {"weight_bits": 16}], ids=str
+    ("configuration", "storage"),
+    sampled(WITH_STATE, [{"state": "int8", "weight_bits": 24}, {"state": "bfloat16"}, {"weight_bits": 16}]),
+    ids=name_of,
 )
-@with_state
 def test_a_resumed_run_is_the_uninterrupted_one(configuration, storage):
     straight = run(configuration, 7, start(torch.bfloat16), **storage, seed=3)
     params = start(torch.bfloat16)
