@@ -25,6 +25,7 @@ from torch.nn.functional import pad
 from thalweg.lab.workload.shipped import WORKLOADS, find
 from thalweg.storage.codecs import BLOCK, slot_codec
 from thalweg.storage.codecs.draws import keys, word
+from thalweg.storage.codecs.ratios import root
 from thalweg.storage.codecs.tensors import pack, unpack
 
 BETAS, EPS, LR = (0.9, 0.999), 1e-8, 3e-3
@@ -36,18 +37,29 @@ Store = Callable[[Tensor, int], Tensor]
 
 
 class Format(NamedTuple):
-    """A pair of codes for first and second moments, and their bytes an element."""
+    """A pair of codes for first and second moments, and their bytes an element.
+
+    Where `is_ratio`, the first code is of m / root(v).
+    """
 
     name: str
     m: Store
     v: Store
     m_bytes: float
     v_bytes: float
+    is_ratio: bool = False
+
+    def stored(self, m: Tensor, v: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Return both moments after they were stored at a step and read again."""
+        second = self.v(v, step)
+        if not self.is_ratio:
+            return self.m(m, step), second
+        return self.m(m / root(v), step) * root(second), second
 
 
 def shipped(signed: bool, stochastic: bool, name: str = "int8") -> Store:
-    """Return what `state=` calls `name` as it is, or with rounding to nearest."""
-    codec = slot_codec(name, signed)
+    """Return the code that `state=name` gives a moment as it is, or with rounding to nearest."""
+    codec = slot_codec(name, signed, "exp_avg_sq" if signed else None)
 
     def store(x: Tensor, step: int) -> Tensor:
         key = int(keys(0, step, np.array([0]))[0])
@@ -126,9 +138,11 @@ def nearest_of(table: Tensor, x: Tensor, largest: Tensor) -> Tensor:
 
 
 def formats() -> Iterator[Format]:
-    ours = 1 + 1 / BLOCK
-    yield Format("thalweg int8, as shipped", shipped(True, True), shipped(False, True), ours, ours)
-    yield Format("thalweg int8, to nearest", shipped(True, False), shipped(False, False), ours, ours)
+    for name, scale in (("int8", 2), ("block8", 1)):
+        ours = 1 + scale / BLOCK
+        for rounding in ("as shipped", "to nearest"):
+            codes = (shipped(signed, rounding == "as shipped", name) for signed in (True, False))
+            yield Format(f"thalweg {name}, {rounding}", *codes, ours, ours, is_ratio=name == "int8")
     tables = [in_blocks(256, partial(nearest_of, dynamic_map(signed))) for signed in (True, False)]
     yield Format("bitsandbytes: dynamic map, 256", *tables, 1 + 4 / 256, 1 + 4 / 256)
     softsign = partial(linear, 127, lambda y: 2 * y / (1 + y), lambda y: y / (2 - y), False)
@@ -202,7 +216,7 @@ def error(pairs: list[tuple[Tensor, Tensor]]) -> float:
 
 def at_once(form: Format, run: Run) -> list[float]:
     return [
-        error([(update(form.m(m, step), form.v(v, step), step), update(m, v, step)) for m, v in states])
+        error([(update(*form.stored(m, v, step), step), update(m, v, step)) for m, v in states])
         for step, states in run.states.items()
     ]
 
@@ -214,7 +228,7 @@ def over_time(form: Format, run: Run) -> list[float]:
         for i, g in enumerate(gradients):
             m, v = averages[i]
             m, v = m + (1 - BETAS[0]) * (g - m), BETAS[1] * v + (1 - BETAS[1]) * g * g
-            averages[i] = form.m(m, step), form.v(v, step)
+            averages[i] = form.stored(m, v, step)
         if step in run.states:
             pairs = zip(averages, run.states[step], strict=True)
             found.append(error([(update(*a, step), update(*b, step)) for a, b in pairs]))

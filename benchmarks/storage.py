@@ -17,7 +17,7 @@ CASES = [
     ("AdamW", {}, torch.float32),
     ("AdamW", {"state": "bfloat16"}, torch.float32),
     ("AdamW", {"state": "int8"}, torch.float32),
-    ("AdamW", {"state": {"exp_avg": "int8", "exp_avg_sq": "window8"}}, torch.float32),
+    ("AdamW", {"state": "block8"}, torch.float32),
     ("AdamW", {"state": {"exp_avg": "int8"}}, torch.float32),
     ("AdamW", {"weight_bits": 16}, torch.bfloat16),
     ("AdamW", {"weight_bits": 24}, torch.bfloat16),

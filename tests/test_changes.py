@@ -1115,7 +1115,7 @@ def test_scales_anywhere_in_memory_are_taken_for_what_they_say(layout):
     optimizer = tw.AdamW([p], lr=0.1, state="int8")
     optimizer.step()
     scales = optimizer.state[p]["exp_avg_scale"]
-    around = torch.full((2 * len(scales),), 7, dtype=torch.uint8)
+    around = torch.full((2 * len(scales),), 7, dtype=scales.dtype)
     view = around[:1].expand(len(scales)) if layout == "expanded" else around[::2]
     view[:1].copy_(scales[:1]) if layout == "expanded" else view.copy_(scales)
     optimizer.state[p]["exp_avg_scale"] = view
@@ -1131,9 +1131,9 @@ def test_codes_with_gaps_between_them_are_read():
         p.grad = rand(100, 100, seed=1, dtype=torch.float32)
         optimizer = tw.AdamW([p], lr=0.1, state="int8")
         optimizer.step()
-        codes = optimizer.state[p]["exp_avg_codes"]
+        codes = optimizer.state[p]["exp_avg_ratios"]
         if gaps:
-            optimizer.state[p]["exp_avg_codes"] = torch.stack([codes, codes], dim=2)[:, :, 0]
+            optimizer.state[p]["exp_avg_ratios"] = torch.stack([codes, codes], dim=2)[:, :, 0]
         p.grad = torch.zeros_like(p)
         optimizer.step()
         found.append(p)

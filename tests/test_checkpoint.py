@@ -654,18 +654,18 @@ def test_groups_and_checkpoints_have_torchs_keys(name):
     assert optimizer.param_groups[0].keys() == keys | ours
 
 
-@pytest.mark.parametrize("state", ["float32", "int8"])
+@pytest.mark.parametrize("state", ["float32", "block8"])
 def test_older_checkpoints_with_our_keys_load(state):
     params = [leaf(rand(5000), torch.float32)]
     first, second = (tw.RMSprop(params, momentum=0.9, state=state) for _ in range(2))
     follow(first, params, gradients(params, 2))
     checkpoint = saved(first)
-    stored = {"state": state, "weight_bits": None, "seed": 0, "rounding_step": 2 * (state == "int8")}
+    stored = {"state": state, "weight_bits": None, "seed": 0, "rounding_step": 2 * (state == "block8")}
     flags = dict.fromkeys(Recipe.of(first.rule).extras, False)
     checkpoint["param_groups"][0].update(stored | flags)
     own = checkpoint["state"][0]
     for name in ("square_avg", "momentum_buffer"):
-        if state == "int8":
+        if state == "block8":
             own[name] = own.pop(f"{name}_codes")
     second.load_state_dict(checkpoint)
     assert second.param_groups[0] == first.param_groups[0]
@@ -750,8 +750,8 @@ def test_distributed_checkpoints_of_codes(seeds, flatten):
         ((torch.optim, {}), (tw, {"state": "int8"})),
         ((tw, {}), (tw, {"state": "int8"})),
         # Scales of the one kind, converted, would be scales of the other.
-        ((tw, {"state": {"exp_avg_sq": "int8"}}), (tw, {"state": {"exp_avg_sq": "window8"}})),
-        ((tw, {"state": {"exp_avg_sq": "window8"}}), (tw, {"state": {"exp_avg_sq": "int8"}})),
+        ((tw, {"state": {"exp_avg_sq": "block8"}}), (tw, {"state": {"exp_avg_sq": "int8"}})),
+        ((tw, {"state": {"exp_avg_sq": "int8"}}), (tw, {"state": {"exp_avg_sq": "block8"}})),
     ],
 )
 def test_distributed_checkpoints_never_take_codes_for_numbers(there, here):

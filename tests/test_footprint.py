@@ -100,11 +100,11 @@ def test_bytes_of_16_bit_weights(bits, dtype, cast):
 
 def test_7_bytes_a_parameter():
     (row,) = tw.memory(nn.Linear(1000, 1000), "adamw", "int8", weight_bits=24, dtype="bfloat16").rows
-    assert round(row.bytes_per_parameter, 2) == 7.04  # biases and counters; the matrix alone takes 7.03
+    assert round(row.bytes_per_parameter, 2) == 7.07  # biases and counters; the matrix alone takes 7.06
     (row,) = tw.memory([torch.zeros(1000, 1000).requires_grad_()], "adamw", "int8", weight_bits=24,
                        dtype="bfloat16").rows  # fmt: skip
-    assert round(row.bytes_per_parameter, 2) == 7.03
-    assert (row.slots, row.scales, row.counters) == (2_000_000, 2 * 1_000_000 // 64, 4)
+    assert round(row.bytes_per_parameter, 2) == 7.06
+    assert (row.slots, row.scales, row.counters) == (2_000_000, 2 * 2 * 1_000_000 // 64, 4)
 
 
 @pytest.mark.parametrize(("layers", "width"), [(20, 512), (3, 1200), (3, 100)])
@@ -156,7 +156,7 @@ def test_a_large_model_takes_the_memory_of_its_largest_parameter():
     with torch.device("meta"):
         layers = nn.Sequential(*(nn.Linear(1000, 1000, bias=False) for _ in range(2000)))
     (row,) = tw.memory(layers, "adamw", "int8").rows
-    assert (row.weights, row.scales) == (8 * 10**9, 4 * 10**9 // 64)
+    assert (row.weights, row.scales) == (8 * 10**9, 2 * 4 * 10**9 // 64)
 
 
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])

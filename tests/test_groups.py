@@ -633,7 +633,7 @@ def test_options_of_ours_reach_the_steps():
     optimizer = tw.AdamW(tw.param_groups(model, [("0.weight", {"state": "int8"}), ("*", {})]))
     model(torch.ones(1, 64)).sum().backward()
     optimizer.step()
-    assert "exp_avg_codes" in optimizer.state[model[0].weight]
+    assert "exp_avg_ratios" in optimizer.state[model[0].weight]
     assert "exp_avg" in optimizer.state[model[1].weight]
 
 

@@ -213,7 +213,7 @@ def test_beside_it_other_slots_are_stored_as_they_are_asked_for(stored, dtype, c
     found = next(iter(weights.values())) if bits else p
     assert_close(found.detach().double(), expected, 0, error[stored])
     held = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
-    key = "exp_avg_codes" if stored == "int8" and columns == 128 else "exp_avg"
+    key = "exp_avg_ratios" if stored == "int8" and columns == 128 else "exp_avg"
     assert state[key].dtype == (held[stored] if columns == 128 or stored != "int8" else torch.bfloat16)
 
 
@@ -227,7 +227,7 @@ def test_beside_columns_and_tensors_blocks_go_on_from_row_to_row(per, columns):
         p.grad = rand(47, columns, seed=t).float()
         expected = adam(expected, p.grad.double(), s, t, decay=0.1)
         optimizer.step()
-    assert optimizer.state[p]["exp_avg_codes"].dtype == torch.int8
+    assert optimizer.state[p]["exp_avg_ratios"].dtype == torch.int8
     key = "exp_avg_sq_columns" if per == "column" else "exp_avg_sq_tensor"
     assert_close(optimizer.state[p][key], s["v"].flatten().float(), 1e-6)
     assert_close(p.detach().double(), expected, 0, 1e-2)
@@ -245,7 +245,7 @@ def test_kernel_and_reference_round_alike(monkeypatch, per, columns):
         for t in range(3):
             p.grad = rand(48, columns, seed=t).float()
             optimizer.step()
-        found.append(optimizer.state[p]["exp_avg_codes"])
+        found.append(optimizer.state[p]["exp_avg_ratios"])
     # A product that is fused may fall to the other side of a code's edge.
     assert (found[0] != found[1]).float().mean() < 1e-3
 
@@ -347,7 +347,7 @@ def test_bytes_of_a_parameter():
     optimizer = made("AdamW", [p], state={"exp_avg": "int8"})
     optimizer.step()
     size = sum(t.nelement() * t.element_size() for t in optimizer.state[p].values())
-    assert size == n * n * 65 // 64 + 4 * n + 4
+    assert size == n * n * 66 // 64 + 4 * n + 4
 
 
 def test_memory_counts_it():
@@ -355,7 +355,7 @@ def test_memory_counts_it():
     model = torch.nn.Linear(n, n, bias=False)
     slim = partial(tw.AdamW, state={"exp_avg": "int8", "exp_avg_sq": "row"})
     (row,) = tw.memory(model, [slim]).rows
-    assert row.state == n * n * 65 // 64 + 4 * n + 4
+    assert row.state == n * n * 66 // 64 + 4 * n + 4
 
 
 # --- checkpoints ---
@@ -454,7 +454,7 @@ def test_means_of_another_number_are_refused(per, count):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("AdamW", {"state": "row"}, "state must be 'float32' or 'bfloat16' or 'int8', or a dict"),
+        ("AdamW", {"state": "row"}, "state must be 'float32' or 'bfloat16' or 'int8' or 'block8', or a dict"),
         (
             "AdamW",
             {"state": {"exp_avg": "row"}},

@@ -38,7 +38,7 @@ ADDITIONS = [
     {"schedule_free": 0.9, "betas": (0.0, 0.999)},
     {"lamb": True},
     {"cautious": True},
-    {"state": {"exp_avg": "int8", "exp_avg_sq": "window8"}},
+    {"state": "block8"},
 ]
 
 

@@ -494,7 +494,9 @@ def test_bits_of_state_are_those_of_a_dense_step_of_the_rows(state, sparse):
         before = {key: value.clone() for key, value in a.state[mine].items()}
         a.step()
         b.step()
-    assert a.state[mine].keys() == b.state[theirs].keys() >= {"exp_avg_codes" if "b" not in state else "step"}
+    assert (
+        a.state[mine].keys() == b.state[theirs].keys() >= {"exp_avg_ratios" if "b" not in state else "step"}
+    )
     others = [i for i in range(70) if i not in named_rows]
     assert torch.equal(mine[named_rows], theirs[named_rows])
     for key in a.state[mine].keys() - {"step"}:
@@ -535,7 +537,7 @@ def test_int8_is_for_rows_of_whole_blocks():
     packed = tw.Adam([other], lr=0.1, state="int8")
     other.grad = mine.grad.clone()
     packed.step()
-    assert packed.state[other]["exp_avg_codes"].dtype == torch.int8
+    assert packed.state[other]["exp_avg_ratios"].dtype == torch.int8
     other.grad = named((100, 2, 64), 5, 2, torch.float32, sparse_dims=2)
     before = other.detach().clone()
     with pytest.raises(ValueError, match="state='int8' began with gradients that index 1 dimension, not 2"):

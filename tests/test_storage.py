@@ -18,7 +18,8 @@ from thalweg.lowering.cpu import kernels
 from thalweg.stepping import plan
 from thalweg.stepping.batches import ReferenceBatch
 from thalweg.stepping.engines import engine_for
-from thalweg.storage.choices import CORRECTION, SMALL, WEIGHT_BITS
+from thalweg.storage.choices import CORRECTION, SMALL, WEIGHT_BITS, keys_of
+from thalweg.storage.codecs import BLOCK
 from thalweg.storage.codecs.tensors import pack
 
 WITH_STATE = [one for one in ONE_EACH if one != ("SGD", {"lr": 0.1})] + [("Lion", {"lr": 0.01})]
@@ -242,8 +243,8 @@ def test_a_checkpoint_of_another_memory_order():
 def stored_of(optimizer, param, slot) -> Tensor:
     """Return the numbers or the codes of a slot, whichever there are."""
     state = optimizer.state[param]
-    assert (slot in state) != (f"{slot}_codes" in state)
-    return state[slot] if slot in state else state[f"{slot}_codes"]
+    (key,) = (key for key in keys_of(slot) if key in state)
+    return state[key]
 
 
 def bytes_of(tensors) -> int:
@@ -297,20 +298,20 @@ def test_sparse_gradients_of_uneven_rows_have_float32_state_and_may_become_dense
     param, twin = (leaf(rand(100, 60), torch.float32) for _ in range(2))
     a, b = tw.Adagrad([param], lr=0.1, state="int8"), tw.Adagrad([twin], lr=0.1)
     rows = torch.zeros(100, 60).index_put_((torch.tensor([3, 70]),), torch.ones(60)).to_sparse(1)
-    assert a.state[param]["sum_codes"].dtype == torch.uint8
+    assert a.state[param]["sum_windows"].dtype == torch.uint8
     for _ in range(2):
         param.grad, twin.grad = rows.clone(), rows.clone()
         a.step()
         b.step()
     assert a.state[param]["sum"].dtype == torch.float32
-    assert not {"sum_codes", "sum_scale"} & a.state[param].keys()
+    assert not {"sum_windows", "sum_scale"} & a.state[param].keys()
     assert torch.equal(param, twin)
     c = tw.Adagrad([param], lr=0.1, state="int8")
     c.load_state_dict(saved(a.state_dict()))
     assert torch.equal(c.state[param]["sum"], b.state[twin]["sum"])  # not packed on the way
     param.grad = torch.ones(100, 60)
     c.step()
-    assert c.state[param]["sum_codes"].dtype == torch.uint8
+    assert c.state[param]["sum_windows"].dtype == torch.uint8
     assert "sum" not in c.state[param]
 
 
@@ -369,9 +370,10 @@ def test_a_bad_gradient_spoils_its_element_only(configuration, bad):
                 g.view(-1)[7] = bad
         follow(optimizers[0], params, [grads])
     for p, q in zip(params, twins, strict=True):
-        clean = torch.ones(p.numel(), dtype=torch.bool)
-        clean[7] = False
-        assert torch.equal(p.view(-1)[clean], q.view(-1)[clean])
+        assert torch.equal(p.view(-1)[BLOCK:], q.view(-1)[BLOCK:])
+        # Of its block it was perhaps the smallest, by which the others were rounded.
+        for one in (slice(0, 7), slice(8, BLOCK)):
+            torch.testing.assert_close(p.view(-1)[one], q.view(-1)[one], rtol=0.02, atol=0.02)
         assert configuration[0] == "Lion" or not p.view(-1)[7].isfinite()
 
 
@@ -485,8 +487,9 @@ def test_torchs_state_is_packed_on_the_way_in(name):
             assert stored_of(mine, p, key).dtype in (
                 (torch.int8, torch.uint8) if p.numel() >= SMALL else (torch.float32,)
             )
+            least = 2**7 if (name, key) == ("AdamW", "exp_avg") else 2**10  # evenly spaced, or floats
             torch.testing.assert_close(
-                full[i][key], value, rtol=1 / 31, atol=value.abs().max().item() / 2**10
+                full[i][key], value, rtol=1 / 31, atol=value.abs().max().item() / least
             )
     follow(mine, params, gradients(params, 1))
 
@@ -508,17 +511,17 @@ def test_settings_of_slots_and_groups():
     ]
     optimizer.param_groups[2]["state"] = "int8"  # between steps, as any setting
     follow(optimizer, params, gradients(params, 1))
-    assert optimizer.state[params[2]]["exp_avg_codes"].dtype == torch.int8
+    assert optimizer.state[params[2]]["exp_avg_ratios"].dtype == torch.int8
     optimizer.param_groups[2]["state"] = "float32"
     follow(optimizer, params, gradients(params, 1))
     assert optimizer.state[params[2]]["exp_avg"].dtype == torch.float32
     optimizer.param_groups[1]["state"]["exp_avg_sq"] = "int8"  # in place
     follow(optimizer, params, gradients(params, 1))
-    assert optimizer.state[params[1]]["exp_avg_sq_codes"].dtype == torch.uint8
+    assert optimizer.state[params[1]]["exp_avg_sq_windows"].dtype == torch.uint8
     extra = leaf(rand(SMALL), torch.float32)
     optimizer.add_param_group({"params": [extra], "state": "int8"})
     follow(optimizer, [*params, extra], gradients([*params, extra], 1))
-    assert optimizer.state[extra]["exp_avg_codes"].dtype == torch.int8
+    assert optimizer.state[extra]["exp_avg_ratios"].dtype == torch.int8
 
 
 def test_storage_stays_as_constructed_and_the_seed_comes_from_the_checkpoint():
@@ -571,7 +574,8 @@ def test_codes_without_scales_are_refused_and_nothing_changes():
     before = copy.deepcopy(checkpoint)
     del checkpoint["state"][0]["exp_avg_scale"]
     with pytest.raises(
-        ValueError, match=r"'exp_avg_codes' holds codes, so 'exp_avg_scale' must be a torch.uint8 .*\(64,\)"
+        ValueError,
+        match=r"'exp_avg_ratios' holds codes, so 'exp_avg_scale' must be a torch.* tensor of shape \(64,\)",
     ):
         optimizer.load_state_dict(checkpoint)
     assert all(torch.equal(optimizer.state[params[0]][k], v) for k, v in before["state"][0].items())

@@ -35,7 +35,7 @@ param = torch.nn.Parameter(torch.arange(8192.0))
 optimizer = tw.AdamW([param], lr=0.5, weight_decay=0.0, state="int8")
 param.grad = torch.ones(8192)
 optimizer.step()
-assert optimizer.state[param]["exp_avg_codes"].dtype == torch.int8
+assert optimizer.state[param]["exp_avg_ratios"].dtype == torch.int8
 assert torch.allclose(param, torch.arange(8192.0) - 0.5, atol=1e-3)
 """
 

@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 import thalweg as tw
 
-STORED = ({}, {"state": "bfloat16"}, {"state": "int8"}, {"state": {"exp_avg_sq": "window8"}})
+STORED = ({}, {"state": "bfloat16"}, {"state": "int8"}, {"state": "block8"})
 
 
 def shared_folder() -> str:

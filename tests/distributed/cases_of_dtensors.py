@@ -52,7 +52,7 @@ def rounded_state_and_weights_have_the_bits_of_one_process():
     shapes = [shape for shape in SHAPES if shape != (66, 65)]
     ways = [{"state": "bfloat16"}, {"state": "int8"}, {"state": {"exp_avg": "int8"}, "weight_bits": 16}]
     ways += [
-        {"state": {"exp_avg": "int8", "exp_avg_sq": "window8"}},
+        {"state": "block8"},
         {"weight_bits": 24, "state": "bfloat16"},
         {"weight_bits": 32, "state": "int8"},
         {"weight_bits": 16},

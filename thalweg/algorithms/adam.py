@@ -85,7 +85,7 @@ RULE = Rule(
     scalars=scalars,
     flags=flags,
     slots=(
-        Slot("exp_avg"),
+        Slot("exp_avg", over="exp_avg_sq"),
         Slot("exp_avg_sq", signed=False, squares=True),
         Slot("max_exp_avg_sq", signed=False, when="amsgrad", maximum_of="exp_avg_sq"),
     ),

@@ -86,7 +86,7 @@ RULE = Rule(
     update=prodigy,
     scalars=scalars,
     slots=(
-        Slot("exp_avg"),
+        Slot("exp_avg", over="exp_avg_sq"),
         Slot("exp_avg_sq", signed=False, squares=True),
         Slot("prodigy_sum"),
         Slot("prodigy_start", stored_by="prodigy_start_state", copies=True),

@@ -43,7 +43,7 @@ RULE = Rule(
     name="radam",
     update=radam,
     scalars=scalars,
-    slots=(Slot("exp_avg"), Slot("exp_avg_sq", signed=False, squares=True)),
+    slots=(Slot("exp_avg", over="exp_avg_sq"), Slot("exp_avg_sq", signed=False, squares=True)),
     hypers=(
         LR,
         BETAS,

@@ -19,7 +19,7 @@ GOALS = {
     "SGD momentum": (1.0, 1.0, 3.0, 4.0),
     "RMSprop centered + momentum": (5.0, 5.0, 12.0, 18.0),
     "AdamW, int8 state": (1.3, 1.1, 6.0, 12.0),
-    "AdamW, int8 and window8 state": (1.3, 1.1, 6.0, 12.0),
+    "AdamW, block8 state": (1.3, 1.1, 6.0, 12.0),
     "AdamW, bfloat16 state": (1.15, 1.1, 6.0, 12.0),
     "SGD momentum, int8 state": (1.1, 1.0, 3.0, 4.0),
 }
@@ -72,8 +72,8 @@ CONTESTS = (
         packed=True,
     ),
     Contest(
-        "AdamW, int8 and window8 state",
-        lambda params: thalweg.AdamW(params, lr=1e-3, state={"exp_avg": "int8", "exp_avg_sq": "window8"}),
+        "AdamW, block8 state",
+        lambda params: thalweg.AdamW(params, lr=1e-3, state="block8"),
         lambda params: torch.optim.AdamW(params, lr=1e-3, fused=True),
         slots=2,
         packed=True,

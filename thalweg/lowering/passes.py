@@ -17,7 +17,7 @@ from typing import Any
 from thalweg.lowering.fusion import fused
 from thalweg.lowering.trace import Integer, RowMean, Symbol, Trace, record_measures, record_recipe
 from thalweg.rule import Recipe
-from thalweg.storage.codecs import BlockCodec, Codec, HalfCodec, MeanCodec
+from thalweg.storage.codecs import BlockCodec, Codec, HalfCodec, MeanCodec, RatioCodec
 from thalweg.storage.codecs.draws import distance, first_word, numbers
 
 
@@ -33,10 +33,11 @@ def element(
         codecs: those of `p` and of each slot, by name, in the rule's order.
     """
     record = Trace()
-    values = {name: _read(record, name, codec) for name, codec in codecs.items()}
+    values = _read_all(record, codecs)
     new = record_recipe(record, recipe, on, scalars, values, _row_mean(record, codecs))
     for name, codec in codecs.items():
-        _write(record, name, codec, new[name], numbers(codecs))
+        value = codec.part(new[name], new[codec.over]) if isinstance(codec, RatioCodec) else new[name]
+        _write(record, name, codec, value, numbers(codecs))
     return fused(record)
 
 
@@ -53,7 +54,7 @@ def measures(
         codecs: those of `p` and of each slot, by name, in the recipe's order.
     """
     record = Trace()
-    values = {name: _read(record, name, codec) for name, codec in codecs.items()}
+    values = _read_all(record, codecs)
     found = record_measures(record, recipe, stage, on, scalars, values, _row_mean(record, codecs))
     record.outputs = {name: value.line for name, value in found.items()}
     return fused(record)
@@ -73,7 +74,7 @@ def squares(
         found.append(squared)
         return record.emit("input", "row.mean")
 
-    values = {name: _read(record, name, codec) for name, codec in codecs.items()}
+    values = _read_all(record, codecs)
     record_recipe(record, recipe, on, scalars, values, row_mean)
     if not found:
         return None
@@ -86,6 +87,14 @@ def _row_mean(record: Trace, codecs: Mapping[str, Codec]) -> RowMean | None:
     if not any(isinstance(codec, MeanCodec) for codec in codecs.values()):
         return None
     return lambda squared: record.emit("input", "row.mean")
+
+
+def _read_all(record: Trace, codecs: Mapping[str, Codec]) -> dict[str, Symbol]:
+    values = {name: _read(record, name, codec) for name, codec in codecs.items()}
+    for name, codec in codecs.items():
+        if isinstance(codec, RatioCodec):
+            values[name] = codec.whole(values[name], values[codec.over])
+    return values
 
 
 def _read(record: Trace, name: str, codec: Codec) -> Symbol:

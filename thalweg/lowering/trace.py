@@ -142,6 +142,10 @@ class Symbol:
             return self.trace.integer("choose", self.line, *lines)
         return self._emit("where", self, x, y)
 
+    def under(self, x: Any) -> Symbol:
+        """Return a quotient, `x` over this, of which the last two bits may be off."""
+        return self._emit("quotient", x, self)
+
     def bits(self) -> Integer:
         """Record taking the bits of a float32."""
         return self.trace.integer("bits", self.line)

@@ -17,7 +17,7 @@ from thalweg.rule import Recipe
 from thalweg.stepping.counters import to_counter
 from thalweg.stepping.plain import is_in_plain_form
 from thalweg.stepping.shards import Inside, is_stepped_in_shards
-from thalweg.stepping.slots import in_form, put, state_in_own_blocks, stored_of
+from thalweg.stepping.slots import in_form, in_order, put, state_in_own_blocks, stored_of
 from thalweg.storage import choices as storage
 from thalweg.storage.codecs import Codec
 
@@ -145,7 +145,7 @@ def _formed(
     slots = [slot for slot in recipe.slots if stored_of(slot, saved) is not None]
     state = {name: value for name, value in saved.items() if value is not None or not _is_slot(recipe, name)}
     wanted, wanted_there = (storage.codecs_of_slots(recipe.slots, param, one, 0) for one in (group, source))
-    for slot in slots:
+    for slot in in_order(slots, wanted, state, memory):
         codec = wanted[slot.name]
         if _was_sparse(stored_of(slot, state), wanted_there[slot.name]):
             codec = storage.codecs_of_slots(recipe.slots, param, group, 1)[slot.name]

@@ -29,6 +29,7 @@ class Slot:
             for many elements: the mean of what theirs would be.
         maximum_of: the slot of squares whose maximum it is, and which it is kept as.
         whole_with: the group's flag under which it cannot be kept as means.
+        over: the slot of squares over whose root a step takes it, and in whose units it may be stored.
         by_row: the group's flag under which it is kept by row, whatever is said of how it is stored: one
             number for each index of the parameter's first dimension.
     """
@@ -44,6 +45,7 @@ class Slot:
     maximum_of: str | None = None
     whole_with: str | None = None
     by_row: str | None = None
+    over: str | None = None
 
 
 @dataclass(frozen=True)

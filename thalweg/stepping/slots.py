@@ -1,11 +1,12 @@
 """Slots of optimizer state: how one is stored, its values, and the form in which it is stepped.
 
-A slot is stored as numbers, as codes with their scales, or as means; each has a key of its own.
+A slot is stored as numbers, as codes with their scales, or as means; each has a key of its own. Codes may be
+of ratios to the root of another slot, which is then needed for its values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from thalweg.storage.codecs import (
     BlockCodec,
     Codec,
     MeanCodec,
+    RatioCodec,
     block_codecs,
     mean_codec,
 )
@@ -60,6 +62,8 @@ def in_form(slot: Slot, codec: Codec, state: Mapping[str, Any], param: Tensor) -
         _check_means(means_of(slot.name, means.per), value, means, param)
         if isinstance(codec, MeanCodec) and codec.per == means.per:
             return {key_of(slot.name, codec): value.to(param.device, codec.dtype).contiguous()}
+    if isinstance(codec, RatioCodec):
+        return _ratios(slot, codec, state, param)
     if isinstance(codec, MeanCodec):
         values = values_of(slot, state, param).to(param.device)
         real = torch.view_as_real(values) if values.is_complex() else values
@@ -77,11 +81,69 @@ def in_form(slot: Slot, codec: Codec, state: Mapping[str, Any], param: Tensor) -
     scales = state[scale_of(slot.name)]
     if stored == codec and _is_home(value, param):
         return {codes_of(slot.name, stored): value, scale_of(slot.name): scales.to(param.device).contiguous()}
-    # Blocks are of codes that are neighbours in memory. Where there are gaps, their order must be the home's.
-    codes = (
-        value if is_plain(value) and order(value) is not None else like_home(param, value.dtype).copy_(value)
-    )
-    return entries_of(slot, codec, at_home(unpack(stored, codes, scales), param, codec.compute))
+    return entries_of(slot, codec, at_home(values_of(slot, state, param), param, codec.compute))
+
+
+def _ratios(slot: Slot, codec: RatioCodec, state: Mapping[str, Any], param: Tensor) -> dict[str, Tensor]:
+    """Return the entries of a slot as ratios to the root of the other one, as `state` has it."""
+    if _is_ratio(slot, state) and _is_home(stored_of(slot, state), param):
+        scales = state[scale_of(slot.name)].to(param.device).contiguous()
+        return {codes_of(slot.name, codec): stored_of(slot, state), scale_of(slot.name): scales}
+    values = at_home(values_of(slot, state, param), param, codec.compute)
+    other = _root_of(codec)
+    if stored_of(other, state) is None:
+        return entries_of(slot, codec, codec.part(values, torch.zeros_like(values)))
+    beside = at_home(values_of(other, state, param), param, codec.compute)
+    return entries_of(slot, codec, codec.part(values, beside))
+
+
+def in_order(
+    slots: Sequence[Slot], codecs: Mapping[str, Codec], state: dict[str, Any], param: Tensor
+) -> list[Slot]:
+    """Return slots as they can be brought into form: those last that become ratios to others.
+
+    Ratios that will be something else, or to what has other elements, are numbers in `state` from now on.
+    """
+    there = [slot for slot in slots if slot.over is not None and stored_of(slot, state) is not None]
+    for slot in there:
+        codec = codecs[slot.name]
+        is_kept = isinstance(codec, RatioCodec) and _means_of(codec, state) == _per(codecs[codec.over])
+        if _is_ratio(slot, state) and not is_kept:
+            put(slot, state, {slot.name: values_of(slot, state, param)})
+    return sorted(slots, key=lambda slot: slot in there and isinstance(codecs[slot.name], RatioCodec))
+
+
+def _is_ratio(slot: Slot, state: Mapping[str, Any]) -> bool:
+    return _means_stored(slot, state) is None and isinstance(stored_codec(slot, state), RatioCodec)
+
+
+def _root_of(codec: RatioCodec) -> Slot:
+    """Return the slot that ratios are to the root of."""
+    return Slot(codec.over, signed=False)
+
+
+def _means_of(codec: RatioCodec, state: Mapping[str, Any]) -> str | None:
+    return _per(_means_stored(_root_of(codec), state))
+
+
+def _per(codec: Codec | None) -> str | None:
+    return codec.per if isinstance(codec, MeanCodec) else None
+
+
+def _whole(stored: Codec, values: Tensor, state: Mapping[str, Any], param: Tensor) -> Tensor:
+    """Return the values of what was stored as `values`, perhaps ratios to the root of another slot.
+
+    Raises:
+        ValueError: if that is not there.
+    """
+    if not isinstance(stored, RatioCodec):
+        return values
+    other = _root_of(stored)
+    check_tensor(other.name, stored_of(other, state))
+    if stored_of(other, state) is None:
+        raise ValueError(f"the state holds ratios to the root of {other.name!r}, which is missing")
+    beside = values_of(other, state, param)
+    return stored.whole(values, (part_of(beside) if is_dtensor(beside) else beside).to(values))
 
 
 def stored_codec(slot: Slot, state: Mapping[str, Any]) -> BlockCodec | None:
@@ -96,7 +158,7 @@ def stored_codec(slot: Slot, state: Mapping[str, Any]) -> BlockCodec | None:
     value, scales = state[name], state.get(scale_of(slot.name))
     if name == slot.name and value.dtype not in (torch.int8, torch.uint8):
         return None
-    codecs = block_codecs(slot.signed)
+    codecs = block_codecs(slot.signed, slot.over)
     shape = blocks_shape(value, BLOCK) if is_dtensor(value) else side_shape(codecs[0], value)
     check_tensor(scale_of(slot.name), scales)
     codec = None if scales is None else next((one for one in codecs if one.side == scales.dtype), None)
@@ -122,8 +184,12 @@ def values_of(slot: Slot, state: Mapping[str, Any], param: Tensor) -> Tensor:
     if stored is not None:
         scales = state[scale_of(slot.name)]
         if is_dtensor(value):
-            return dtensor_like(value, unpack(stored, part_of(value), part_of(scales).reshape(-1)))
-        return unpack(stored, value, scales)
+            own = unpack(stored, part_of(value), part_of(scales).reshape(-1))
+            return dtensor_like(value, _whole(stored, own, state, param))
+        # Blocks are of neighbours in memory. Where there are gaps, codes must be in the order of their home.
+        is_dense = is_plain(value) and order(value) is not None
+        codes = value if is_dense else like_home(param, value.dtype).copy_(value)
+        return _whole(stored, unpack(stored, codes, scales), state, param)
     return value.float() if value.dtype == torch.bfloat16 else value
 
 

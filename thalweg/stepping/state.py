@@ -17,6 +17,7 @@ from thalweg.stepping.slots import (
     dtype_of,
     entries_of,
     in_form,
+    in_order,
     put,
     state_in_own_blocks,
     stored_of,
@@ -95,7 +96,7 @@ def _prepare(
         formed = to_counter(value, device)
         _check_sharing(counter.name, value, formed)
         state[counter.name] = formed
-    for slot in recipe.slots_on(on):
+    for slot in in_order(recipe.slots_on(on), codecs, state, param):
         codec = codecs[slot.name]
         before = stored_of(slot, state)
         if before is None:

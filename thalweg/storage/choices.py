@@ -13,14 +13,15 @@ from thalweg.distributed.parts import blocks_shape, is_dtensor
 from thalweg.rule import Recipe, Slot
 from thalweg.storage.codecs import (
     BLOCK,
+    BLOCK8,
     FLOAT32,
     IN_BLOCKS,
     MEANS,
     STATE,
-    WINDOW,
     BlockCodec,
     Codec,
     MeanCodec,
+    RatioCodec,
     WindowCodec,
     codec_of,
     mean_codec,
@@ -45,14 +46,14 @@ class Storage(TypedDict, total=False):
     """The arguments of every optimizer that say how state and weights are stored.
 
     Attributes:
-        state: how slots are stored: `"float32"` (default), `"bfloat16"` (2 bytes an element) or
-            `"int8"` (65/64 bytes), or a dict from slots' names to these, where a slot that is not named
-            is float32; a second moment may be `"row"`, `"column"` or `"tensor"` there: one number for each
-            row, each column or the whole, the mean over it (SlimAdam, arXiv 2503.01843); a slot that is never
-            negative may be `"window8"` (66/64 bytes): int8 whose codes are finer where a block's elements are
-            of one size. Rounding is stochastic. State of parameters with fewer than 4,096 elements, of
+        state: how slots are stored: `"float32"` (default), `"bfloat16"` (2 bytes an element), `"int8"` (66/64
+            bytes, or 65/64 for slots that may be negative and are not taken over the root of another) or
+            `"block8"` (65/64 bytes, coarser and somewhat faster), or a dict from slots' names to these, where
+            a slot that is not named is float32; a second moment may be `"row"`, `"column"` or `"tensor"`
+            there: one number for each row, each column or the whole, the mean over it (SlimAdam, arXiv
+            2503.01843). Rounding is stochastic. State of parameters with fewer than 4,096 elements, of
             float64 and complex ones and of tensor subclasses stays as it is (but float64 ones can be means,
-            and vectors cannot), and with sparse gradients or beside `"row"` `"int8"` and `"window8"` need
+            and vectors cannot), and with sparse gradients or beside `"row"` what is in blocks needs
             rows whose length is a multiple of 64.
         weight_bits: of bfloat16 and float16 parameters: None (default), rounded to nearest; 16, rounded
             stochastically; 24 or 32, with a correction of 8 or 16 bits held as state, which for 32 makes
@@ -73,8 +74,12 @@ A group has all of them or none, which means the defaults: groups and checkpoint
 torch's keys and no others, as torch's tools expect.
 """
 
-_CODES, _WINDOWS = "_codes", "_windows"
-_ENDINGS = (_CODES, _WINDOWS, *MEANS.values())
+_CODES: dict[type[BlockCodec], str] = {
+    BlockCodec: "_codes",
+    WindowCodec: "_windows",
+    RatioCodec: "_ratios",
+}
+_ENDINGS = (*_CODES.values(), *MEANS.values())
 
 _STORED = "_state"
 """How a key ends that says how a slot of an addition is stored; what is rounded there is drawn for too."""
@@ -141,9 +146,10 @@ def _listed(values: Mapping[str, Any]) -> str:
 
 def _check_state(recipe: Recipe, group: Mapping[str, Any]) -> None:
     state = group["state"]
-    allowed = " or ".join(map(repr, STATE))
+    everywhere = (*STATE, BLOCK8)
+    allowed = " or ".join(map(repr, everywhere))
     if isinstance(state, str):
-        if state not in STATE:
+        if state not in everywhere:
             raise ValueError(f"state must be {allowed}, or a dict of slots to these, not {state!r}")
         return
     if not isinstance(state, Mapping):
@@ -155,20 +161,8 @@ def _check_state(recipe: Recipe, group: Mapping[str, Any]) -> None:
             raise ValueError(f"state names the slot {name!r}; {recipe.name} has {', '.join(slots) or 'none'}")
         if value in MEANS:
             _check_mean(recipe, slot_of[name], value, group)
-        elif value == WINDOW:
-            _check_window(recipe, slot_of[name])
-        elif value not in STATE:
+        elif value not in everywhere:
             raise ValueError(f"state[{name!r}] must be {allowed}, not {value!r}")
-
-
-def _check_window(recipe: Recipe, slot: Slot) -> None:
-    """Raise ValueError if a slot may be negative."""
-    if slot.signed:
-        able = ", ".join(s.name for s in recipe.slots if not s.signed and s.stored_by == "state") or "none"
-        raise ValueError(
-            f"state[{slot.name!r}]={WINDOW!r} is for slots that are never negative; of the slots of "
-            f"{recipe.name} that is {able}"
-        )
 
 
 def _check_mean(recipe: Recipe, slot: Slot, per: str, group: Mapping[str, Any]) -> None:
@@ -262,14 +256,14 @@ def codecs_of_slots(
 def _codec_of_slot(slot: Slot, param: Tensor, group: Mapping[str, Any], sparse: int, in_rows: bool) -> Codec:
     per = mean_of(slot, param, group)
     if per is not None:
-        return mean_codec(_slot_codec(param.dtype, "", slot.signed), per)
+        return mean_codec(_slot_codec(param.dtype, "", slot), per)
     may_pack = param.numel() >= SMALL and _is_packable(param)
     wanted = _wanted(slot, group) if may_pack else ""
     if wanted in IN_BLOCKS and sparse and not (sparse == 1 and rows_are_blocks(param)):
         wanted = ""  # a block that lies in two rows would move with either
     if wanted in IN_BLOCKS and (not has_blocks(param) or (in_rows and not rows_are_blocks(param))):
         wanted = "bfloat16"  # of a DTensor, that any mesh may cut; of rows that are stepped one by one
-    return _slot_codec(param.dtype, wanted, slot.signed)
+    return _slot_codec(param.dtype, wanted, slot)
 
 
 def rows_are_blocks(param: Tensor) -> bool:
@@ -284,11 +278,12 @@ def has_blocks(param: Tensor) -> bool:
 
 
 @cache
-def _slot_codec(dtype: torch.dtype, wanted: str, signed: bool) -> Codec:
+def _slot_codec(dtype: torch.dtype, wanted: str, slot: Slot) -> Codec:
     """Return how a slot is stored whose group wants `wanted`, or nothing: then in the way of `dtype`."""
     plain = codec_of(state_dtype(dtype))
     assert plain is not None, "the stepper has refused other dtypes"
-    return slot_codec(wanted, signed) if wanted in (*STATE, WINDOW) and plain is FLOAT32 else plain
+    known = wanted in (*STATE, *IN_BLOCKS) and plain is FLOAT32
+    return slot_codec(wanted, slot.signed, slot.over) if known else plain
 
 
 def codec_of_weights(param: Tensor, group: Mapping[str, Any]) -> Codec:
@@ -308,10 +303,10 @@ def codes_of(name: str, codec: BlockCodec) -> str:
     """Return the key in `optimizer.state[p]` of the codes of a slot in blocks.
 
     It is not the slot's own: who knows nothing of codes shall miss the slot, and not take them for numbers.
-    Nor has it one key for both kinds, which differ in what their scales say: `torch.distributed.checkpoint`
+    Nor has it one key for all kinds, which differ in what their scales say: `torch.distributed.checkpoint`
     would put scales of the one into those of the other, and convert their dtype.
     """
-    return name + (_WINDOWS if isinstance(codec, WindowCodec) else _CODES)
+    return name + _CODES[type(codec)]
 
 
 def means_of(name: str, per: str) -> str:

@@ -24,7 +24,7 @@ TYPES = {
 BYTES = {"double": 8, "float": 4, "half": 2, "i16": 2, "i8": 1}
 """The bytes of such a type."""
 
-_BINARY = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
+_BINARY = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv", "quotient": "fdiv"}
 _COMPARE = {"lt": "olt", "gt": "ogt"}
 _CALLS = {"sqrt": "sqrt", "abs": "fabs", "max": "maximum", "fma": "fmuladd", "pow": "pow", "floor": "floor"}
 _INTEGER_BINARY = {

@@ -85,7 +85,7 @@ def start(index: int, stream: Stream, aligned: bool) -> list[str]:
     offset = "offset_g" if stream.name == "g" else "offset"
     if stream.shared != 1:
         offset = f"{offset} // {stream.shared or 'length'}"
-    pointer = f"tl.pointer_type(tl.{_kept(stream.stored)})"
+    pointer = f"tl.pointer_type(tl.{kept(stream.stored)})"
     found = [f"{at} = tl.load(addresses + {index} * tensors + tensor).to({pointer}) + {offset}"]
     if aligned and stream.shared == 1:
         found.append(f"{at} = tl.multiple_of({at}, 16)")
@@ -126,8 +126,8 @@ def load(name: str, codec: Codec, real: str) -> list[str]:
     return found
 
 
-def _kept(stored: str) -> str:
-    """Return the dtype that memory is read as: bfloat16 as bits; Triton's interpreter rounds it wrongly."""
+def kept(stored: str) -> str:
+    """Return the dtype that memory is taken as: bfloat16 as bits; Triton's interpreter rounds it wrongly."""
     return "int16" if stored == "bfloat16" else stored
 
 

@@ -11,6 +11,7 @@ _BINARY = {
     "add": "+",
     "sub": "-",
     "mul": "*",
+    "quotient": "/",
     "lt": "<",
     "gt": ">",
     "plus": "+",

@@ -15,6 +15,7 @@ from thalweg.lowering.gpu.elements import (
     gradient,
     indented,
     input_of,
+    kept,
     load,
     masked,
     nearest,
@@ -103,8 +104,8 @@ def _store(name: str, codec: Codec, mask: str) -> list[str]:
     where = masked(mask, other=False)
     new = f"{name}_new"
     exact = isinstance(codec, HalfCodec) and codec.name == "bfloat16"
-    kept = f"bfloat16_cut({new})" if exact else nearest(new, codec.name)
-    found = [f"tl.store({name}_at + index, {kept}{where})"]
+    stored = f"bfloat16_cut({new})" if exact else nearest(new, codec.name)
+    found = [f"tl.store({name}_at + index, {stored}{where})"]
     if codec.side is not None:
         side = f"{name}_side_new.to(tl.{dtype_name(codec.side)})"
         found.append(f"tl.store({name}_side_at + index, {side}{where})")
@@ -124,7 +125,7 @@ def _store_blocks(spec: Spec, mask: str) -> list[str]:
     for name, codec in spec.blocks.items():
         assert codec.side is not None, "blocks have scales"
         code = f"{name}_code.to(tl.{codec.name})"
-        scale = f"{name}_scale.to(tl.{dtype_name(codec.side)})"
+        scale = f"{name}_scale.to(tl.{kept(dtype_name(codec.side))})"
         scale_at = f"{name}_side_at + block"
         found += [
             f"tl.store({name}_at + index, {code}{masked(mask, other=False)})",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from thalweg.rule import Recipe
-from thalweg.storage.codecs import Codec, MeanCodec, codec_of
+from thalweg.storage.codecs import BlockCodec, Codec, MeanCodec, RatioCodec, codec_of
 from thalweg.storage.codecs.draws import numbers, word
 from thalweg.storage.codecs.means import ROW
 from thalweg.storage.codecs.tensors import in_memory_order, pack, unpack
@@ -40,13 +40,29 @@ class Packed:
         """Return the values."""
         return unpack(self.codec, self.main, self.side)
 
-    def write(self, values: Tensor, words: Tensor | None) -> None:
-        """Store values, rounded by `words`, which lie in memory as the parameter's state does."""
+    def write(self, values: Tensor, words: Tensor | None, rows: tuple[Tensor, ...] | None = None) -> None:
+        """Store values, rounded by `words`, which lie in memory as the parameter's state does.
+
+        Those of `rows`, if there are any; where there are blocks, each is of whole blocks.
+        """
+        if rows is not None:
+            self._write_rows(values, words, rows)
+            return
         order = self.main if words is None else words
         main, side = pack(self.codec, torch.empty_like(order, dtype=values.dtype).copy_(values), words)
         self.main.copy_(main)
         if self.side is not None and side is not None:
             self.side.copy_(side)
+
+    def _write_rows(self, values: Tensor, words: Tensor | None, rows: tuple[Tensor, ...]) -> None:
+        main, side = pack(self.codec, values.contiguous(), None if words is None else words[rows])
+        self.main.index_put_(rows, main)
+        if self.side is None or side is None:
+            return
+        if isinstance(self.codec, BlockCodec):
+            self.side.view(len(self.main), -1).index_put_(rows, side.view(len(rows[0]), -1))
+        else:
+            self.side.index_put_(rows, side)
 
 
 @dataclass(frozen=True)
@@ -97,7 +113,19 @@ class Work:
             name: self.packed[name].read() if name in self.packed else _real(value).to(compute)
             for name, value in self.inputs.items()
         }
+        for name, codec in self.ratios.items():
+            values[name] = codec.whole(values[name], self._spread(values[codec.over]))
         return {name: value.clone() for name, value in values.items()} if self.differentiable else values
+
+    @property
+    def ratios(self) -> dict[str, RatioCodec]:
+        """The codecs of the slots that are stored as ratios to others, by name."""
+        codecs = {name: one.codec for name, one in self.packed.items()}
+        return {name: codec for name, codec in codecs.items() if isinstance(codec, RatioCodec)}
+
+    def _spread(self, slot: Tensor) -> Tensor:
+        is_means = self.mean is not None and slot.dim() < self.param.dim()
+        return self.mean.spread(slot, self.param.shape) if self.mean is not None and is_means else slot
 
     @cached_property
     def coalesced(self) -> Tensor:
@@ -155,6 +183,7 @@ def step(work: Work) -> None:
         work.stepped.copy_(torch.view_as_complex(g) if work.stepped.is_complex() else g)
     p, slots = work.recipe.apply(*arguments)
     new = {"p": p, **slots}
+    new |= {name: codec.part(new[name], new[codec.over]) for name, codec in work.ratios.items()}
     rows = work.rows
     if rows is None:
         # What was another's value is copied, which is written before it is read.
@@ -167,8 +196,7 @@ def step(work: Work) -> None:
     for name, value in new.items():
         stored = work.inputs[name]
         if name in work.packed:
-            whole = value if rows is None else work.values[name].clone().index_put_(rows, value)
-            work.packed[name].write(whole, words.get(name))
+            work.packed[name].write(value, words.get(name), rows)
         elif rows is None:
             stored.copy_(_as_stored(value, stored))
         else:

@@ -10,6 +10,7 @@ stored as pairs of real numbers and are stepped as such.
 | `halves` | 16-bit floats rounded stochastically, with a correction beside them or without |
 | `blocks` | 8-bit codes in blocks that share a scale |
 | `windows` | the same without sign, in blocks that choose how fine they are |
+| `ratios` | a slot in blocks, in units of the root of another |
 | `means` | one number for each row or column, or for the tensor |
 | `draws` | the random bits for rounding |
 | `bits` | the vocabulary of integers |
@@ -36,22 +37,24 @@ from thalweg.storage.codecs.plain import (
     real_dtype,
     state_dtype,
 )
+from thalweg.storage.codecs.ratios import RatioCodec
 from thalweg.storage.codecs.windows import WindowCodec
 
 __all__ = [
     "BFLOAT16",
     "BLOCK",
+    "BLOCK8",
     "FLOAT16",
     "FLOAT32",
     "FLOAT64",
     "IN_BLOCKS",
     "MEANS",
     "STATE",
-    "WINDOW",
     "BlockCodec",
     "Codec",
     "HalfCodec",
     "MeanCodec",
+    "RatioCodec",
     "WindowCodec",
     "block_codecs",
     "codec_of",
@@ -63,28 +66,30 @@ __all__ = [
 ]
 
 STATE = ("float32", "bfloat16", "int8")
-"""What `state=` may say."""
+"""What `state=` may say. In `"int8"` every slot has the code that suits it best."""
 
-WINDOW = "window8"
-"""What it may also say of a slot without sign, by the slot's name."""
+BLOCK8 = "block8"
+"""What it may also say: every slot has the same code."""
 
-IN_BLOCKS = ("int8", WINDOW)
+IN_BLOCKS = ("int8", BLOCK8)
 """What is stored in blocks."""
 
 
-def slot_codec(name: str, signed: bool) -> Codec:
-    """Return the codec of a slot that `state=` calls `name`."""
-    if name in IN_BLOCKS:
-        kind = WindowCodec if name == WINDOW else BlockCodec
-        dtype = torch.int8 if signed else torch.uint8
-        return kind(dtype_name(dtype), dtype, torch.float32, signed)
-    return HalfCodec("bfloat16", torch.bfloat16, torch.float32) if name == "bfloat16" else FLOAT32
+def slot_codec(name: str, signed: bool, over: str | None = None) -> Codec:
+    """Return the codec of a slot that `state=` calls `name`, which a step takes over the root of `over`."""
+    if name not in IN_BLOCKS:
+        return HalfCodec("bfloat16", torch.bfloat16, torch.float32) if name == "bfloat16" else FLOAT32
+    dtype = torch.int8 if signed else torch.uint8
+    stored = dtype_name(dtype), dtype, torch.float32, signed
+    if name == "int8" and over is not None:
+        return RatioCodec(*stored, over)
+    return (WindowCodec if name == "int8" and not signed else BlockCodec)(*stored)
 
 
-def block_codecs(signed: bool) -> list[BlockCodec]:
+def block_codecs(signed: bool, over: str | None) -> list[BlockCodec]:
     """Return all codecs in blocks that a slot may have been stored by. Their scales' dtypes differ."""
-    names = IN_BLOCKS[:1] if signed else IN_BLOCKS
-    return [codec for codec in (slot_codec(name, signed) for name in names) if isinstance(codec, BlockCodec)]
+    found = [slot_codec(name, signed, over) for name in (BLOCK8, "int8")]
+    return [codec for codec in dict.fromkeys(found) if isinstance(codec, BlockCodec)]
 
 
 def weight_codec(dtype: torch.dtype, bits: int | None) -> Codec:

@@ -56,6 +56,11 @@ def byte(i: Bits) -> Bits:
     return torch.where(i < 0, 255, i.clamp(max=255)) if isinstance(i, Tensor) else i.byte()
 
 
+def quotient(x: Scalar, y: Scalar) -> Scalar:
+    """Return `x / y`, of which the last two bits may be off; `y` is normal, and `x` may be a number."""
+    return x / y if isinstance(y, Tensor) else y.under(x)
+
+
 def to_float16_and_back(x: Scalar) -> Scalar:
     """Return the nearest float16 number, ties to even, as float32."""
     return x.to(torch.float16).to(torch.float32) if isinstance(x, Tensor) else x.to_float16_and_back()

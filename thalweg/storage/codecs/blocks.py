@@ -1,4 +1,4 @@
-"""int8: blocks of 64 elements that share a power of two, each element a floating-point number of 8 bits.
+"""block8: blocks of 64 elements that share a power of two, each element a floating-point number of 8 bits.
 
 A signed code is a sign, 3 bits of exponent and 4 of mantissa; an unsigned one has 4 bits of exponent. As in
 IEEE 754 the lowest exponent is that of gradual underflow: below the block's `anchor`, its least normal
@@ -37,7 +37,7 @@ _MANTISSA = 4
 _EXPONENT = 23
 _SHIFT = _EXPONENT - _MANTISSA
 
-_RANK = 1 << _EXPONENT
+RANK = 1 << _EXPONENT
 """Added to the bits of a magnitude, it has infinity and NaN, and only these, pass into the sign."""
 
 # A code is read as a float16, whose mantissa has 6 bits more and whose least normal number is 2^-14.
@@ -85,13 +85,13 @@ class BlockCodec(Codec):
 
         This one grows with the `size` of `x`, and is negative if `x` is not finite.
         """
-        return (self.size(x) + _RANK,)
+        return (self.size(x) + RANK,)
 
     def anchor(self, *largest: Bits) -> Bits:
         """Return the bits of the anchor of a block from the largest of its `ranks`."""
         octaves = (self._highest + 1) >> _MANTISSA
         (rank,) = largest
-        rank = at_least(rank, _RANK)
+        rank = at_least(rank, RANK)
         # A mantissa above that of the highest finite code belongs to the next power of two.
         exponent = shift_right(rank + (2 << _SHIFT) - 1, _EXPONENT) - (octaves - 1)
         # At most so high that what is not finite is coded above all that is.

@@ -32,7 +32,7 @@ def unpack(codec: Codec, main: Tensor, side: Tensor | None) -> Tensor:
     if isinstance(codec, BlockCodec):
         assert side is not None
         new = torch.empty_like(main, dtype=codec.compute)
-        scale = side.to(torch.int32).repeat_interleave(BLOCK)[: main.numel()]
+        scale = _as_integers(side).to(torch.int32).repeat_interleave(BLOCK)[: main.numel()]
         in_memory_order(new).copy_(codec.decode(in_memory_order(main).to(torch.int32), scale))
         return new
     if isinstance(codec, HalfCodec) and side is not None:
@@ -70,4 +70,14 @@ def _pack_blocks(codec: BlockCodec, values: Tensor, words: Tensor | None) -> tup
     anchors = codec.anchor(*(r.amax(1) for r in ranks)) if some else ranks[0].new_zeros(0)
     words = codec.nearest(anchors).repeat_interleave(BLOCK)[: len(values)] if words is None else words
     codes = codec.encode(values, anchors.repeat_interleave(BLOCK)[: len(values)], words)
-    return codes.to(codec.dtype), codec.scale(anchors).to(codec.side)
+    return codes.to(codec.dtype), _as_stored(codec.scale(anchors), codec)
+
+
+def _as_integers(scales: Tensor) -> Tensor:
+    """Return scales as the integers that a codec has them as: those of 16 bits are in a bfloat16."""
+    return scales.view(torch.int16) if scales.dtype == torch.bfloat16 else scales
+
+
+def _as_stored(scales: Tensor, codec: BlockCodec) -> Tensor:
+    stored = codec.side
+    return scales.to(torch.int16).view(stored) if stored == torch.bfloat16 else scales.to(stored)

@@ -1,4 +1,4 @@
-"""window8: blocks of 64 elements that are never negative, and that choose how finely they are spaced.
+"""int8 of what has no sign: blocks of 64 elements that choose how finely they are spaced.
 
 The bits of a positive float32, read as an integer, grow with it, and evenly spaced integers are the numbers
 with so many bits of mantissa. A *window* has codes 2^`shift` apart, from 12 to 18 (11 to 5 bits of mantissa):
@@ -72,8 +72,8 @@ class WindowCodec(BlockCodec):
 
     @property
     def side(self) -> torch.dtype | None:
-        """The dtype of the scales."""
-        return torch.int16
+        """The dtype that has the bits of the scales; processes do not exchange integers of 16 bits."""
+        return torch.bfloat16
 
     @property
     def drawn(self) -> int:
@@ -139,9 +139,10 @@ def _origin(scale: Bits) -> tuple[Bits, Bits]:
 
 
 def _shift(width: Bits) -> Bits:
-    """Return the least shift with which 253 steps are at least as wide, and at most the widest."""
-    number = real(shift_right(width, 8) | _EXPONENT) - _TWO_23
-    # Its exponent, or the next one if its mantissa is above 1 + 31/32: of 256 steps 252 are so wide.
+    """Return the least shift with which 252 steps are at least as wide, and at most the widest."""
+    number = real(shift_right(width - at_least(at_most(width, 1), 0), 8) | _EXPONENT) - _TWO_23
+    # Its exponent, or the next one if its mantissa is 1 + 31/32 or more: of 256 steps 252 are so wide.
+    # Less one, for what is as wide has room, and has to keep it: it may have been rounded to be so.
     exponent = shift_right(bits(number) + (1 << (_MANTISSA - 5)), _MANTISSA)
     return at_most(at_least(exponent - _BIAS, _FINEST), _WIDE)
 
