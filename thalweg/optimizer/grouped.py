@@ -69,7 +69,12 @@ class Grouped(torch.optim.Optimizer):
         saving.without_defaults(self.recipe_of(group), group)
 
     @uncompiled
-    def zero_grad(self, set_to_none: bool = True) -> None:  # noqa: D102
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Reset the gradients of all parameters, as in torch.
+
+        Args:
+            set_to_none: have no gradients (default), which saves their memory; else fill them with zeros.
+        """
         undecorated(super().zero_grad)(set_to_none)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
