@@ -27,7 +27,7 @@ from thalweg.bench.cases import moved_bytes
 from thalweg.bench.gpu import LEAST_TURNS, copying, share_of
 from thalweg.bench.measure import Comparison, compare, turns
 from thalweg.bench.meters import CudaMeter, Meter
-from thalweg.bench.rivals import ADAMW, FLOAT32, INT8, Storage, ours
+from thalweg.bench.rivals import ADAMW, BLOCK8, FLOAT32, INT8, Storage, ours
 from thalweg.lowering.files import prepare_folder, write_atomically
 from thalweg.lowering.gpu import shapes, tables
 from thalweg.lowering.gpu.shapes import Shape
@@ -38,14 +38,16 @@ SECONDS = 60.0
 ELEMENTS = 100_000_000
 
 
+IN_BLOCKS = [
+    *(Shape(repeats, 512, 4) for repeats in (1, 2, 4, 8)),
+    *(Shape(repeats, 256, 2) for repeats in (4, 8, 16)),
+    Shape(16, 128, 1),
+    *(Shape(8, 256, 2, registers, True) for registers in (0, 80, 72, 64)),
+    *(Shape(16, 128, 1, registers, True) for registers in (0, 80)),
+]
 CHOSEN = {
-    INT8.name: [
-        *(Shape(repeats, 512, 4) for repeats in (1, 2, 4, 8)),
-        *(Shape(repeats, 256, 2) for repeats in (4, 8, 16)),
-        Shape(16, 128, 1),
-        *(Shape(8, 256, 2, registers, True) for registers in (0, 80, 72, 64)),
-        *(Shape(16, 128, 1, registers, True) for registers in (0, 80)),
-    ],
+    INT8.name: IN_BLOCKS,
+    BLOCK8.name: IN_BLOCKS,
     FLOAT32.name: [
         Shape(1, 1024, 4),
         Shape(2, 1024, 4),
@@ -54,7 +56,7 @@ CHOSEN = {
         Shape(1, 2048, 8),
     ],
 }
-DEFAULT = {FLOAT32.name: shapes.PLAIN, INT8.name: shapes.IN_BLOCKS}
+DEFAULT = {FLOAT32.name: shapes.PLAIN, **dict.fromkeys((INT8.name, BLOCK8.name), shapes.IN_BLOCKS)}
 STEPS = 3
 """After which weights have to be the same."""
 
@@ -221,7 +223,7 @@ def main() -> int:
     print(f"{card}, torch {torch.__version__}, thalweg {thalweg.__version__}; default {DEFAULT}")
     print(HEADER)
     rows: list[Row] = []
-    for storage in (INT8, FLOAT32):
+    for storage in (INT8, BLOCK8, FLOAT32):
         found = sweep(storage, meter, options.seconds)
         print(*map(line, found), sep="\n", flush=True)
         rows += found

@@ -112,8 +112,8 @@ def test_both_updates_are_of_the_same_weights_and_gradients(storage):
     pair.ours.step()
     assert not param.equal(before)
     assert param.grad.equal(fresh)
-    # Two slots with a byte for each block of 64, read and written.
-    moved = 40 if storage is sides.FLOAT32 else 24 + 2 * 2 / 64
+    # Two slots with two bytes for each block of 64, read and written.
+    moved = 40 if storage is sides.FLOAT32 else 24 + 2 * 2 * 2 / 64
     assert sides.bytes_of(pair) == (moved * 6400, 52 * 6400)
 
 

@@ -118,7 +118,7 @@ def test_bytes_of_a_step():
     (param,) = params = cases.make_params(case, torch.device("cpu"))
     optimizer = thalweg.AdamW(params, state="int8")
     optimizer.step()
-    state = 2 * (6400 + 100)
+    state = 2 * (6400 + 2 * 100)
     assert cases.held_bytes([param], optimizer) == 8 * 6400 + state
     assert cases.moved_bytes([param], optimizer) == 12 * 6400 + 2 * state
 

@@ -146,7 +146,7 @@ def test_as_a_program(folder):
     done = subprocess.run(program, capture_output=True, text=True, env=letters)
     assert (done.returncode, done.stderr) == (0, "")
     assert "\x1b" not in done.stdout
-    assert re.search(r"AdamW int8 +#+=+-+ 794 kB", done.stdout)
+    assert re.search(r"AdamW int8 +#+=+-+ 796 kB", done.stdout)
 
 
 def test_gradients_that_steps_in_backward_hold(folder, capsys):

@@ -36,6 +36,7 @@ FLOAT32 = Storage("float32", torch.float32, {})
 BFLOAT16 = Storage("bfloat16", torch.bfloat16, {})
 BITS24 = Storage("bfloat16, 24 bits", torch.bfloat16, {"weight_bits": 24})
 INT8 = Storage("int8 state", torch.float32, {"state": "int8"})
+BLOCK8 = Storage("block8 state", torch.float32, {"state": "block8"})
 STORAGES = (FLOAT32, BFLOAT16, BITS24, INT8)
 
 

@@ -104,7 +104,7 @@ def in_order(
 
     Ratios that will be something else, or to what has other elements, are numbers in `state` from now on.
     """
-    there = [slot for slot in slots if slot.over is not None and stored_of(slot, state) is not None]
+    there = [slot for slot in slots if slot.over and isinstance(stored_of(slot, state), Tensor)]
     for slot in there:
         codec = codecs[slot.name]
         is_kept = isinstance(codec, RatioCodec) and _means_of(codec, state) == _per(codecs[codec.over])

@@ -141,9 +141,13 @@ def ends_of(study: Study) -> tuple[str, str]:
 
 
 def sweep(axis: Axis, count: int) -> list[float]:
-    """Rates over the whole range of an axis, equally far apart in logarithms, both ends among them."""
+    """Rates over the whole range of an axis, equally far apart in logarithms, both ends among them.
+
+    One alone lies in the middle.
+    """
     ratio = axis.high / axis.low
-    return [float(f"{axis.low * ratio ** (place / (count - 1)):.3g}") for place in range(count)]
+    places = [place / (count - 1) for place in range(count)] if count > 1 else [0.5]
+    return [float(f"{axis.low * ratio**place:.3g}") for place in places]
 
 
 def untuned(study: Study) -> list[Trial]:
