@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
-MATRIX := $(addprefix tests/test_, trajectory.py layouts.py contract.py storage.py checkpoint.py additions.py device.py gpu_update.py)
+MATRIX := $(addprefix tests/test_, trajectory.py layouts.py contract.py storage.py ratios.py windows.py checkpoint.py additions.py device.py gpu_update.py)
 INTERPRETER := OMP_NUM_THREADS=1 THALWEG_TEST_TRITON=1
 
 .PHONY: compare test check bench unit additions claims distributed interpreted started wheel gpu integrations site docs clean

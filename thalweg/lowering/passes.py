@@ -164,7 +164,7 @@ def pack(codecs: Mapping[str, Codec]) -> Trace:
             value, anchor = record.emit("input", name), record.integer("whole", f"{name}.anchor")
             code = codec.encode(value, anchor, _word(record, numbers(codecs)[name]))
             record.outputs[f"{name}.code"] = code.line
-    return record
+    return fused(record)
 
 
 def counters(recipe: Recipe, choices: Mapping[str, bool]) -> Trace:

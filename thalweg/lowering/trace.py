@@ -19,13 +19,13 @@ from thalweg.rule import Recipe
 class Trace:
     """Straight-line arithmetic: `lines[i] = (operation, *operands)`, an operand being an earlier line.
 
-    Operations: `input` (name), `const` (float), `neg`, `abs`, `sqrt`, `add`, `sub`, `mul`, `div`,
+    Operations: `input` (name), `const` (float), `neg`, `abs`, `sqrt`, `add`, `sub`, `mul`, `div`, `quotient`,
     `max`, `lt`, `gt`, `where`; of the scalars of a step, `pow` (of what is not negative), `floor` and
     `truth`, a condition (an input's name); on the bits of float32, as int32: `integer` (constant),
-    `whole` (an input's name), `bits`, `real`, `plus`, `minus`, `multiply`, `and`, `or`, `left`, `right`
-    (zeros come in), `right_signed`, `xor`, `least`, `most`, `least_unsigned`, `below`, `above` and `choose`;
-    `float16`, there and back, and `from_float16`, the number with such bits. `lowering.fusion` makes `fma`, a
-    product and a sum that are rounded once where the processor can.
+    `whole` (an input's name), `bits`, `real`, `number`, `plus`, `minus`, `multiply`, `and`, `or`, `left`,
+    `right` (zeros come in), `right_signed`, `xor`, `least`, `most`, `least_unsigned`, `below`, `above` and
+    `choose`; `float16`, there and back, and `from_float16`, the number with such bits. `lowering.fusion`
+    makes `fma`, a product and a sum that are rounded once where the processor can.
     """
 
     lines: list[tuple[Any, ...]] = field(default_factory=list)
@@ -231,6 +231,10 @@ class Integer:
     def real(self) -> Symbol:
         """Record reading the bits as a float32."""
         return self.trace.emit("real", self.line)
+
+    def number(self) -> Symbol:
+        """Record the float32 that is this number, which it is exactly below 2^24."""
+        return self.trace.emit("number", self.line)
 
     def float16(self) -> Symbol:
         """Record reading the lowest bits as a float16."""

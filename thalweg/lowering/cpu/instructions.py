@@ -142,6 +142,8 @@ def _instruction(operation: str, arguments: list[str], real: str, lanes: int) ->
         return f"fneg {real} {arguments[0]}"
     if operation == "real":
         return f"bitcast {_kind('i32', lanes)} {arguments[0]} to {real}"
+    if operation == "number":
+        return f"sitofp {_kind('i32', lanes)} {arguments[0]} to {real}"
     if operation in ("float16", "from_float16"):
         return f"fpext half {arguments[0]} to {real}"
     condition, yes, no = arguments

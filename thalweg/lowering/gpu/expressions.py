@@ -39,6 +39,7 @@ _OTHERS = {
     "{1}.to(tl.uint32, bitcast=True)).to(tl.int32, bitcast=True)",
     "bits": "{0}.to(tl.int32, bitcast=True)",
     "real": "{0}.to(tl.float32, bitcast=True)",
+    "number": "{0}.to(tl.float32)",
     "float16": "{0}.to(tl.float16).to(tl.float32)",
     "from_float16": "{0}.to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)",
     "fma": "tl.fma({0}, {1}, {2})",

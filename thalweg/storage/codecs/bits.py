@@ -32,6 +32,11 @@ def real(i: Bits) -> Scalar:
     return i.view(torch.float32) if isinstance(i, Tensor) else i.real()
 
 
+def number(i: Bits) -> Scalar:
+    """Return the float32 that is an integer of less than 25 bits."""
+    return i.to(torch.float32) if isinstance(i, Tensor) else i.number()
+
+
 def shift_right(i: Bits, n: int) -> Bits:
     """Shift right by `n` from 1 to 31, zeros coming in."""
     return (i >> n) & ((1 << (32 - n)) - 1) if isinstance(i, Tensor) else i.shift_right(n)

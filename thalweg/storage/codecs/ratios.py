@@ -21,7 +21,17 @@ from dataclasses import dataclass
 import torch
 
 from thalweg.rule import where
-from thalweg.storage.codecs.bits import Bits, Scalar, at_least, bits, byte, quotient, real, shift_right
+from thalweg.storage.codecs.bits import (
+    Bits,
+    Scalar,
+    at_least,
+    bits,
+    byte,
+    number,
+    quotient,
+    real,
+    shift_right,
+)
 from thalweg.storage.codecs.blocks import RANK, BlockCodec
 from thalweg.storage.codecs.draws import nearest
 
@@ -42,9 +52,6 @@ _REACH = 1 / 125.5
 _HEADER = 16
 _NORMAL = 1 << 23
 """The least spacing's bits: its inverse is finite."""
-
-# An integer of a few bits is added to the mantissa of this number.
-_INTEGER, _INTEGER_BITS = 1.5 * 2.0**23, 0x4B400000
 
 
 def root(v: Scalar) -> Scalar:
@@ -95,10 +102,10 @@ class RatioCodec(BlockCodec):
 
     def decode(self, code: Bits, scale: Bits) -> Scalar:
         """Return the ratio of a code, a byte with its sign; 127 is NaN."""
-        ratio = (real(code + _INTEGER_BITS) - _INTEGER) * real(scale << _HEADER)
+        ratio = number(code) * real(scale << _HEADER)
         return where(code < _NAN, ratio, float("nan"))
 
     def encode(self, x: Scalar, anchor: Bits, word: Bits) -> Bits:
         """Return the code of a ratio, rounded by a random word."""
         placed = bits(x * quotient(1.0, real(anchor)) + _MIDDLE) - _LEAST
-        return byte(shift_right(placed + (word & ((1 << _DRAWN) - 1)), _DRAWN)) - _ZERO
+        return byte(shift_right(placed + (word & ((1 << _DRAWN) - 1)), _DRAWN)) ^ _ZERO
