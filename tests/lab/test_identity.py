@@ -231,3 +231,15 @@ def test_a_study_of_an_earlier_version_goes_on_and_is_told(tmp_path):
     [line] = said(tmp_path, workload)
     assert "begun by an earlier version" in line
     assert "--fresh starts anew" in line
+
+
+@pytest.mark.parametrize("state", ["int8", {"exp_avg": "int8"}])
+def test_what_int8_is_belongs_to_runs_that_ask_for_it(state):
+    plain, packed = (
+        Space("adamw", "thalweg.AdamW", [Axis("lr", 1e-4, 1e-1)], fixed=fixed)
+        for fixed in ({"state": "bfloat16"}, {"state": state})
+    )
+    assert "version of int8 state" not in identify(Line(), None, [plain], []).parts
+    now = identify(Line(), None, [plain, packed], []).parts
+    before = {name: value for name, value in now.items() if name != "version of int8 state"}
+    assert changed(before, now) == "version of int8 state is new"

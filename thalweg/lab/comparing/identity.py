@@ -33,6 +33,9 @@ MOST_NAMED = 4
 NUMBERS_SINCE = "0.1.0"
 """The version since which a run gives the same numbers: what was begun with it goes on in this one."""
 
+CODES_SINCE = "0.2.0"
+"""The same of runs whose optimizer's state is in int8."""
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -68,6 +71,8 @@ def identify(
     digests = Digests()
     found = sources.gather([file] if file else [], _modules(workload, file, spaces))
     versions = {"thalweg": NUMBERS_SINCE, "torch": torch.__version__, "numpy": np.__version__}
+    if any(_is_in_codes(space.fixed.get("state")) for space in spaces):
+        versions["int8 state"] = CODES_SINCE
     parts = {
         ASKED: digests.of([workload.name, _of(spaces, digests), list(spent)], "what was asked for"),
         **{f"version of {name}": version for name, version in {**found.packages, **versions}.items()},
@@ -108,6 +113,10 @@ def changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
             )
     more = [f"{len(words) - MOST_NAMED} more changes"] if len(words) > MOST_NAMED else []
     return ", ".join([*words[:MOST_NAMED], *more])
+
+
+def _is_in_codes(state: Any) -> bool:
+    return "int8" in (state.values() if isinstance(state, Mapping) else (state,))
 
 
 def _of(spaces: Sequence[Space], digests: Digests) -> list[Any]:
