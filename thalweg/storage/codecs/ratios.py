@@ -1,8 +1,8 @@
 """int8 of a first moment: in units of the root of the second, in blocks of 64 evenly spaced codes.
 
 What a step needs of a first moment m is m / sqrt(v). Elements of m may differ by many octaves where their v
-does; the ratio does not: it is within sqrt(1 / (1 - beta2)) whatever gradients are, and about as large in all
-of a block. So
+does; the ratio does not: it is within sqrt(1 / (1 - beta2)) whatever gradients are, if beta1^2 < beta2, and
+about as large in all of a block. So
 
     m = code spacing root(v),    root(v) = the number with the bits (bits of v + bits of 1) / 2
 
