@@ -368,8 +368,7 @@ def rmsprop_by_hand(p, grads, h):
         v = h.alpha * v + (1 - h.alpha) * g * g
         mean = h.alpha * mean + (1 - h.alpha) * g
         weight = 1 - h.alpha**t if h.debias else 1.0
-        second = v / weight - (mean / weight) ** 2 if h.centered else v / weight
-        second = second.clamp(min=0.0)
+        second = (v - mean**2 if h.centered else v).clamp(min=0.0) / weight
         largest = torch.maximum(largest, second)
         second = largest if h.amsgrad else second
         u = g / ((second + h.eps).sqrt() if h.eps_inside_sqrt else second.sqrt() + h.eps)
@@ -384,8 +383,7 @@ def rmsprop_by_hand(p, grads, h):
 
 EXTRAS = [
     {"debias": True},
-    # The variance of a first gradient is 0, so eps is all that divides: rounding must be beside it.
-    {"debias": True, "centered": True, "eps": 0.1},
+    {"debias": True, "centered": True},
     {"momentum": 0.9, "nesterov": True},
     {"momentum": 0.9, "debias": True},
     {"momentum": 0.9, "momentum_ema": True},
@@ -394,7 +392,7 @@ EXTRAS = [
     {"momentum": 0.9, "momentum_ema": True, "nesterov": True},
     {"eps_inside_sqrt": True, "eps": 1e-3},
     {"amsgrad": True},
-    {"amsgrad": True, "centered": True, "debias": True, "eps": 0.1},
+    {"amsgrad": True, "centered": True, "debias": True},
     {"decoupled_weight_decay": True, "weight_decay": 0.1},
     {"weight_decay": 0.1, "eps_inside_sqrt": True, "momentum": 0.5, "nesterov": True},
 ]
@@ -408,14 +406,21 @@ def test_rmsprop_extras(kwargs):
     steps = [g for (g,) in gradients([param], 8)]
     for i, expected in enumerate(rmsprop_by_hand(rand(60), steps, h)):
         follow(optimizer, [param], [[steps[i]]])
-        tolerance = 1e-6 if kwargs.get("debias") and kwargs.get("centered") else 1e-9
-        assert_close(param, expected, rtol=tolerance)
+        assert_close(param, expected, rtol=1e-9)
 
 
 def test_rmsprop_debias_takes_a_first_step_of_the_learning_rate():
     param = leaf(torch.zeros(5))
     follow(tw.RMSprop([param], lr=0.1, debias=True), [param], [[torch.arange(1.0, 6.0)]])
     assert torch.allclose(param, torch.full((5,), -0.1))
+
+
+def test_rmsprop_debias_takes_no_longer_a_first_step_where_it_is_centered():
+    # The variance of one gradient about its own mean would be 0, and the step that over eps.
+    param = leaf(torch.zeros(5))
+    optimizer = tw.RMSprop([param], lr=0.1, alpha=0.81, debias=True, centered=True)
+    follow(optimizer, [param], [[torch.arange(1.0, 6.0)]])
+    assert torch.allclose(param, torch.full((5,), -0.1 / 0.9))
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

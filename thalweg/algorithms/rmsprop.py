@@ -25,11 +25,12 @@ from thalweg.rule.maths import lerp, maximum, sqrt, square, times, two_parts
 
 def rmsprop(g, square_avg, grad_avg, max_square_avg, momentum_buffer, s, on):  # type: ignore[no-untyped-def]  # noqa: D103
     square_avg = times(square_avg, s.alpha, s.alpha_rest) + square(g, s, s.one_minus_alpha)
-    second = square_avg * s.debias if on.debias else square_avg
+    second = square_avg
     if on.centered:
         grad_avg = lerp(grad_avg, g, s.one_minus_alpha)
-        mean = grad_avg * s.debias if on.debias else grad_avg
-        second = maximum(second - mean * mean, 0.0)
+        second = maximum(second - grad_avg * grad_avg, 0.0)
+    if on.debias:
+        second = second * s.debias
     if on.amsgrad:
         second = max_square_avg = maximum(max_square_avg, second)
     g = g / (sqrt(second + s.eps) if on.eps_inside_sqrt else sqrt(second) + s.eps)
@@ -146,12 +147,13 @@ class RMSprop(Optimizer):
         eps: :math:`\epsilon`, at least 0.
         weight_decay: :math:`\lambda`, at least 0: :math:`\lambda p` is added to the gradient.
         momentum: :math:`\mu`, at least 0; 0 keeps no buffer.
-        centered: subtract the squared average of the gradient from :math:`v_t`.
+        centered: subtract the squared average of the gradient from :math:`v_t`, which is never corrected: the
+            variance of a single gradient would be none, and the first step of any length.
         nesterov: step along :math:`u_t + \mu b_t`, Nesterov's momentum as SGD has it (Sutskever et
             al. 2013); with `momentum_ema`, along :math:`(1 - \mu) u_t + \mu b_t` (Dozat 2016).
-        debias: divide each average by the weight that it has gathered since it was zero:
-            :math:`v_t / (1 - \alpha^t)`, as Adam does (Kingma and Ba 2015, arXiv 1412.6980, section
-            3). Without it the first step is :math:`1 / \sqrt{1 - \alpha}` times too long.
+        debias: divide :math:`v_t` (if centered, less what is subtracted) by the weight that it has gathered
+            since it was zero: :math:`v_t / (1 - \alpha^t)`, as Adam does (Kingma and Ba 2015, arXiv
+            1412.6980, section 3). Without it the first step is :math:`1 / \sqrt{1 - \alpha}` times too long.
         eps_inside_sqrt: :math:`u_t = g_t / \sqrt{v_t + \epsilon}`, the form of TensorFlow's vision
             recipes, whose epsilon of 1e-3 goes with it (Tan and Le 2019, arXiv 1905.11946).
         momentum_ema: :math:`b_t = \mu b_{t-1} + (1 - \mu) u_t`, so that the learning rate keeps its
