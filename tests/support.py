@@ -6,6 +6,7 @@ Processes of their own import it too, so that it imports little.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -144,6 +145,40 @@ def assert_same(
         assert set(actual) == set(expected) or not expected
         for key, value in expected.items():
             assert_close(actual[key], value, max(rtol, 1e-6 if key == "mu_product" else 0.0))
+
+
+def assert_threads_do_not_matter(run: Callable[[], tuple[list[Tensor], tw.Optimizer]]) -> None:
+    """Check that the parameters and states of a run have the same bits for 1 and 2 threads."""
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.append(run())
+    finally:
+        torch.set_num_threads(threads)
+    _assert_same_bits(*found)
+
+
+def assert_resumes(
+    params: list[Tensor], optimizer: tw.Optimizer, make: Callable[[list[Tensor]], tw.Optimizer]
+) -> None:
+    """Check that a run goes on from its checkpoint, in what `make` returns, bit for bit as without."""
+    twins = [leaf(p.detach().clone(), torch.float32) for p in params]
+    other = make(twins)
+    other.load_state_dict(deepcopy(optimizer.state_dict()))
+    for who, own in ((optimizer, params), (other, twins)):
+        follow(who, own, gradients(own, 3))
+    _assert_same_bits((params, optimizer), (twins, other))
+
+
+def _assert_same_bits(
+    one: tuple[list[Tensor], tw.Optimizer], other: tuple[list[Tensor], tw.Optimizer]
+) -> None:
+    for p, q in zip(one[0], other[0], strict=True):
+        assert torch.equal(p, q)
+        mine, theirs = one[1].state[p], other[1].state[q]
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(value, theirs[key]) for key, value in mine.items())
 
 
 def state_of(

@@ -44,7 +44,8 @@ def spec_of(configuration, state=FLOAT32, p=FLOAT32, g=None, unscale=False):
     recipe = optimizer.recipe_of(group)
     on = recipe.flags(recipe.numbers(group))
     slots = tuple(
-        slot_codec(state, slot.signed) if isinstance(state, str) else state for slot in recipe.slots_on(on)
+        slot_codec(state, slot.signed, slot.over) if isinstance(state, str) else state
+        for slot in recipe.slots_on(on)
     )
     names = scalar_names(recipe, recipe.choices(group))
     g = g or codec_of(p.dtype)
@@ -93,6 +94,7 @@ ADAMW = ("AdamW", {})
 CASES = [
     *((configuration, {}) for configuration in ONE_EACH),
     (ADAMW, {"state": "int8"}),
+    (ADAMW, {"state": "block8"}),
     (ADAMW, {"state": "bfloat16", "g": FLOAT16}),
     (ADAMW, {"p": FLOAT64, "state": FLOAT64}),
     (ADAMW, {"p": weight_codec(torch.bfloat16, None), "unscale": True}),
@@ -114,10 +116,10 @@ def widest(spec):
 
 @compiled
 @pytest.mark.parametrize("target", [hopper, instinct])
-@pytest.mark.parametrize("first", [FLOAT32, "int8"])
+@pytest.mark.parametrize("first", [FLOAT32, "int8", "block8"])
 def test_kernels_that_go_row_by_row_compile(first, target):
     spec, _ = spec_of(("AdamW", {"max_norm": 1.0, "lamb": True}))
-    codec = slot_codec(first, True) if isinstance(first, str) else first
+    codec = slot_codec(first, True, "exp_avg_sq") if isinstance(first, str) else first
     spec = spec._replace(slots=(codec, mean_codec(FLOAT32, "row")), unscale=True)
     types = {"chunks": "*i64"}
     for aligned in (True, False):

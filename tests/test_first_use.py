@@ -97,7 +97,7 @@ def test_kernels_compile_for_other_systems(triple, processor):
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     target = llvm.Target.from_triple(triple).create_target_machine(cpu=processor, opt=3, reloc="pic")
-    codecs = tuple(slot_codec("int8", slot.signed) for slot in tw.AdamW.rule.slots[:2])
+    codecs = tuple(slot_codec("int8", slot.signed, slot.over) for slot in tw.AdamW.rule.slots[:2])
     module = llvm.parse_assembly(cpu.assembly(spec()._replace(slots=codecs)))
     module.triple, module.data_layout = triple, str(target.target_data)
     module.verify()

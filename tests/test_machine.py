@@ -244,7 +244,7 @@ def test_kernels_are_vectorized(p, g):
 
 @pytest.mark.parametrize("name", ["int8", "bfloat16"])
 def test_kernels_of_packed_state_are_vectorized(name):
-    codecs = tuple(slot_codec(name, slot.signed) for slot in tw.AdamW.rule.slots[:2])
+    codecs = tuple(slot_codec(name, slot.signed, slot.over) for slot in tw.AdamW.rule.slots[:2])
     if not all(map(cpu.supports, codecs)):
         pytest.skip("this processor has no conversion")
     text = cpu.assembly(spec()._replace(slots=codecs))

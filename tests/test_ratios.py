@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from interpreter import smaller
-from support import follow, give, gradients, leaf, rand
+from support import assert_resumes, assert_threads_do_not_matter, follow, give, gradients, leaf, rand
 from torch import Tensor
 
 import thalweg as tw
@@ -141,29 +140,11 @@ def test_the_kernel_is_the_reference(kind, second, reference_only):
 
 
 def test_threads_do_not_change_a_bit():
-    threads, found = torch.get_num_threads(), []
-    try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            found.append(run(adamw))
-    finally:
-        torch.set_num_threads(threads)
-    (params, one), (twins, other) = found
-    for p, q in zip(params, twins, strict=True):
-        assert torch.equal(p, q)
-        assert all(torch.equal(value, other.state[q][key]) for key, value in one.state[p].items())
+    assert_threads_do_not_matter(lambda: run(adamw))
 
 
 def test_a_resumed_run_is_the_uninterrupted_one():
-    params, optimizer = run(adamw, seed=3)
-    twins = [leaf(p.detach().clone(), torch.float32) for p in params]
-    other = adamw(twins, seed=3)
-    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    for who, own in ((optimizer, params), (other, twins)):
-        follow(who, own, gradients(own, 3))
-    for p, q in zip(params, twins, strict=True):
-        assert torch.equal(p, q)
-        assert torch.equal(optimizer.state[p]["exp_avg_ratios"], other.state[q]["exp_avg_ratios"])
+    assert_resumes(*run(adamw, seed=3), lambda params: adamw(params, seed=3))
 
 
 @pytest.mark.parametrize(

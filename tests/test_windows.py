@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import pytest
 import torch
 from interpreter import smaller
-from support import follow, give, gradients, leaf, rand
+from support import assert_resumes, assert_threads_do_not_matter, follow, give, gradients, leaf, rand
 from torch import Tensor
 
 import thalweg as tw
@@ -144,30 +143,11 @@ def test_the_kernel_is_the_reference(name, reference_only):
 
 
 def test_threads_do_not_change_a_bit():
-    threads, found = torch.get_num_threads(), []
-    try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            found.append(run(adamw))
-    finally:
-        torch.set_num_threads(threads)
-    (params, one), (twins, other) = found
-    for p, q in zip(params, twins, strict=True):
-        assert torch.equal(p, q)
-        assert all(torch.equal(value, other.state[q][key]) for key, value in one.state[p].items())
+    assert_threads_do_not_matter(lambda: run(adamw))
 
 
 def test_a_resumed_run_is_the_uninterrupted_one():
-    params, optimizer = run(adamw, seed=3)
-    twins = copy.deepcopy([p.detach() for p in params])
-    twins = [leaf(p, torch.float32) for p in twins]
-    other = adamw(twins, seed=3)
-    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    for who, own in ((optimizer, params), (other, twins)):
-        follow(who, own, gradients(own, 3))
-    for p, q in zip(params, twins, strict=True):
-        assert torch.equal(p, q)
-        assert torch.equal(optimizer.state[p]["exp_avg_sq_windows"], other.state[q]["exp_avg_sq_windows"])
+    assert_resumes(*run(adamw, seed=3), lambda params: adamw(params, seed=3))
 
 
 @pytest.mark.parametrize("before", ["float32", "bfloat16", "block8", "int8"])

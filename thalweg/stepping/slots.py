@@ -62,33 +62,30 @@ def in_form(slot: Slot, codec: Codec, state: Mapping[str, Any], param: Tensor) -
         _check_means(means_of(slot.name, means.per), value, means, param)
         if isinstance(codec, MeanCodec) and codec.per == means.per:
             return {key_of(slot.name, codec): value.to(param.device, codec.dtype).contiguous()}
-    if isinstance(codec, RatioCodec):
-        return _ratios(slot, codec, state, param)
     if isinstance(codec, MeanCodec):
         values = values_of(slot, state, param).to(param.device)
         real = torch.view_as_real(values) if values.is_complex() else values
         return {key_of(slot.name, codec): _means(codec, real).to(codec.dtype)}
+    stored = stored_codec(slot, state) if means is None else None
+    if stored is not None and stored == codec and _is_home(value, param):
+        scales = state[scale_of(slot.name)].to(param.device).contiguous()
+        return {codes_of(slot.name, stored): value, scale_of(slot.name): scales}
+    if isinstance(codec, RatioCodec):
+        return _ratios(slot, codec, state, param)
     if means is not None:
         return entries_of(
             slot, codec, like_home(param, dtype_of(codec, param)).copy_(_spread(means, value, param))
         )
-    stored = stored_codec(slot, state)
     if stored is None:
         value = _in_plain_form(value, codec, param)
         if value.dtype == codec.dtype or param.is_complex():
             return {slot.name: value}
         return entries_of(slot, codec, at_home(value, param, codec.compute))
-    scales = state[scale_of(slot.name)]
-    if stored == codec and _is_home(value, param):
-        return {codes_of(slot.name, stored): value, scale_of(slot.name): scales.to(param.device).contiguous()}
     return entries_of(slot, codec, at_home(values_of(slot, state, param), param, codec.compute))
 
 
 def _ratios(slot: Slot, codec: RatioCodec, state: Mapping[str, Any], param: Tensor) -> dict[str, Tensor]:
     """Return the entries of a slot as ratios to the root of the other one, as `state` has it."""
-    if _is_ratio(slot, state) and _is_home(stored_of(slot, state), param):
-        scales = state[scale_of(slot.name)].to(param.device).contiguous()
-        return {codes_of(slot.name, codec): stored_of(slot, state), scale_of(slot.name): scales}
     values = at_home(values_of(slot, state, param), param, codec.compute)
     other = _root_of(codec)
     if stored_of(other, state) is None:

@@ -35,6 +35,9 @@ from thalweg.storage.layout import has_memory, has_shard
 SMALL = 4096
 """State of parameters with fewer elements stays float32: they are many, and weigh nothing."""
 
+EVERYWHERE = (*STATE, BLOCK8)
+"""What `state=` may say of any slot."""
+
 WEIGHT_BITS = (None, 16, 24, 32)
 """What `weight_bits=` may say."""
 
@@ -146,10 +149,9 @@ def _listed(values: Mapping[str, Any]) -> str:
 
 def _check_state(recipe: Recipe, group: Mapping[str, Any]) -> None:
     state = group["state"]
-    everywhere = (*STATE, BLOCK8)
-    allowed = " or ".join(map(repr, everywhere))
+    allowed = " or ".join(map(repr, EVERYWHERE))
     if isinstance(state, str):
-        if state not in everywhere:
+        if state not in EVERYWHERE:
             raise ValueError(f"state must be {allowed}, or a dict of slots to these, not {state!r}")
         return
     if not isinstance(state, Mapping):
@@ -161,7 +163,7 @@ def _check_state(recipe: Recipe, group: Mapping[str, Any]) -> None:
             raise ValueError(f"state names the slot {name!r}; {recipe.name} has {', '.join(slots) or 'none'}")
         if value in MEANS:
             _check_mean(recipe, slot_of[name], value, group)
-        elif value not in everywhere:
+        elif value not in EVERYWHERE:
             raise ValueError(f"state[{name!r}] must be {allowed}, not {value!r}")
 
 
@@ -282,7 +284,7 @@ def _slot_codec(dtype: torch.dtype, wanted: str, slot: Slot) -> Codec:
     """Return how a slot is stored whose group wants `wanted`, or nothing: then in the way of `dtype`."""
     plain = codec_of(state_dtype(dtype))
     assert plain is not None, "the stepper has refused other dtypes"
-    known = wanted in (*STATE, *IN_BLOCKS) and plain is FLOAT32
+    known = wanted in EVERYWHERE and plain is FLOAT32
     return slot_codec(wanted, slot.signed, slot.over) if known else plain
 
 
